@@ -1,0 +1,277 @@
+// Package vigie is the vocabulary of the product: every type that more than
+// one package must agree on, and nothing else. Read it first.
+//
+// A [Case] is one diagnostic question: an image object that a hospital system
+// sent for one model to read. It walks one way:
+//
+//	received ▸ diagnosed ▸ released | in review | quarantined ▸ reviewed ▸ delivered
+//
+// The gateway holds identities and moves the case; the enclave sees only a
+// pseudonymised, sealed copy and answers with a signed [Finding]; triage turns
+// the finding into a [Verdict]. Doubt always goes to a person: a failure is a
+// [Reason] for review, never a silent drop.
+//
+// This package imports nothing of ours and performs no input or output.
+package vigie
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// Digest is a SHA-256 digest written "sha256:" followed by 64 lower-case
+// hexadecimal digits.
+type Digest string
+
+// ModelDigest names one exact model package: the SHA-256 digest over the
+// package's file list, as computed by package model. Two packages with the
+// same ModelDigest answer identically.
+type ModelDigest string
+
+// DigestOf returns the SHA-256 digest of data.
+func DigestOf(data []byte) Digest {
+	sum := sha256.Sum256(data)
+	return DigestFromSum(sum)
+}
+
+// DigestFromSum writes an already computed SHA-256 sum as a Digest.
+func DigestFromSum(sum [sha256.Size]byte) Digest {
+	return Digest("sha256:" + hex.EncodeToString(sum[:]))
+}
+
+// Sum returns the 32 bytes of the digest, or an error if it is not written in
+// the one accepted form.
+func (d Digest) Sum() ([sha256.Size]byte, error) {
+	var sum [sha256.Size]byte
+	text, ok := strings.CutPrefix(string(d), "sha256:")
+	if !ok || len(text) != 2*sha256.Size || strings.ToLower(text) != text {
+		return sum, fmt.Errorf("vigie: reading digest %q: want sha256: and 64 lower-case hexadecimal digits", string(d))
+	}
+	if _, err := hex.Decode(sum[:], []byte(text)); err != nil {
+		return sum, fmt.Errorf("vigie: reading digest %q: %w", string(d), err)
+	}
+	return sum, nil
+}
+
+// CaseID identifies a case inside one gateway: 26 characters of lower-case
+// base32 from 128 random bits. It carries no information about the patient.
+type CaseID string
+
+// PatientPseudonym replaces a patient's identity everywhere outside the vault:
+// a keyed digest of (issuer, patient id) that only the hospital's key can
+// reproduce.
+type PatientPseudonym string
+
+// StudyUID, SeriesUID and InstanceUID are DICOM unique identifiers (PS3.5
+// section 9). In a Case and a Finding they are always the pseudonymised ones.
+type (
+	StudyUID    string
+	SeriesUID   string
+	InstanceUID string
+)
+
+// State is where a case stands. See the package comment for the order.
+type State string
+
+// The states of a case.
+const (
+	Received    State = "received"    // sealed in the vault, acknowledged to the sender
+	Diagnosed   State = "diagnosed"   // a signed finding (or a reason why there is none) is stored
+	Released    State = "released"    // triage vouches for the result; it will be delivered
+	InReview    State = "in review"   // a person must read the case
+	Quarantined State = "quarantined" // suspected corrupt or hostile; a security officer must look
+	Reviewed    State = "reviewed"    // a person decided; the outcome will be delivered
+	Delivered   State = "delivered"   // every destination acknowledged
+)
+
+// States lists every state in the order of the walk.
+var States = []State{Received, Diagnosed, Released, InReview, Quarantined, Reviewed, Delivered}
+
+// next holds the allowed transitions. A case never walks back.
+var next = map[State][]State{
+	Received:    {Diagnosed},
+	Diagnosed:   {Released, InReview, Quarantined},
+	Released:    {Delivered},
+	InReview:    {Reviewed},
+	Quarantined: {Reviewed},
+	Reviewed:    {Delivered},
+}
+
+// CanBecome reports whether a case in state s may move to state t.
+func (s State) CanBecome(t State) bool {
+	for _, allowed := range next[s] {
+		if allowed == t {
+			return true
+		}
+	}
+	return false
+}
+
+// ErrTransition is returned when a case is asked to make a step that its state
+// does not allow, for instance because another process already made it.
+var ErrTransition = errors.New("the case is not in a state that allows this step")
+
+// Source says who sent a case, as far as the transport proved it.
+type Source struct {
+	Protocol    string `json:"protocol"`              // "dimse", "dicomweb"
+	AETitle     string `json:"ae_title,omitempty"`    // calling AE title (DIMSE)
+	Certificate Digest `json:"certificate,omitempty"` // SHA-256 of the peer's leaf certificate; empty only in plain development mode
+	Subject     string `json:"subject,omitempty"`     // subject or SPIFFE id of that certificate
+}
+
+// Text is a sentence in the languages a clinician may read. Both are always
+// filled; French falls back to English only where a term has no translation.
+type Text struct {
+	English string `json:"en"`
+	French  string `json:"fr"`
+}
+
+// Reason says why something was not simply released, in a stable code for
+// programs and a sentence for people. It never contains patient data.
+type Reason struct {
+	Code   ReasonCode `json:"code"`
+	Text   Text       `json:"text"`
+	Detail string     `json:"detail,omitempty"` // technical detail, no patient data
+}
+
+// ReasonCode is the stable, machine-readable part of a Reason.
+type ReasonCode string
+
+// The reasons a case is referred. New codes are added, never reused.
+const (
+	ReasonUnreadable     ReasonCode = "unreadable"         // the object does not parse (truncated, corrupt)
+	ReasonTransferSyntax ReasonCode = "transfer-syntax"    // pixels in a syntax this build cannot decode
+	ReasonPixels         ReasonCode = "pixels"             // pixel data missing, inconsistent or not an image
+	ReasonModality       ReasonCode = "modality"           // modality or SOP class outside the manifest
+	ReasonBodyPart       ReasonCode = "body-part"          // body part outside the manifest
+	ReasonView           ReasonCode = "view"               // view position outside the manifest or unknown
+	ReasonAge            ReasonCode = "age"                // patient age outside the manifest or unknown
+	ReasonBurnedIn       ReasonCode = "burned-in"          // pixels declare or may contain burned-in annotation
+	ReasonDeidentify     ReasonCode = "de-identification"  // de-identification could not vouch for the copy
+	ReasonBorderline     ReasonCode = "borderline"         // calibrated probability too close to the operating point
+	ReasonImplausible    ReasonCode = "implausible-output" // an output plausibility rule failed
+	ReasonGuard          ReasonCode = "guard"              // an input guard raised an alarm
+	ReasonEnclave        ReasonCode = "enclave"            // enclave failed, timed out or was not trusted
+	ReasonNoModel        ReasonCode = "no-model"           // no model is configured for this study
+	ReasonPolicy         ReasonCode = "policy"             // local policy sends every such case to a person
+	ReasonInternal       ReasonCode = "internal"           // an error of Vigie's own
+)
+
+// Code is a coded concept (PS3.16): value, coding scheme designator, meaning.
+type Code struct {
+	Value   string `json:"value" yaml:"value"`
+	Scheme  string `json:"scheme" yaml:"scheme"` // "SCT", "RADLEX", "DCM", …
+	Meaning string `json:"meaning" yaml:"meaning"`
+	French  string `json:"meaning_fr,omitempty" yaml:"meaning_fr,omitempty"`
+}
+
+// Prediction is the model's answer for one label.
+type Prediction struct {
+	Label       string  `json:"label"`       // the manifest's label name
+	Code        Code    `json:"code"`        // the label's coded concept
+	Probability float64 `json:"probability"` // calibrated, 0..1
+	Raw         float64 `json:"raw"`         // before calibration, 0..1
+	Threshold   float64 `json:"threshold"`   // operating point on the calibrated scale
+	Positive    bool    `json:"positive"`    // Probability >= Threshold
+}
+
+// GuardResult is what one guard said of a case.
+type GuardResult struct {
+	Guard  string  `json:"guard"`
+	PValue float64 `json:"p_value"` // conformal p-value in (0, 1]; small means suspicious
+	Alarm  bool    `json:"alarm"`
+	Reason *Reason `json:"reason,omitempty"`
+}
+
+// Explanation is a relevance map over the analysed image.
+type Explanation struct {
+	Method  string  `json:"method"`  // "grad-cam", …
+	Target  string  `json:"target"`  // label explained
+	Rows    int     `json:"rows"`    // height of Map
+	Columns int     `json:"columns"` // width of Map
+	Map     []uint8 `json:"map"`     // row-major, Rows*Columns, 0 (none) .. 255 (strongest)
+}
+
+// Stage is the time one step took.
+type Stage struct {
+	Name     string        `json:"name"`
+	Duration time.Duration `json:"ns"`
+}
+
+// Finding is what the enclave says about one case. It is signed as a whole
+// and never changed afterwards.
+type Finding struct {
+	Case          CaseID        `json:"case"`
+	Instance      InstanceUID   `json:"instance"`      // pseudonymised SOP Instance UID analysed
+	Model         ModelDigest   `json:"model"`         // exact package
+	ModelName     string        `json:"model_name"`    // for people
+	ModelVersion  string        `json:"model_version"` // for people
+	Input         Digest        `json:"input"`         // the de-identified DICOM bytes that were analysed
+	Configuration Digest        `json:"configuration"` // the enclave's effective configuration
+	Predictions   []Prediction  `json:"predictions"`   // empty when the enclave could not analyse the case
+	Guards        []GuardResult `json:"guards,omitempty"`
+	Explanation   *Explanation  `json:"explanation,omitempty"`
+	Referrals     []Reason      `json:"referrals,omitempty"` // why the enclave cannot vouch for a result
+	Stages        []Stage       `json:"stages"`
+	Time          time.Time     `json:"time"`
+}
+
+// Decision is what triage decided about a case.
+type Decision string
+
+// The decisions of triage.
+const (
+	Release    Decision = "release"
+	Review     Decision = "review"
+	Quarantine Decision = "quarantine"
+)
+
+// State returns the state that the decision leads to.
+func (d Decision) State() State {
+	switch d {
+	case Release:
+		return Released
+	case Quarantine:
+		return Quarantined
+	default: // fail towards the human
+		return InReview
+	}
+}
+
+// Verdict is triage's decision and every reason for it. A release has none.
+type Verdict struct {
+	Decision Decision `json:"decision"`
+	Reasons  []Reason `json:"reasons,omitempty"`
+}
+
+// HumanDecision is what a person did with a case in review or quarantine.
+type HumanDecision struct {
+	Action string    `json:"action"` // "release": the model's answer stands; "override": Predictions replaced by Labels; "reject": nothing is reported
+	Actor  string    `json:"actor"`
+	Labels []string  `json:"labels,omitempty"` // labels the person found present (override)
+	Note   string    `json:"note,omitempty"`   // sealed in the vault, never in the audit log
+	Time   time.Time `json:"time"`
+}
+
+// Case is the gateway's view of one case, free of identity.
+type Case struct {
+	ID       CaseID           `json:"id"`
+	Patient  PatientPseudonym `json:"patient"`
+	Study    StudyUID         `json:"study"`
+	Series   SeriesUID        `json:"series"`
+	Instance InstanceUID      `json:"instance"`
+	State    State            `json:"state"`
+	Source   Source           `json:"source"`
+	Model    ModelDigest      `json:"model,omitempty"`
+	Input    Digest           `json:"input"` // the object as received, before de-identification
+	Received time.Time        `json:"received"`
+	Updated  time.Time        `json:"updated"`
+	Finding  *Finding         `json:"finding,omitempty"`
+	Verdict  *Verdict         `json:"verdict,omitempty"`
+	Decision *HumanDecision   `json:"decision,omitempty"`
+	Stages   []Stage          `json:"stages,omitempty"` // gateway stages, before and after the enclave's
+}
