@@ -1,0 +1,56 @@
+// Command vigie diagnoses with evidence: it receives studies from hospital
+// systems, lets an attested enclave read them, and returns explained, audited
+// answers. `vigie help` is the table of contents; each subcommand has its own
+// file here and no logic of its own.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+func main() { os.Exit(run(os.Args[1:])) }
+
+// run executes one command line and returns the process's exit status.
+func run(args []string) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	root := newRootCommand()
+	root.SetArgs(args)
+	if err := root.ExecuteContext(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "vigie:", err)
+		return 1
+	}
+	return 0
+}
+
+func newRootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "vigie",
+		Short: "Explained, audited diagnosis next to the PACS",
+		Long: `Vigie receives studies from hospital systems over DICOM and DICOMweb, seals
+them, lets a model read a pseudonymised copy inside an enclave, and delivers an
+explained answer (structured report and overlay) back. Doubt goes to a person,
+and every prediction can be proven from a signed log.
+
+Start here:
+  vigie demo                         see the whole path on this machine, in a minute
+  vigie gateway check -c site.yaml   say what is wrong before start
+  vigie gateway run   -c site.yaml   serve
+  vigie case list     -c site.yaml   see what waits for a person`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.CompletionOptions.HiddenDefaultCmd = true
+	bindLogFlags(root.PersistentFlags())
+	root.AddCommand(
+		newGatewayCommand(),
+		newVersionCommand(),
+	)
+	return root
+}
