@@ -90,7 +90,7 @@ func (v *validator) listener(name, listen string, plain bool, tls ServerTLS, all
 			}
 		}
 	}
-	if len(allow) == 0 {
+	if len(allow) == 0 && !(plain && name == "http") {
 		v.fail(name+".allow", "is empty, so nobody may send: list at least one peer")
 	}
 	for i, p := range allow {
