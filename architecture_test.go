@@ -26,6 +26,7 @@ var allowed = map[string][]string{
 	"engine/runtime": {},
 	"train":          {"onnx", "onnx/autodiff", "engine"},
 	"explain":        {"onnx", "onnx/autodiff", "engine"},
+	"dp":             {},
 
 	// medicine: knows nothing of models
 	"medical/dicom":            {},

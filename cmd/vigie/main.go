@@ -50,6 +50,7 @@ Start here:
 	bindLogFlags(root.PersistentFlags())
 	root.AddCommand(
 		newGatewayCommand(),
+		newDPCommand(),
 		newVersionCommand(),
 	)
 	return root
