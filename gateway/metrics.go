@@ -57,7 +57,9 @@ func newMetrics() *metrics {
 }
 
 // stage records how long a step took, with names from the program only.
-func (m *metrics) stage(s vigie.Stage) { m.stages.WithLabelValues(s.Name).Observe(s.Duration.Seconds()) }
+func (m *metrics) stage(s vigie.Stage) {
+	m.stages.WithLabelValues(s.Name).Observe(s.Duration.Seconds())
+}
 
 func (m *metrics) verdict(v vigie.Verdict) {
 	m.triage.WithLabelValues(string(v.Decision)).Inc()
