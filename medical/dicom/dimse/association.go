@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"runtime/debug"
+	"sync"
 	"time"
 )
 
@@ -48,8 +49,8 @@ func (s *Server) serveConnection(ctx context.Context, conn net.Conn, live *links
 	leave := s.lobby.enter(conn)
 	defer func() { leave() }()
 
-	secure, isTLS := conn, s.cfg.TLS != nil
-	if isTLS {
+	secure := conn
+	if s.cfg.TLS != nil {
 		secure = tls.Server(conn, s.cfg.TLS)
 	}
 	l := newLink(secure, uint32(s.cfg.MaxPDU), s.cfg.ARTIM)
@@ -67,19 +68,7 @@ func (s *Server) serveConnection(ctx context.Context, conn net.Conn, live *links
 	}
 	a.log = log.With("calling", a.peer.CallingAE)
 
-	select {
-	case s.slots <- struct{}{}:
-	default:
-		err = ErrTooMany
-	}
-	if err == nil {
-		defer func() {
-			if a.server != nil { // not yet given back
-				<-s.slots
-			}
-		}()
-		err = a.admit(request)
-	}
+	vacate, err := s.admit(a, request)
 	if err != nil {
 		s.rejected.Add(1)
 		a.log.Warn("association rejected", "called", a.peer.CalledAE, "error", err)
@@ -88,20 +77,17 @@ func (s *Server) serveConnection(ctx context.Context, conn net.Conn, live *links
 		}
 		return
 	}
+	defer vacate()
 	s.accepted.Add(1)
-	s.open.Add(1)
 	leave()
 	started := time.Now()
 	err = a.run(ctx, request)
-	s.open.Add(-1)
 	a.log.Info("association ended", "objects", a.objects, "duration", time.Since(started).Round(time.Millisecond), "how", describe(err))
 	if err != nil {
 		s.aborted.Add(1)
 	}
-
 	// The place is free for another peer before this one is seen off.
-	a.server = nil
-	<-s.slots
+	vacate()
 	leave = s.lobby.enter(conn)
 	a.fail(err)
 }
@@ -153,23 +139,32 @@ func (a *association) open(ctx context.Context) (*associate, error) {
 	return request, nil
 }
 
-// admit checks the request against the configuration.
-func (a *association) admit(rq *associate) error {
-	cfg := &a.server.cfg
+// admit checks the request against the configuration and takes a place, which
+// vacate gives back, the first time it is called.
+func (s *Server) admit(a *association, rq *associate) (vacate func(), err error) {
 	switch {
 	case rq.version&protocolVersion == 0:
-		return ErrProtocolVersion
+		return nil, ErrProtocolVersion
 	case rq.application != applicationContext:
-		return ErrApplicationContext
-	case rq.called == "" || (cfg.AETitle != "" && rq.called != cfg.AETitle):
-		return ErrCalledAE
+		return nil, ErrApplicationContext
+	case rq.called == "" || (s.cfg.AETitle != "" && rq.called != s.cfg.AETitle):
+		return nil, ErrCalledAE
 	case rq.calling == "":
-		return ErrCallingAE
+		return nil, ErrCallingAE
 	}
-	if err := cfg.Allow(a.peer); err != nil {
-		return fmt.Errorf("dimse: not allowed: %w", err)
+	if err := s.cfg.Allow(a.peer); err != nil {
+		return nil, fmt.Errorf("dimse: not allowed: %w", err)
 	}
-	return nil
+	select {
+	case s.slots <- struct{}{}:
+	default:
+		return nil, ErrTooMany
+	}
+	s.open.Add(1)
+	return sync.OnceFunc(func() {
+		s.open.Add(-1)
+		<-s.slots
+	}), nil
 }
 
 // run answers the request and serves messages until the association ends; nil
@@ -363,12 +358,14 @@ func (a *association) fill(spool Spool, data io.Reader, header []byte) (size int
 // sees it off. After a release (nil) it only waits for the peer to close.
 func (a *association) fail(err error) {
 	l := a.link
-	end := time.Now().Add(a.artim())
+	end := time.Now().Add(a.server.cfg.ARTIM)
 	var v *violation
 	var aborted *AbortedError
 	switch {
 	case err == nil:
 	case errors.As(err, &aborted), errors.Is(err, errPeerClosed):
+		return
+	case l.state == awaitingRequest && !errors.As(err, &v): // AA-2
 		return
 	case errors.As(err, &v):
 		source := abortByProvider

@@ -344,21 +344,15 @@ const lingerReads = 256
 
 // linger waits, until the deadline at most, for the peer to close, so that
 // what was sent last (a release, a rejection, an abort) is not overtaken by a
-// TCP reset. It answers what PS3.8 wants answered in this state.
+// TCP reset. It is Sta13 of PS3.8, with everything that still arrives ignored.
 func (l *link) linger(until time.Time) {
-	l.state = closing
-	if half, ok := l.conn.(interface{ CloseWrite() error }); ok {
-		if half.CloseWrite() != nil {
-			return
-		}
-	}
 	l.mu.Lock()
-	cancelled := l.cancelled
+	if l.cancelled || l.interrupted {
+		until = past
+	}
+	l.waiting = true
 	_ = l.conn.SetReadDeadline(until)
 	l.mu.Unlock()
-	if cancelled {
-		return
-	}
 	sink := make([]byte, 4<<10)
 	for range lingerReads {
 		if _, err := l.r.Read(sink); err != nil {

@@ -1,9 +1,9 @@
 package dimse
 
 // state is where an association stands, named after PS3.8 section 9.2.1. The
-// states in which this implementation never reads (3, 4, 8: it is busy
-// answering) need no row, and the release collision of states 9 to 12 is
-// played inside [releasing].
+// states in which this implementation never reads PDUs (3, 4, 8: it is busy
+// answering; 13: it discards what comes, see linger) need no row, and the
+// release collision of states 9 to 12 is played inside releasing.
 type state uint8
 
 const (
@@ -11,7 +11,6 @@ const (
 	awaitingAnswer               // Sta5: requestor, waiting for AC or RJ
 	established                  // Sta6
 	releasing                    // Sta7: A-RELEASE-RQ sent, waiting for RP
-	closing                      // Sta13: waiting for the peer to close
 	states
 )
 
@@ -24,8 +23,6 @@ const (
 	take                          // AE-3, AE-4, AE-6, AR-2, AR-3, DT-2, AR-6: process it
 	collide                       // AR-8: both sides release; answer and keep waiting
 	stop                          // AA-2, AA-3: the peer aborted; close
-	ignore                        // AA-6
-	abortAgain                    // AA-7: answer A-ABORT, keep waiting for the close
 )
 
 // transitions is PS3.8 table 9-10 for the events "PDU received". The entry for
@@ -46,10 +43,6 @@ var transitions = [states]map[pduType]action{
 	releasing: {
 		pduAssociateRQ: abortAsProvider, pduAssociateAC: abortAsProvider, pduAssociateRJ: abortAsProvider, pduData: take,
 		pduReleaseRQ: collide, pduReleaseRP: take, pduAbort: stop, 0: abortAsProvider,
-	},
-	closing: {
-		pduAssociateRQ: abortAgain, pduAssociateAC: ignore, pduAssociateRJ: ignore, pduData: ignore,
-		pduReleaseRQ: ignore, pduReleaseRP: ignore, pduAbort: stop, 0: abortAgain,
 	},
 }
 
