@@ -111,7 +111,7 @@ func (p *Profile) Pseudonym(issuer, patientID string) vigie.PatientPseudonym {
 // not taken for one and the same.
 func (p *Profile) Patient(d *dicom.DataSet) vigie.PatientPseudonym {
 	if id := d.String(dicom.PatientID); significant(id) != "" {
-		return p.Pseudonym(d.String(issuerOfPatientID), id)
+		return p.Pseudonym(d.String(dicom.IssuerOfPatientID), id)
 	}
 	return pseudonym(keyed(p.studies, significant(d.UID(dicom.StudyInstanceUID)), significant(d.UID(dicom.SOPInstanceUID))))
 }

@@ -24,6 +24,7 @@ var terms = map[string]string{
 	"SequenceVariant":                        "SK|MTC|SS|TRSS|SP|MP|OSP|NONE",
 	"ScanOptions":                            "PER|RG|CG|PPG|FC|PFF|PFP|SP|FS|CT|NONE|HELICAL MODE|AXIAL MODE|SCOUT MODE|HELICAL_CT|NORMAL_CT|AXIAL|HELIX|SURVIEW|SAT_GEMS|VB_GEMS|ACC_GEMS|EDR_GEMS|FILTERED_GEMS|SAT1|SAT2|DIXW|WE",
 	"MRAcquisitionType":                      "1D|2D|3D",
+	"VariableFlipAngleFlag":                  "Y|N",
 	"AngioFlag":                              "Y|N",
 	"InitialCineRunState":                    "STOPPED|RUNNING",
 	"BeatRejectionFlag":                      "Y|N",
