@@ -129,7 +129,6 @@ type received struct {
 type site struct {
 	*Server
 	addr string
-	ca   *authority
 	stop context.CancelFunc
 	done chan error
 
@@ -142,7 +141,7 @@ type site struct {
 // must stop in order, at the end of the test.
 func open(t testing.TB, adjust func(*ServerConfig)) *site {
 	t.Helper()
-	s := &site{ca: newAuthority(t), done: make(chan error, 1)}
+	s := &site{done: make(chan error, 1)}
 	cfg := ServerConfig{
 		AETitle: "VIGIE", Plain: true, ARTIM: 2 * time.Second, IdleTimeout: 5 * time.Second, ShutdownGrace: 5 * time.Second,
 		NewSpool: func() (Spool, error) {
