@@ -1,0 +1,83 @@
+package enclave
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/vigie/vigie"
+)
+
+// metrics counts cases. No label is derived from a case's content except
+// reason codes and stage names, which are closed sets.
+type metrics struct {
+	registry  *prometheus.Registry
+	cases     *prometheus.CounterVec   // by outcome
+	referrals *prometheus.CounterVec   // by reason code
+	stages    *prometheus.HistogramVec // by stage, seconds
+	running   prometheus.Gauge
+	panics    prometheus.Counter
+	rotations prometheus.Counter
+}
+
+func newMetrics(about description, options Options) *metrics {
+	m := &metrics{
+		registry: prometheus.NewRegistry(),
+		cases: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "vigie_enclave_cases_total",
+			Help: "Cases by outcome: analysed, referred (no prediction), refused (did not open), abandoned (the client went away)."}, []string{"outcome"}),
+		referrals: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "vigie_enclave_referrals_total",
+			Help: "Reasons given for referral to a person, by code."}, []string{"reason"}),
+		stages: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "vigie_enclave_stage_seconds",
+			Help: "Time of each stage of a case.", Buckets: prometheus.ExponentialBuckets(0.0005, 2, 17)}, []string{"stage"}),
+		running: prometheus.NewGauge(prometheus.GaugeOpts{Name: "vigie_enclave_running_cases",
+			Help: "Cases being read now, those past their timeout included."}),
+		panics: prometheus.NewCounter(prometheus.CounterOpts{Name: "vigie_enclave_panics_total",
+			Help: "Panics contained while reading a case."}),
+		rotations: prometheus.NewCounter(prometheus.CounterOpts{Name: "vigie_enclave_key_rotations_total",
+			Help: "Replacements of the sealing key since start."}),
+	}
+	slots := prometheus.NewGauge(prometheus.GaugeOpts{Name: "vigie_enclave_slots",
+		Help: "Cases that can be read at once."})
+	slots.Set(float64(options.MaxConcurrent))
+	info := prometheus.NewGauge(prometheus.GaugeOpts{Name: "vigie_enclave_info", Help: "Always 1; the labels say what is served.",
+		ConstLabels: prometheus.Labels{"model": about.name, "version": about.version, "digest": string(about.model), "build": options.Build}})
+	info.Set(1)
+	m.registry.MustRegister(m.cases, m.referrals, m.stages, m.running, m.panics, m.rotations, slots, info)
+	for _, outcome := range []string{"analysed", "referred", "refused", "abandoned"} {
+		m.cases.WithLabelValues(outcome)
+	}
+	return m
+}
+
+// finding counts a finding that was signed.
+func (m *metrics) finding(finding vigie.Finding) {
+	outcome := "analysed"
+	if len(finding.Predictions) == 0 {
+		outcome = "referred"
+	}
+	m.cases.WithLabelValues(outcome).Inc()
+	for _, r := range finding.Referrals {
+		m.referrals.WithLabelValues(string(r.Code)).Inc()
+	}
+	for _, stage := range finding.Stages {
+		m.stages.WithLabelValues(stage.Name).Observe(stage.Duration.Seconds())
+	}
+}
+
+// stopwatch measures stages of one case.
+type stopwatch struct {
+	now    func() time.Time
+	stages []vigie.Stage
+	last   time.Time
+}
+
+func newStopwatch(now func() time.Time) *stopwatch {
+	return &stopwatch{now: now, last: now(), stages: []vigie.Stage{}}
+}
+
+// lap ends the stage that began at the last lap.
+func (s *stopwatch) lap(name string) {
+	now := s.now()
+	s.stages = append(s.stages, vigie.Stage{Name: name, Duration: now.Sub(s.last)})
+	s.last = now
+}
