@@ -19,7 +19,7 @@ const (
 	DefaultElements  = 1 << 20
 	DefaultDepth     = 32
 	DefaultExpansion = 200
-	DefaultFrame     = 512 << 20
+	DefaultFrame     = 256 << 20
 )
 
 // freeExpansion is what a deflated data set may inflate to before its ratio is

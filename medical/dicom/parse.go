@@ -50,7 +50,8 @@ func parse(r io.Reader, limits Limits, until Tag) (*File, error) {
 	size := remaining(r)
 	in := bufio.NewReaderSize(r, 1<<14)
 	preamble, err := in.Peek(132)
-	if err == nil && string(preamble[128:]) == "DICM" {
+	preambled := err == nil && string(preamble[128:]) == "DICM"
+	if preambled {
 		if _, err := in.Discard(132); err != nil {
 			return nil, fmt.Errorf("dicom: reading the preamble: %w", err)
 		}
@@ -70,7 +71,7 @@ func parse(r io.Reader, limits Limits, until Tag) (*File, error) {
 	}
 	f.TransferSyntax = f.Meta.UID(TransferSyntaxUID)
 	if f.TransferSyntax == "" {
-		if f.TransferSyntax, err = guess(in); err != nil {
+		if f.TransferSyntax, err = guess(in, preambled); err != nil {
 			if f.Meta.Len() == 0 {
 				return nil, err
 			}
@@ -106,8 +107,9 @@ func parseMeta(in *bufio.Reader, size int64, meta *DataSet, limits Limits) (int6
 // guess infers the transfer syntax of a data set from its first element: the
 // byte order from which reading of the group number is small, the encoding
 // from whether a VR of the standard follows the tag. Deflated and encapsulated
-// syntaxes cannot be told; the latter parse as explicit little endian.
-func guess(in *bufio.Reader) (string, error) {
+// syntaxes cannot be told; the latter parse as explicit little endian. Behind a
+// preamble any group may come first.
+func guess(in *bufio.Reader, preambled bool) (string, error) {
 	b, err := in.Peek(8)
 	if err != nil {
 		if errors.Is(err, io.EOF) {
@@ -121,6 +123,9 @@ func guess(in *bufio.Reader) (string, error) {
 	little, big := binary.LittleEndian.Uint16(b), binary.BigEndian.Uint16(b)
 	explicit := VR(b[4:6]).Known()
 	first := func(group uint16) bool { return group >= 4 && group <= 0x0050 && group&1 == 0 }
+	if preambled && !first(big) {
+		first = func(group uint16) bool { return group == little }
+	}
 	switch {
 	case first(little) && explicit:
 		return ExplicitLittleEndian, nil
