@@ -190,6 +190,16 @@ func (r *Ring) NewReader(ctx context.Context, from io.Reader, patient vigie.Pati
 // opened again. Other processes may use a cached key for a minute more.
 func (r *Ring) Erase(ctx context.Context, patient vigie.PatientPseudonym) error {
 	err := r.keep.EraseKeys(ctx, patient)
+	r.Forget(patient)
+	if err != nil {
+		return fmt.Errorf("keys: erasing the data keys of a patient: %w", err)
+	}
+	return nil
+}
+
+// Forget drops the patient's keys from the cache, so that the next use asks
+// the keep. For a caller that learns of an erasure by another process.
+func (r *Ring) Forget(patient vigie.PatientPseudonym) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.epoch++
@@ -200,10 +210,6 @@ func (r *Ring) Erase(ctx context.Context, patient vigie.PatientPseudonym) error 
 		}
 	}
 	delete(r.latest, patient)
-	if err != nil {
-		return fmt.Errorf("keys: erasing the data keys of a patient: %w", err)
-	}
-	return nil
 }
 
 // Close zeroes every cached key. The ring can still be used.

@@ -1,0 +1,143 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"syscall"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+)
+
+// Errors that callers branch on. The first three say that the machine lacks
+// something; see OutOfResources.
+var (
+	// ErrFull: no space is left for the database or for an object.
+	ErrFull = errors.New("no space is left on the disk: free some, and the work goes on by itself")
+
+	// ErrReadOnly: the database or the folder of objects cannot be written.
+	ErrReadOnly = errors.New("the disk or database is read-only: make it writable, and the work goes on by itself")
+
+	// ErrUnavailable: the database cannot be reached or the disk answers with
+	// errors. After a commit it means that the outcome is not known.
+	ErrUnavailable = errors.New("the database or its disk does not answer")
+
+	// ErrNotFound: there is no such row or blob.
+	ErrNotFound = errors.New("not found")
+
+	// ErrExists: a row with this identity exists already.
+	ErrExists = errors.New("it exists already")
+
+	// ErrClosed: the store was closed.
+	ErrClosed = errors.New("the store is closed")
+
+	// ErrJobLost: the job is no longer this worker's. It was completed or
+	// given to another worker, so this run must leave no effect.
+	ErrJobLost = errors.New("the job was completed or taken over by another worker")
+
+	// ErrInUse: another process works the jobs of this SQLite database.
+	ErrInUse = errors.New("another process works the jobs of this database")
+)
+
+// OutOfResources reports whether err means that the machine, not the request,
+// is at fault (a full or read-only disk, a database out of reach), so that a
+// sender should be told to try again later.
+func OutOfResources(err error) bool {
+	return errors.Is(err, ErrFull) || errors.Is(err, ErrReadOnly) || errors.Is(err, ErrUnavailable)
+}
+
+// severity says what an error of the database did to the transaction it
+// happened in.
+type severity int
+
+const (
+	harmless severity = iota // the statement failed; a savepoint can be rolled back to
+	fatal                    // the transaction is gone
+	retry                    // the transaction is gone, and the same work may succeed if repeated
+)
+
+// classify maps err to the package's errors and says how bad it is. It keeps
+// err in the chain.
+func classify(err error) (error, severity) {
+	if err == nil {
+		return nil, harmless
+	}
+	var lite *sqlite.Error
+	if errors.As(err, &lite) {
+		// SQLite may roll the whole transaction back by itself on the codes
+		// marked fatal ("Response To Errors Within A Transaction",
+		// sqlite.org/lang_transaction.html).
+		switch lite.Code() & 0xff {
+		case sqlite3.SQLITE_FULL:
+			return mark(ErrFull, err), fatal
+		case sqlite3.SQLITE_READONLY:
+			return mark(ErrReadOnly, err), fatal
+		case sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR:
+			return mark(fromSystem(err, ErrUnavailable), err), fatal
+		case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED:
+			return err, retry
+		case sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_INTERRUPT:
+			return err, fatal
+		case sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB:
+			return mark(ErrUnavailable, err), fatal
+		}
+		return err, harmless
+	}
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) {
+		switch {
+		case pg.Code == "53100": // disk_full
+			return mark(ErrFull, err), harmless
+		case pg.Code == "25006": // read_only_sql_transaction
+			return mark(ErrReadOnly, err), harmless
+		case pg.Code == "40001", pg.Code == "40P01", pg.Code == "55P03": // serialization_failure, deadlock_detected, lock_not_available
+			return err, retry
+		case strings.HasPrefix(pg.Code, "53"), strings.HasPrefix(pg.Code, "58"), strings.HasPrefix(pg.Code, "57P"), strings.HasPrefix(pg.Code, "08"):
+			// insufficient resources, system error, shutdown, connection
+			return mark(ErrUnavailable, err), fatal
+		}
+		return err, harmless
+	}
+	var connect *pgconn.ConnectError
+	var network net.Error
+	if errors.As(err, &connect) || errors.Is(err, driver.ErrBadConn) || errors.Is(err, sql.ErrConnDone) ||
+		(errors.As(err, &network) && !errors.Is(err, context.DeadlineExceeded)) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) {
+		return mark(ErrUnavailable, err), fatal
+	}
+	if kind := fromSystem(err, nil); kind != nil {
+		return mark(kind, err), harmless
+	}
+	return err, harmless
+}
+
+// fromSystem maps an error of the operating system, or gives otherwise.
+func fromSystem(err, otherwise error) error {
+	switch {
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return ErrFull
+	case errors.Is(err, syscall.EROFS):
+		return ErrReadOnly
+	case errors.Is(err, syscall.EIO):
+		return ErrUnavailable
+	}
+	return otherwise
+}
+
+func mark(kind, err error) error {
+	if errors.Is(err, kind) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", kind, err)
+}
+
+// mapped is classify for callers that need no severity.
+func mapped(err error) error {
+	err, _ = classify(err)
+	return err
+}
