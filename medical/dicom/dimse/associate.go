@@ -157,7 +157,10 @@ func decodePresentation(kind pduType, body []byte) (presentation, error) {
 	if len(body) < 4 {
 		return presentation{}, violate(reasonInvalidParameterValue, "presentation context item of %d bytes", len(body))
 	}
-	p := presentation{id: body[0], result: body[2]}
+	p := presentation{id: body[0]}
+	if kind == pduAssociateAC {
+		p.result = body[2] // reserved in a request
+	}
 	if p.id%2 == 0 {
 		return p, violate(reasonInvalidParameterValue, "presentation context %d: identifiers are odd", p.id)
 	}
@@ -173,15 +176,15 @@ func decodePresentation(kind pduType, body []byte) (presentation, error) {
 		if !significant {
 			continue
 		}
-		switch it.kind {
-		case itemAbstractSyntax:
+		switch {
+		case it.kind == itemAbstractSyntax && kind == pduAssociateRQ:
 			if p.abstract != "" {
 				return p, violate(reasonUnexpectedParameter, "presentation context %d: two abstract syntaxes", p.id)
 			}
 			if p.abstract, err = decodeUID("abstract syntax", it.body); err != nil {
 				return p, err
 			}
-		case itemTransferSyntax:
+		case it.kind == itemTransferSyntax:
 			uid, err := decodeUID("transfer syntax", it.body)
 			if err != nil {
 				return p, err

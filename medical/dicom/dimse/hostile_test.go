@@ -320,7 +320,9 @@ func TestSlowPeersAreCutOffAndKeepNobodyOut(t *testing.T) {
 	all.Go(func() { drip("request byte by byte", nil, rq, 20*time.Millisecond) })
 	all.Go(func() { drip("silence", rq, []byte{4}, time.Hour) })
 	all.Go(func() { drip("P-DATA byte by byte", rq, pdata(pdv(1, 3, set)), 30*time.Millisecond) })
-	all.Go(func() { drip("endless object", append(bytes.Clone(rq), pdata(pdv(1, 3, set))...), empty, 2*time.Millisecond) })
+	all.Go(func() {
+		drip("endless object", append(bytes.Clone(rq), pdata(pdv(1, 3, set))...), empty, 2*time.Millisecond)
+	})
 	// A crowd that never speaks fills the lobby several times over.
 	for range 40 {
 		conn, err := net.Dial("tcp", s.addr)
