@@ -1,8 +1,6 @@
 package enclave
 
 import (
-	"time"
-
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/vigie/vigie"
@@ -62,22 +60,4 @@ func (m *metrics) finding(finding vigie.Finding) {
 	for _, stage := range finding.Stages {
 		m.stages.WithLabelValues(stage.Name).Observe(stage.Duration.Seconds())
 	}
-}
-
-// stopwatch measures stages of one case.
-type stopwatch struct {
-	now    func() time.Time
-	stages []vigie.Stage
-	last   time.Time
-}
-
-func newStopwatch(now func() time.Time) *stopwatch {
-	return &stopwatch{now: now, last: now(), stages: []vigie.Stage{}}
-}
-
-// lap ends the stage that began at the last lap.
-func (s *stopwatch) lap(name string) {
-	now := s.now()
-	s.stages = append(s.stages, vigie.Stage{Name: name, Duration: now.Sub(s.last)})
-	s.last = now
 }
