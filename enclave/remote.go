@@ -115,6 +115,9 @@ func (r *Remote) Diagnose(ctx context.Context, sealed []byte) ([]byte, error) {
 	return reply, nil
 }
 
+// maxPause bounds the pause between two attempts.
+const maxPause = 10 * time.Second
+
 // exchange sends one request, again with growing pauses while the error wraps
 // ErrUnavailable.
 func (r *Remote) exchange(ctx context.Context, method string, target *url.URL, body []byte, limit int64) ([]byte, error) {
@@ -138,7 +141,7 @@ func (r *Remote) exchange(ctx context.Context, method string, target *url.URL, b
 			timer.Stop()
 			return nil, fmt.Errorf("%w: %w", ErrUnavailable, ctx.Err())
 		}
-		pause *= 2
+		pause = min(2*pause, maxPause)
 	}
 }
 

@@ -260,9 +260,11 @@ func (w *Worker) read(ctx context.Context, content sealedCase, release func()) (
 	done := make(chan vigie.Finding, 1)
 	var overdue atomic.Bool
 	start := w.options.Clock()
+	input := vigie.DigestOf(content.dicom)
 	go func() {
 		defer release()
 		defer cancel()
+		defer clear(content.dicom) // an image must not wait in memory for the collector
 		finding := w.contain(limited, content)
 		if !overdue.CompareAndSwap(false, true) { // read gave up on it before
 			w.late.Add(-1)
@@ -289,7 +291,7 @@ func (w *Worker) read(ctx context.Context, content sealedCase, release func()) (
 	finding.Model = w.about.model
 	finding.ModelName = w.about.name
 	finding.ModelVersion = w.about.version
-	finding.Input = vigie.DigestOf(content.dicom)
+	finding.Input = input
 	finding.Configuration = w.configuration
 	finding.Time = w.options.Clock().UTC()
 	return finding, nil

@@ -332,6 +332,29 @@ func TestACaseNobodyWaitsForIsAnErrorNotAFinding(t *testing.T) {
 	}
 }
 
+func TestNoImageStaysInMemoryAfterItsCase(t *testing.T) {
+	for name, fails := range map[string]bool{"answered": false, "panicked": true} {
+		var seen []byte
+		w := scriptedWorker(t, &scripted{answer: func(_ context.Context, _ vigie.PatientPseudonym, dicom []byte) vigie.Finding {
+			seen = dicom
+			if fails {
+				panic("x")
+			}
+			return positive()
+		}}, Options{})
+		request := exampleRequest()
+		if _, err := NewClient(w, developmentVerifier(t, exampleModel), ClientOptions{}).Diagnose(context.Background(), request); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Close(context.Background()); err != nil { // the last goroutine of the case has ended
+			t.Fatal(err)
+		}
+		if len(seen) != len(request.DICOM) || !bytes.Equal(seen, make([]byte, len(seen))) {
+			t.Errorf("%s: the enclave still holds %q", name, seen)
+		}
+	}
+}
+
 func TestOptionsThatContradictThemselvesAreRefused(t *testing.T) {
 	for name, options := range map[string]Options{
 		"negative threads":         {Threads: -1},
