@@ -1,0 +1,416 @@
+// Package autodiff turns an ONNX graph into its gradient graph.
+//
+// The result is again an ONNX model of ordinary operators (and, for float
+// tensors, com.microsoft FusedMatMul), so that the same runtime that serves a
+// model also trains, attacks and explains it, without the model's Python
+// source:
+//
+//	loss, err := autodiff.SoftmaxCrossEntropy(model, "logits", autodiff.Labels{})
+//	gradients, err := autodiff.Gradient(loss.Model, autodiff.Request{
+//		Loss:          loss.Mean,
+//		WithRespectTo: []string{"image"},
+//		Batch:         1,
+//	})
+//	session, err := engine.Open(gradients.Model, engine.Options{})
+//	out, err := session.Run(ctx, inputs, gradients.Of["image"])
+//
+// It is reverse-mode differentiation at the level of the graph: Gradient walks
+// the nodes backwards and each node's rule (one table in rules.go, one file per
+// operator family) appends the operators that carry a gradient from the node's
+// outputs to its inputs. Shapes must be static, because convolution gradients
+// are lowered to slices and matrix products; Request.Batch binds the batch
+// dimension, so a gradient graph is built per batch size.
+//
+// What is differentiated is the sum of the loss tensor's elements. At points
+// where an operator has no derivative the rule picks a subgradient: 0 at the
+// kink of Relu and Abs, the mean over the ties of a maximum.
+//
+// The package runs nothing and reads no files. It must not know about engines,
+// training or medicine.
+package autodiff
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/vigie/vigie/onnx"
+)
+
+// ErrNotDifferentiable is returned when an operator on a path from the loss to
+// something asked for has no rule. The error names the node and the operator.
+var ErrNotDifferentiable = errors.New("operator is not differentiable here")
+
+// ErrMixesExamples is returned for a per-example request when a node lets one
+// example of the batch influence another (batch statistics, a reduction or a
+// product over the batch axis), so that gradients per example do not exist.
+var ErrMixesExamples = errors.New("operator mixes the examples of a batch")
+
+// ErrIndependent is returned when the loss does not depend on a tensor whose
+// gradient was asked for.
+var ErrIndependent = errors.New("the loss does not depend on this tensor")
+
+// Request says what to differentiate.
+type Request struct {
+	// Loss names the tensor whose elements' sum is differentiated. For
+	// PerExample it holds one number per example: shape [N] or [N, 1, …].
+	Loss string
+	// WithRespectTo names weights (initializers), graph inputs or inner tensors
+	// of floating-point type.
+	WithRespectTo []string
+	// PerExample asks for the gradient of every example's loss on its own: the
+	// gradient of a weight of shape S has shape [N, S…]. Tensors that already
+	// carry the batch axis (inputs, activations) keep their shape.
+	PerExample bool
+	// Batch is bound to the first dimension of every graph input where that is
+	// not a number. 0 leaves the model as it is, which must then be static.
+	Batch int64
+	// Keep names tensors of the model to return beside the gradients: the loss,
+	// logits, activations.
+	Keep []string
+	// WeightsAsInputs turns the initializers named in WithRespectTo into graph
+	// inputs, so that a trainer can feed new weights at every step.
+	WeightsAsInputs bool
+}
+
+// Gradients is a graph that computes gradients.
+type Gradients struct {
+	// Model has the used inputs of the original (with Batch bound), those of
+	// WeightsAsInputs after them, and as outputs Request.Keep in order, then
+	// the gradients in the order of WithRespectTo.
+	Model *onnx.Model
+	// Of gives the output of Model that holds the gradient for each name of
+	// WithRespectTo.
+	Of map[string]string
+}
+
+// Gradient builds the graph described by r. The model is not changed.
+func Gradient(m *onnx.Model, r Request) (g *Gradients, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			f, ok := p.(failure)
+			if !ok {
+				panic(p)
+			}
+			g, err = nil, fmt.Errorf("autodiff: differentiating %s: %w", r.Loss, f.err)
+		}
+	}()
+	if len(r.WithRespectTo) == 0 {
+		return nil, errors.New("autodiff: nothing to differentiate with respect to; name weights, inputs or inner tensors")
+	}
+	t := newTape(m, r)
+	t.backward()
+	return t.finish(), nil
+}
+
+// tape is one differentiation: the model's tensors, and the gradients that
+// have reached them so far.
+type tape struct {
+	emitter
+	model    *onnx.Model
+	request  Request
+	values   map[string]value        // every tensor of the model
+	inits    map[string]*onnx.Tensor // initializers by name
+	producer map[string]*onnx.Node   // node that makes each tensor
+	inputs   []onnx.Value            // graph inputs with static shapes, initializers removed
+	needs    map[string]bool         // lies between something asked for and anything else
+	batched  map[string]bool         // carries the batch axis first (PerExample only)
+	n        int64                   // batch size (PerExample only)
+	adjoint  map[string][]value      // gradient contributions by tensor
+	folded   map[string]*integers    // constants already evaluated
+}
+
+func newTape(m *onnx.Model, r Request) *tape {
+	t := &tape{
+		emitter:  emitter{opset: max(m.Opsets[""], m.Opsets["ai.onnx"]), used: map[string]bool{}, cache: map[string]value{}},
+		model:    m,
+		request:  r,
+		values:   map[string]value{},
+		inits:    map[string]*onnx.Tensor{},
+		producer: map[string]*onnx.Node{},
+		needs:    map[string]bool{},
+		batched:  map[string]bool{},
+		adjoint:  map[string][]value{},
+		folded:   map[string]*integers{},
+	}
+	if t.opset < oldestOpset {
+		failf("the model uses opset %d; convert it to %d or newer", t.opset, oldestOpset)
+	}
+	t.bind()
+	for _, n := range m.Graph.Nodes {
+		t.used[n.Name] = true
+		for _, out := range n.Outputs {
+			t.used[out] = true
+			t.producer[out] = n
+		}
+	}
+	for _, name := range append([]string{r.Loss}, append(r.WithRespectTo, r.Keep...)...) {
+		if _, ok := t.values[name]; !ok {
+			failf("the model has no tensor %q with a known shape", name)
+		}
+	}
+	t.mark()
+	return t
+}
+
+// oldestOpset is where Slice and Pad take their bounds as inputs and axes have
+// today's meaning; exporters have written nothing older since 2020.
+const oldestOpset = 13
+
+// bind fixes the batch dimension and collects the shape of every tensor.
+func (t *tape) bind() {
+	for _, w := range t.model.Graph.Initializers {
+		t.inits[w.Name] = w
+		t.used[w.Name] = true
+		t.values[w.Name] = value{w.Name, w.Type, append([]int64{}, w.Dims...)}
+	}
+	bound := map[string]int64{}
+	for _, in := range t.model.Graph.Inputs {
+		t.used[in.Name] = true
+		if _, weight := t.inits[in.Name]; weight {
+			continue
+		}
+		in.Shape = slices.Clone(in.Shape)
+		for i, d := range in.Shape {
+			switch {
+			case d.Value >= 0:
+				continue
+			case i == 0 && t.request.Batch > 0:
+				in.Shape[0] = onnx.Dim{Value: t.request.Batch}
+				if d.Param != "" {
+					bound[d.Param] = t.request.Batch
+				}
+			case d.Param != "" && bound[d.Param] > 0:
+				in.Shape[i] = onnx.Dim{Value: bound[d.Param]}
+			default:
+				failf("dimension %d of input %q is not known; bind it with Request.Batch or save the model with a fixed shape", i, in.Name)
+			}
+		}
+		t.inputs = append(t.inputs, in)
+	}
+	graph := *t.model.Graph
+	graph.Inputs = t.inputs
+	static := *t.model
+	static.Graph = &graph
+	inferred, err := onnx.InferShapes(&static, bound)
+	if err != nil && !errors.Is(err, onnx.ErrUnknownOperator) {
+		failf("inferring shapes: %w", err)
+	}
+	for name, v := range inferred {
+		if s, ok := v.Static(); ok {
+			t.values[name] = value{name, v.Type, s}
+		}
+	}
+}
+
+// mark finds the tensors that gradients must reach: those asked for and all
+// that depend on them. Gradient flows only into these.
+func (t *tape) mark() {
+	for _, name := range t.request.WithRespectTo {
+		if v := t.values[name]; !v.float() {
+			failf("tensor %q has element type %d; gradients exist for floating-point tensors only", name, v.typ)
+		}
+		t.needs[name] = true
+	}
+	for _, n := range t.model.Graph.Nodes {
+		if !slices.ContainsFunc(n.Inputs, func(in string) bool { return t.needs[in] }) {
+			continue
+		}
+		if cutsGradient(n) {
+			continue
+		}
+		for _, out := range n.Outputs {
+			if v, ok := t.values[out]; out != "" && (!ok || v.float()) {
+				t.needs[out] = true
+			}
+		}
+	}
+	if !t.needs[t.request.Loss] {
+		failf("%q: %w", t.request.WithRespectTo[0], ErrIndependent)
+	}
+	if t.request.PerExample {
+		t.markBatched()
+	}
+}
+
+// backward visits the nodes in reverse and lets each rule pass its outputs'
+// gradients on to its inputs.
+func (t *tape) backward() {
+	loss := t.values[t.request.Loss]
+	if !loss.float() {
+		failf("the loss has element type %d, not a floating-point type", loss.typ)
+	}
+	t.adjoint[loss.name] = []value{t.full(loss.typ, loss.shape, 1)}
+	nodes := t.model.Graph.Nodes
+	for i := len(nodes) - 1; i >= 0; i-- {
+		n := nodes[i]
+		reached := slices.ContainsFunc(n.Outputs, func(out string) bool { return len(t.adjoint[out]) > 0 })
+		wanted := slices.ContainsFunc(n.Inputs, func(in string) bool { return t.needs[in] })
+		if !reached || !wanted {
+			continue
+		}
+		t.differentiate(n)
+	}
+}
+
+func (t *tape) differentiate(n *onnx.Node) {
+	defer func() { // a rule's failure names the node
+		if p := recover(); p != nil {
+			if f, ok := p.(failure); ok {
+				p = failure{fmt.Errorf("%s: %w", describe(n), f.err)}
+			}
+			panic(p)
+		}
+	}()
+	r, err := ruleFor(n, t.opset)
+	if err != nil {
+		failf("%w", err)
+	}
+	o := &operation{tape: t, node: n}
+	for _, name := range n.Inputs {
+		o.inputs = append(o.inputs, t.lookup(name))
+	}
+	for _, name := range n.Outputs {
+		o.outputs = append(o.outputs, t.lookup(name))
+		o.gradients = append(o.gradients, t.gradient(name))
+	}
+	if t.request.PerExample {
+		o.checkExamples(r)
+	}
+	r.backward(o)
+}
+
+func (t *tape) lookup(name string) value {
+	if name == "" {
+		return value{}
+	}
+	v, ok := t.values[name]
+	if !ok {
+		failf("the shape of tensor %q is not known", name)
+	}
+	return v
+}
+
+// gradient sums what has arrived at a tensor; the zero value if nothing has.
+func (t *tape) gradient(name string) value {
+	parts := t.adjoint[name]
+	if len(parts) == 0 {
+		return value{}
+	}
+	sum := t.total(parts)
+	t.adjoint[name] = []value{sum}
+	return sum
+}
+
+// finish gathers the outputs and drops everything that they do not need.
+func (t *tape) finish() *Gradients {
+	graph := &onnx.Graph{Name: t.model.Graph.Name + " gradient"}
+	g := &Gradients{Of: map[string]string{}}
+	for _, name := range t.request.Keep {
+		graph.Outputs = append(graph.Outputs, declare(name, t.values[name]))
+	}
+	for _, name := range t.request.WithRespectTo {
+		if _, done := g.Of[name]; done {
+			failf("%q is asked for twice", name)
+		}
+		d := t.gradient(name)
+		if d.none() {
+			failf("%q: %w", name, ErrIndependent)
+		}
+		out := "gradient/" + name
+		if t.used[out] {
+			out = t.fresh("gradient/" + name)
+		}
+		t.used[out] = true
+		t.nodes = append(t.nodes, &onnx.Node{Name: out, OpType: "Identity", Inputs: []string{d.name}, Outputs: []string{out}})
+		graph.Outputs = append(graph.Outputs, declare(out, d))
+		g.Of[name] = out
+	}
+	nodes, used := prune(append(slices.Clone(t.model.Graph.Nodes), t.nodes...), graph.Outputs)
+	graph.Nodes = nodes
+	asInput := map[string]bool{}
+	if t.request.WeightsAsInputs {
+		for _, name := range t.request.WithRespectTo {
+			asInput[name] = t.inits[name] != nil
+		}
+	}
+	for _, in := range t.inputs {
+		if used[in.Name] {
+			graph.Inputs = append(graph.Inputs, in)
+		}
+	}
+	for _, name := range t.request.WithRespectTo {
+		if asInput[name] && used[name] {
+			graph.Inputs = append(graph.Inputs, declare(name, t.values[name]))
+		}
+	}
+	for _, w := range append(slices.Clone(t.model.Graph.Initializers), t.constants...) {
+		if used[w.Name] && !asInput[w.Name] {
+			graph.Initializers = append(graph.Initializers, w)
+		}
+	}
+	g.Model = &onnx.Model{
+		IRVersion:    max(t.model.IRVersion, 8), // from 4 on, weights need not be inputs
+		Opsets:       maps.Clone(t.model.Opsets),
+		ProducerName: "vigie autodiff",
+		Graph:        graph,
+	}
+	if t.fused {
+		g.Model.Opsets[fusedDomain] = 1
+	}
+	return g
+}
+
+func declare(name string, v value) onnx.Value {
+	out := onnx.Value{Name: name, Type: v.typ, Shape: make([]onnx.Dim, len(v.shape))}
+	for i, d := range v.shape {
+		out.Shape[i] = onnx.Dim{Value: d}
+	}
+	return out
+}
+
+// prune keeps the nodes that the outputs depend on and says which tensors are used.
+func prune(nodes []*onnx.Node, outputs []onnx.Value) ([]*onnx.Node, map[string]bool) {
+	used := map[string]bool{}
+	for _, out := range outputs {
+		used[out.Name] = true
+	}
+	keep := make([]bool, len(nodes))
+	for i := len(nodes) - 1; i >= 0; i-- {
+		if !slices.ContainsFunc(nodes[i].Outputs, func(out string) bool { return used[out] }) {
+			continue
+		}
+		keep[i] = true
+		reads(nodes[i], func(name string) { used[name] = true })
+	}
+	var kept []*onnx.Node
+	for i, n := range nodes {
+		if keep[i] {
+			kept = append(kept, n)
+		}
+	}
+	return kept, used
+}
+
+// reads reports every tensor a node reads, also from inside its subgraphs.
+func reads(n *onnx.Node, visit func(string)) {
+	for _, in := range n.Inputs {
+		if in != "" {
+			visit(in)
+		}
+	}
+	for _, a := range n.Attributes {
+		for _, sub := range append(slices.Clone(a.Graphs), a.Graph) {
+			if sub == nil {
+				continue
+			}
+			for _, inner := range sub.Nodes {
+				reads(inner, visit)
+			}
+			for _, out := range sub.Outputs {
+				visit(out.Name)
+			}
+		}
+	}
+}

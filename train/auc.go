@@ -1,0 +1,168 @@
+package train
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+)
+
+// ErrOneClass is returned when a figure needs positive and negative examples
+// and only one kind is there.
+var ErrOneClass = errors.New("examples of both classes are needed")
+
+// Interval is an estimate with its 95 % confidence interval.
+type Interval struct {
+	Value float64 `json:"value"`
+	Low   float64 `json:"low"`
+	High  float64 `json:"high"`
+}
+
+// midranks returns the rank of each value among all (from 1), ties sharing the
+// mean of their ranks.
+func midranks(values []float64) []float64 {
+	order := make([]int, len(values))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortFunc(order, func(a, b int) int {
+		switch {
+		case values[a] < values[b]:
+			return -1
+		case values[a] > values[b]:
+			return 1
+		}
+		return 0
+	})
+	ranks := make([]float64, len(values))
+	for i := 0; i < len(order); {
+		j := i
+		for j < len(order) && values[order[j]] == values[order[i]] {
+			j++
+		}
+		for k := i; k < j; k++ {
+			ranks[order[k]] = float64(i+j+1) / 2
+		}
+		i = j
+	}
+	return ranks
+}
+
+func splitScores(scores []float64, positive []bool) (pos, neg []float64, err error) {
+	if len(scores) != len(positive) {
+		return nil, nil, fmt.Errorf("train: %d scores for %d labels", len(scores), len(positive))
+	}
+	for i, s := range scores {
+		if math.IsNaN(s) {
+			return nil, nil, fmt.Errorf("train: score %d is not a number", i)
+		}
+		if positive[i] {
+			pos = append(pos, s)
+		} else {
+			neg = append(neg, s)
+		}
+	}
+	if len(pos) == 0 || len(neg) == 0 {
+		return nil, nil, fmt.Errorf("train: %d positive and %d negative: %w", len(pos), len(neg), ErrOneClass)
+	}
+	return pos, neg, nil
+}
+
+// AUC is the exact area under the receiver operating characteristic: the
+// probability that a positive scores above a negative, ties counting half, with
+// DeLong's 95 % interval (DeLong et al. 1988, in the rank form of Sun and Xu
+// 2014) on the logit scale, so that it stays inside 0..1.
+func AUC(scores []float64, positive []bool) (Interval, error) {
+	pos, neg, err := splitScores(scores, positive)
+	if err != nil {
+		return Interval{}, err
+	}
+	m, n := float64(len(pos)), float64(len(neg))
+	all := midranks(append(slices.Clone(pos), neg...))
+	own := midranks(pos)
+	ownNeg := midranks(neg)
+	auc := 0.0
+	v10 := make([]float64, len(pos)) // share of negatives below each positive
+	for i := range pos {
+		v10[i] = (all[i] - own[i]) / n
+		auc += v10[i] / m
+	}
+	v01 := make([]float64, len(neg)) // share of positives above each negative
+	for i := range neg {
+		v01[i] = 1 - (all[len(pos)+i]-ownNeg[i])/m
+	}
+	se := math.Sqrt(variance(v10)/m + variance(v01)/n)
+	out := Interval{Value: auc, Low: auc, High: auc}
+	if se == 0 || auc <= 0 || auc >= 1 {
+		// Perfect separation has no estimated variance. Hanley's exact bound:
+		// with k the smaller class, an AUC this high is seen with probability
+		// 5 % down to about 0.05^(1/k).
+		if auc >= 1 {
+			out.Low = math.Pow(0.05, 1/math.Min(m, n))
+		}
+		if auc <= 0 {
+			out.High = 1 - math.Pow(0.05, 1/math.Min(m, n))
+		}
+		return out, nil
+	}
+	logit := math.Log(auc / (1 - auc))
+	half := 1.959963984540054 * se / (auc * (1 - auc))
+	out.Low, out.High = sigmoid(logit-half), sigmoid(logit+half)
+	return out, nil
+}
+
+func variance(v []float64) float64 {
+	if len(v) < 2 {
+		return 0
+	}
+	mean := 0.0
+	for _, x := range v {
+		mean += x / float64(len(v))
+	}
+	s := 0.0
+	for _, x := range v {
+		s += (x - mean) * (x - mean)
+	}
+	return s / float64(len(v)-1)
+}
+
+func sigmoid(x float64) float64 {
+	if x >= 0 {
+		return 1 / (1 + math.Exp(-x))
+	}
+	e := math.Exp(x)
+	return e / (1 + e)
+}
+
+// Bootstrap estimates a 95 % interval of any figure by resampling examples
+// within each class (percentile method; Efron and Tibshirani 1993). The same
+// seed gives the same interval.
+func Bootstrap(scores []float64, positive []bool, resamples int, seed uint64, figure func([]float64, []bool) float64) (Interval, error) {
+	pos, neg, err := splitScores(scores, positive)
+	if err != nil {
+		return Interval{}, err
+	}
+	if resamples < 40 {
+		return Interval{}, fmt.Errorf("train: %d resamples cannot give a 95 %% interval; use at least 40, better 2000", resamples)
+	}
+	rng := rand.New(rand.NewPCG(seed, 0xb007))
+	draw := make([]float64, len(scores))
+	label := make([]bool, len(scores))
+	for i := range pos {
+		label[i] = true
+	}
+	values := make([]float64, resamples)
+	for k := range values {
+		for i := range pos {
+			draw[i] = pos[rng.IntN(len(pos))]
+		}
+		for i := range neg {
+			draw[len(pos)+i] = neg[rng.IntN(len(neg))]
+		}
+		values[k] = figure(draw, label)
+	}
+	slices.Sort(values)
+	at := func(q float64) float64 { return values[int(math.Round(q*float64(resamples-1)))] }
+	return Interval{Value: figure(scores, positive), Low: at(0.025), High: at(0.975)}, nil
+}

@@ -1,0 +1,311 @@
+package train
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/vigie/vigie/onnx"
+)
+
+// Config is a training run. Zero fields of the recipe take the values in
+// brackets.
+type Config struct {
+	Network    *Network
+	Train      *Set
+	Validation *Set
+	Recipe
+	// Checkpoint is a file that Run writes after every epoch and, if it exists,
+	// goes on from: a run that was killed ends with the same weights as one that
+	// was not. Empty means none.
+	Checkpoint string
+}
+
+// Recipe is everything that decides a result besides network and data. It is
+// recorded in the History.
+type Recipe struct {
+	Epochs       int          `json:"epochs"`
+	Batch        int          `json:"batch"`           // images of a step [64]
+	Parts        int          `json:"parts"`           // equal parts that a batch is computed in [2]
+	Rate         float64      `json:"rate"`            // peak learning rate [2e-3]
+	Warmup       float64      `json:"warmup"`          // epochs of linear warm-up
+	Optimizer    string       `json:"optimizer"`       // "adamw" or "sgd" [adamw]
+	Momentum     float64      `json:"momentum"`        // of sgd [0.9]
+	Decay        float64      `json:"decay"`           // weight decay of matrices and kernels
+	Smoothing    float64      `json:"label_smoothing"` // share of the target spread over all classes
+	Mixup        float64      `json:"mixup"`           // α of the Beta distribution (Zhang et al. 2018); 0 is off
+	ClassWeights []float64    `json:"class_weights"`   // by class; nil counts every image alike
+	Average      float64      `json:"average"`         // decay of the moving average of weights; 0 is off
+	Patience     int          `json:"patience"`        // epochs without a better validation AUC before stopping; 0 is never
+	Seed         uint64       `json:"seed"`
+	Augmentation Augmentation `json:"augmentation"`
+}
+
+func (r Recipe) orDefault() Recipe {
+	if r.Batch == 0 {
+		r.Batch = 64
+	}
+	if r.Parts == 0 {
+		r.Parts = 2
+	}
+	r.Rate = orElse(r.Rate, 2e-3)
+	if r.Optimizer == "" {
+		r.Optimizer = "adamw"
+	}
+	r.Momentum = orElse(r.Momentum, 0.9)
+	return r
+}
+
+// BalancedWeights weighs classes by the inverse of their frequency, mean 1 over
+// the images.
+func BalancedWeights(s *Set) []float64 {
+	weights := make([]float64, s.Classes)
+	for c, n := range s.Counts() {
+		weights[c] = float64(s.Len()) / float64(s.Classes*n)
+	}
+	return weights
+}
+
+// Epoch is a line of the History.
+type Epoch struct {
+	Epoch          int           `json:"epoch"` // from 1
+	Loss           float64       `json:"loss"`  // mean over the training batches, before each step
+	Rate           float64       `json:"rate"`  // at the end of the epoch
+	ValidationLoss float64       `json:"validation_loss"`
+	ValidationAUC  float64       `json:"validation_auc"` // of two classes; the mean of one against the rest for more
+	Accuracy       float64       `json:"validation_accuracy"`
+	Duration       time.Duration `json:"ns"`
+	Best           bool          `json:"best"` // the best so far: these weights are kept
+}
+
+// History is a training run's record.
+type History struct {
+	Recipe     Recipe  `json:"recipe"`
+	Images     int     `json:"train_images"`
+	Validation int     `json:"validation_images"`
+	Weights    int     `json:"trained_parameters"`
+	Best       int     `json:"best_epoch"`
+	Epochs     []Epoch `json:"epochs"`
+}
+
+// Result is a finished training run.
+type Result struct {
+	Model   *onnx.Model // the network with the weights of the best epoch
+	History History
+	Logits  [][]float64 // of the validation images, by the kept weights
+}
+
+// ErrDiverged is returned when the loss is no longer a number.
+var ErrDiverged = errors.New("training diverged; lower the rate or lengthen the warm-up")
+
+// Run trains a network. progress, if not nil, is called after every epoch. A
+// cancelled context stops between two steps and is returned as the error.
+func Run(ctx context.Context, c Config, progress func(Epoch)) (*Result, error) {
+	c.Recipe = c.Recipe.orDefault()
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	t, err := newTrainer(c)
+	if err != nil {
+		return nil, err
+	}
+	defer t.close()
+	if err := t.resume(); err != nil {
+		return nil, err
+	}
+	for e := len(t.state.History.Epochs); e < c.Epochs && !t.patienceOver(); e++ {
+		epoch, err := t.epoch(ctx, e)
+		if err != nil {
+			return nil, fmt.Errorf("train: epoch %d: %w", e+1, err)
+		}
+		if err := t.save(); err != nil {
+			return nil, err
+		}
+		if progress != nil {
+			progress(epoch)
+		}
+	}
+	m, err := withWeights(c.Network, t.state.Best)
+	if err != nil {
+		return nil, err
+	}
+	logits, err := t.evaluate(ctx, t.state.Best)
+	if err != nil {
+		return nil, err
+	}
+	return &Result{Model: m, History: t.state.History, Logits: logits}, nil
+}
+
+func (c Config) check() error {
+	if c.Network == nil || c.Train == nil || c.Validation == nil {
+		return errors.New("train: a network, a training set and a validation set are needed")
+	}
+	for _, s := range []*Set{c.Train, c.Validation} {
+		if err := s.Check(); err != nil {
+			return err
+		}
+	}
+	switch {
+	case c.Epochs <= 0:
+		return fmt.Errorf("train: %d epochs: want at least 1", c.Epochs)
+	case c.Batch <= 0 || c.Parts <= 0 || c.Batch%c.Parts != 0:
+		return fmt.Errorf("train: a batch of %d does not divide into %d parts", c.Batch, c.Parts)
+	case c.Train.Len() < c.Batch:
+		return fmt.Errorf("train: %d training images do not fill one batch of %d", c.Train.Len(), c.Batch)
+	case c.Train.Classes != c.Validation.Classes:
+		return fmt.Errorf("train: %d classes in training and %d in validation", c.Train.Classes, c.Validation.Classes)
+	case c.ClassWeights != nil && len(c.ClassWeights) != c.Train.Classes:
+		return fmt.Errorf("train: %d class weights for %d classes", len(c.ClassWeights), c.Train.Classes)
+	case c.Optimizer != "adamw" && c.Optimizer != "sgd":
+		return fmt.Errorf("train: optimizer %q: want adamw or sgd", c.Optimizer)
+	case c.Smoothing < 0 || c.Smoothing >= 1:
+		return fmt.Errorf("train: label smoothing %g: want 0 or more and less than 1", c.Smoothing)
+	}
+	return nil
+}
+
+// epoch runs over the training images once, in an order drawn from the seed and
+// the epoch's number, and evaluates.
+func (t *trainer) epoch(ctx context.Context, e int) (Epoch, error) {
+	start := time.Now()
+	c := t.config
+	rng := rand.New(rand.NewPCG(c.Seed, uint64(e)<<1|1))
+	order := rng.Perm(c.Train.Len())
+	steps := len(order) / c.Batch // the rest of the images is dropped this time
+	total := 0.0
+	rate := 0.0
+	for s := range steps {
+		if err := ctx.Err(); err != nil {
+			return Epoch{}, err
+		}
+		partner := rng.Perm(c.Batch)
+		loss, err := t.gradients(ctx, e, order[s*c.Batch:(s+1)*c.Batch], partner, rng)
+		if err != nil {
+			return Epoch{}, err
+		}
+		if math.IsNaN(loss) || math.IsInf(loss, 0) {
+			return Epoch{}, ErrDiverged
+		}
+		total += loss
+		rate = CosineRate(c.Rate, e*steps+s, int(c.Warmup*float64(steps)), c.Epochs*steps)
+		t.state.Optimizer.Step(rate, t.state.Weights, t.sum, t.decay)
+		if c.Average > 0 {
+			t.state.Average.Update(t.state.Weights)
+		}
+	}
+	current := t.state.Weights
+	if c.Average > 0 {
+		current = t.state.Average.Weights
+	}
+	logits, err := t.evaluate(ctx, current)
+	if err != nil {
+		return Epoch{}, err
+	}
+	auc, err := MeanAUC(logits, c.Validation.Labels)
+	if err != nil {
+		return Epoch{}, err
+	}
+	out := Epoch{
+		Epoch: e + 1, Loss: total / float64(steps), Rate: rate,
+		ValidationLoss: meanLogLoss(logits, c.Validation.Labels, 1), ValidationAUC: auc,
+		Accuracy: accuracy(logits, c.Validation.Labels),
+	}
+	if t.better(out) {
+		out.Best = true
+		t.state.Best = clone(current)
+		t.state.History.Best = e + 1
+	}
+	out.Duration = time.Since(start)
+	t.state.History.Epochs = append(t.state.History.Epochs, out)
+	return out, nil
+}
+
+// better compares by validation AUC, then by validation loss: small validation
+// sets give the same AUC to many epochs.
+func (t *trainer) better(e Epoch) bool {
+	if t.state.History.Best == 0 {
+		return true
+	}
+	best := t.state.History.Epochs[t.state.History.Best-1]
+	if e.ValidationAUC != best.ValidationAUC {
+		return e.ValidationAUC > best.ValidationAUC
+	}
+	return e.ValidationLoss < best.ValidationLoss
+}
+
+func (t *trainer) patienceOver() bool {
+	h := t.state.History
+	return t.config.Patience > 0 && len(h.Epochs)-h.Best >= t.config.Patience && h.Best > 0
+}
+
+func accuracy(logits [][]float64, labels []int) float64 {
+	right := 0
+	for i, z := range logits {
+		best := 0
+		for c := range z {
+			if z[c] > z[best] {
+				best = c
+			}
+		}
+		if best == labels[i] {
+			right++
+		}
+	}
+	return float64(right) / float64(len(labels))
+}
+
+// Margin is the score of class c in logits: its logit against the log-sum-exp
+// of the others, monotone in its softmax probability but without saturation.
+func Margin(logits []float64, c int) float64 {
+	top := math.Inf(-1)
+	for k, z := range logits {
+		if k != c {
+			top = math.Max(top, z)
+		}
+	}
+	sum := 0.0
+	for k, z := range logits {
+		if k != c {
+			sum += math.Exp(z - top)
+		}
+	}
+	return logits[c] - top - math.Log(sum)
+}
+
+// MeanAUC is the AUC of class 1 for two classes, and for more the mean over the
+// classes of one against the rest.
+func MeanAUC(logits [][]float64, labels []int) (float64, error) {
+	if len(logits) == 0 {
+		return 0, fmt.Errorf("train: no logits: %w", ErrOneClass)
+	}
+	classes := len(logits[0])
+	from := 0
+	if classes == 2 {
+		from = 1
+	}
+	sum := 0.0
+	for c := from; c < classes; c++ {
+		scores, positive := make([]float64, len(logits)), make([]bool, len(logits))
+		for i, z := range logits {
+			scores[i], positive[i] = Margin(z, c), labels[i] == c
+		}
+		auc, err := AUC(scores, positive)
+		if err != nil {
+			return 0, fmt.Errorf("class %d: %w", c, err)
+		}
+		sum += auc.Value
+	}
+	return sum / float64(classes-from), nil
+}
+
+func clone(weights [][]float32) [][]float32 {
+	out := make([][]float32, len(weights))
+	for i, w := range weights {
+		out[i] = slices.Clone(w)
+	}
+	return out
+}
