@@ -52,7 +52,9 @@ var start = sync.OnceValue(func() error {
 		return fmt.Errorf("engine: loading ONNX Runtime named by %s: %w", LibraryVariable, err)
 	}
 	ort.SetSharedLibraryPath(name)
-	if err := ort.InitializeEnvironment(ort.WithLogLevelError()); err != nil {
+	// Errors come back to the caller as such; ONNX Runtime need not also print
+	// them.
+	if err := ort.InitializeEnvironment(ort.WithLogLevelFatal()); err != nil {
 		return fmt.Errorf("engine: starting ONNX Runtime: %w", err)
 	}
 	if err := ort.DisableTelemetry(); err != nil {

@@ -97,6 +97,17 @@ func open(m *onnx.Model, data []byte, options Options) (Session, error) {
 			s.inputs = append(s.inputs, v)
 		}
 	}
+	// An output declared without a rank may turn out a scalar, which has to be
+	// known before a run. Only shapes are taken: whether the graph is right is
+	// for ONNX Runtime to say.
+	if slices.ContainsFunc(s.outputs, func(v onnx.Value) bool { return v.Shape == nil }) {
+		inferred, _ := onnx.InferShapes(m, nil)
+		for i, v := range s.outputs {
+			if v.Shape == nil {
+				s.outputs[i].Shape = inferred[v.Name].Shape
+			}
+		}
+	}
 	for _, v := range slices.Concat(s.inputs, s.outputs) {
 		if _, ok := elements[v.Type]; !ok {
 			return nil, fmt.Errorf("engine: opening graph %q: %q is of type %v, which is not supported as input or output", s.name, v.Name, v.Type)
@@ -140,7 +151,7 @@ func settings(options Options) (*ort.SessionOptions, error) {
 	for _, set := range []func() error{
 		func() error { return so.SetIntraOpNumThreads(threads) },
 		func() error { return so.SetInterOpNumThreads(1) },
-		func() error { return so.SetLogSeverityLevel(ort.LoggingLevelError) },
+		func() error { return so.SetLogSeverityLevel(ort.LoggingLevelFatal) },
 		func() error { return so.AddSessionConfigEntry("session.intra_op.allow_spinning", spin) },
 		func() error { return so.AddSessionConfigEntry("session.inter_op.allow_spinning", "0") },
 	} {

@@ -131,6 +131,8 @@ func split(o *op) error {
 		if total.Known() && sum != total.Value {
 			return mistake("split of %v along axis %d into %v", x, at, sizes)
 		}
+	case !given && o.version >= 18 && o.Attribute("num_outputs") == nil:
+		return mistake("neither split nor num_outputs")
 	case !given && total.Known():
 		n := int64(len(o.out))
 		part := (total.Value + n - 1) / n // version 18: the last one may be smaller
