@@ -157,27 +157,27 @@ func (v *verification) readCheckpoints(witnesses [][]byte) error {
 func (v *verification) readRecords() error {
 	v.keepRoot()
 	for {
-		records, indexes, err := v.nextRecords()
+		entries, err := v.nextEntries()
 		if err != nil {
 			return err
 		}
-		if len(records) == 0 {
+		if len(entries) == 0 {
 			break
 		}
 		var nodes []tlog.Hash
 		first := tlog.StoredHashCount(v.tree.size)
-		for i, data := range records {
-			if indexes[i] != v.tree.size {
-				v.report.problem(indexes[i], "it stands where record %d is expected: records are missing", v.tree.size)
+		for _, e := range entries {
+			if e.index != v.tree.size {
+				v.report.problem(e.index, "it stands where record %d is expected: records are missing", v.tree.size)
 			}
-			v.followRecord(v.tree.size, data)
-			nodes = append(nodes, v.tree.add(data)...)
+			v.followRecord(v.tree.size, e)
+			nodes = append(nodes, v.tree.add(e.record)...)
 			v.keepRoot()
 		}
-		if err := v.compareNodes(first, nodes, indexes[0]); err != nil {
+		if err := v.compareNodes(first, nodes); err != nil {
 			return err
 		}
-		if indexes[len(indexes)-1] != v.tree.size-1 {
+		if entries[len(entries)-1].index != v.tree.size-1 {
 			break // what follows a gap would only repeat it
 		}
 	}
@@ -191,23 +191,31 @@ func (v *verification) keepRoot() {
 	}
 }
 
-func (v *verification) nextRecords() (records [][]byte, indexes []int64, err error) {
+type entry struct {
+	index  int64
+	id     vigie.CaseID // the column that Prove searches by
+	record []byte
+}
+
+func (v *verification) nextEntries() (entries []entry, err error) {
 	err = v.tx.Query(func(scan func(...any) error) error {
-		var index int64
-		var data []byte
-		err := scan(&index, &data)
-		records, indexes = append(records, data), append(indexes, index)
+		var e entry
+		err := scan(&e.index, &e.id, &e.record)
+		entries = append(entries, e)
 		return err
-	}, fmt.Sprintf("SELECT idx, record FROM audit_entries WHERE idx >= $1 ORDER BY idx LIMIT %d", chunk), v.tree.size)
-	return records, indexes, err
+	}, fmt.Sprintf("SELECT idx, case_id, record FROM audit_entries WHERE idx >= $1 ORDER BY idx LIMIT %d", chunk), v.tree.size)
+	return entries, err
 }
 
 // followRecord reads a record and takes its case's step.
-func (v *verification) followRecord(index int64, data []byte) {
-	r, err := ParseRecord(data)
+func (v *verification) followRecord(index int64, e entry) {
+	r, err := ParseRecord(e.record)
 	if err != nil {
 		v.report.problem(index, "it is not readable: %v", err)
 		return
+	}
+	if r.Case != e.id {
+		v.report.problem(index, "it is about case %q and filed under case %q", r.Case, e.id)
 	}
 	if problem := follow(v.cases, r); problem != "" {
 		v.report.problem(index, "%s", problem)
@@ -230,7 +238,7 @@ func follow(cases map[vigie.CaseID]vigie.State, r Record) string {
 
 // compareNodes holds the stored tree nodes from index first on against the
 // recomputed ones.
-func (v *verification) compareNodes(first int64, nodes []tlog.Hash, record int64) error {
+func (v *verification) compareNodes(first int64, nodes []tlog.Hash) error {
 	next := first
 	err := v.tx.Query(func(scan func(...any) error) error {
 		var index int64

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/riverqueue/river/riverdriver/riversqlite"
-	_ "modernc.org/sqlite" // the "sqlite" driver of database/sql
 )
 
 // liteDB is SQLite: one connection writes, several read beside it (WAL).
@@ -41,13 +40,13 @@ func openSQLite(ctx context.Context, path string) (dialect, error) {
 	}
 	f.Close()
 	db := &liteDB{path: path}
-	if db.w, err = sql.Open("sqlite", dataSource(path, "_txlock=immediate")); err != nil {
+	if db.w, err = openCached(dataSource(path, "_txlock=immediate")); err != nil {
 		return nil, fmt.Errorf("store: opening %s: %w", path, err)
 	}
 	// One connection: writers queue in Go, fairly, instead of polling
 	// SQLite's lock, and none of them ever sees SQLITE_BUSY from another.
 	db.w.SetMaxOpenConns(1)
-	if db.r, err = sql.Open("sqlite", dataSource(path, "_pragma=query_only(1)")); err != nil {
+	if db.r, err = openCached(dataSource(path, "_pragma=query_only(1)")); err != nil {
 		db.w.Close()
 		return nil, fmt.Errorf("store: opening %s: %w", path, err)
 	}
