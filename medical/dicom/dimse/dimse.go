@@ -46,6 +46,8 @@ package dimse
 import (
 	"crypto/x509"
 	"io"
+
+	"github.com/vigie/vigie/medical/dicom"
 )
 
 // Peer is the other end of an association, as far as the transport and the
@@ -80,11 +82,11 @@ type StoreRequest struct {
 
 // ImplementationClassUID names this implementation to peers (PS3.7 section
 // D.3.3.2) and in the files it writes.
-const ImplementationClassUID = "2.25.7464966842033481196037089022769434163"
+const ImplementationClassUID = dicom.ImplementationUID
 
 // ImplementationVersion is the human-readable companion of
-// [ImplementationClassUID], at most 16 characters.
-const ImplementationVersion = "VIGIE_DIMSE_1"
+// [ImplementationClassUID].
+const ImplementationVersion = dicom.ImplementationName
 
 // applicationContext is the only DICOM application context name (PS3.7 A.2.1).
 const applicationContext = "1.2.840.10008.3.1.1.1"

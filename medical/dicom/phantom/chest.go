@@ -76,15 +76,15 @@ func newThorax(seed uint64, o Options) *thorax {
 	about := func(mean, spread float64) float64 { return mean + spread*(2*random.Float64()-1) }
 	t := &thorax{
 		width: about(1, 0.05), height: about(1, 0.04), shift: about(0, 0.015), tilt: about(0, 0.015),
-		apex: about(0.085, 0.015), base: about(0.80, 0.02), heart: about(1, 0.06),
-		soft: about(0.62, 0.02), lungDark: about(0.36, 0.02),
+		apex: about(0.10, 0.015), base: about(0.835, 0.02), heart: about(1, 0.06),
+		soft: about(0.65, 0.02), lungDark: about(0.36, 0.02),
 	}
 	for side := -1.0; side <= 1; side += 2 {
 		for i := range 10 {
 			start := t.apex + 0.02 + float64(i)*0.078
 			t.ribs = append(t.ribs,
-				rib{side, start, about(0.13, 0.01) + 0.012*float64(i), about(0.013, 0.001), about(0.075, 0.01)},
-				rib{side, start + 0.22, about(-0.16, 0.01), about(0.010, 0.001), about(0.03, 0.008)})
+				rib{side, start, about(0.13, 0.01) + 0.012*float64(i), about(0.014, 0.001), about(0.15, 0.01)},
+				rib{side, start + 0.22, about(-0.16, 0.01), about(0.010, 0.001), about(0.035, 0.008)})
 		}
 		for range 22 {
 			angle := about(math.Pi/2, 1.25)
@@ -155,11 +155,12 @@ func (t *thorax) density(x, y float64) float64 {
 	air := lung * (1 - 0.88*heart)
 
 	v := t.soft
-	v += 0.13 * bell(x-0.5, 0.10) * smooth(-0.1, 0.15, y) // spine and mediastinum
-	v += 0.05 * bell(x-0.5, 0.035) * (0.7 + 0.3*math.Cos(y*2*math.Pi/0.062))
+	v -= 0.16 * smooth(0.2, 0.5, math.Abs(x-0.5)) * (1 - smooth(t.base-0.1, t.base+0.1, y)) // the chest wall thins to the sides
+	v += 0.09 * bell(x-0.5, 0.11) * smooth(-0.1, 0.15, y) // spine and mediastinum
+	v += 0.035 * bell(x-0.5, 0.035) * (0.7 + 0.3*math.Cos(y*2*math.Pi/0.062))
 	v -= 0.09 * bell(x-0.5, 0.02) * (1 - smooth(0.30, 0.40, y)) // trachea
 	v += 0.07 * heart
-	v += 0.13 * smooth(t.base-0.06, t.base+0.06, y) // liver, spleen, stomach
+	v += 0.05*smooth(t.base-0.06, t.base+0.06, y) + 0.13*smooth(t.base-0.02, 1.02, y) // liver, spleen, stomach
 	v -= 0.08 * bell(x-0.69, 0.06) * bell(y-(t.base+0.10), 0.035)
 
 	filled := t.opacity(x, y)
@@ -168,10 +169,12 @@ func (t *thorax) density(x, y float64) float64 {
 		darkness += w.size * math.Sin(w.fx*x*math.Pi+w.fy*y*math.Pi+w.phase) * (0.6 + filled)
 	}
 	v -= darkness * air
-	for _, vein := range t.vessels {
-		v += vein.shadow(x, y) * air
+	if air > 0 {
+		for _, vein := range t.vessels {
+			v += vein.shadow(x, y) * air
+		}
 	}
-	v += 0.07 * air * (bell(x-0.60, 0.05)*bell(y-0.46, 0.09) + bell(x-0.40, 0.05)*bell(y-0.49, 0.09)) // hila
+	v += 0.07 * air * (bell(x-0.60, 0.04)*bell(y-0.46, 0.07) + bell(x-0.40, 0.04)*bell(y-0.49, 0.07)) // hila
 	for _, r := range t.ribs {
 		v += r.shadow(x, y, t) * (0.35 + 0.65*air)
 	}
@@ -186,7 +189,7 @@ func (t *thorax) density(x, y float64) float64 {
 // body is 1 inside the child and 0 in the air beside neck and flanks.
 func (t *thorax) body(x, y float64) float64 {
 	along := math.Abs(x - 0.5)
-	shoulder := 0.13 * math.Pow(max(along-0.13, 0)/0.37, 1.4)
+	shoulder := 0.085 * math.Pow(max(along-0.13, 0)/0.37, 1.4)
 	neck := smooth(0, 0.05, 0.15-along)
 	below := smooth(-0.015, 0.045, y-shoulder-0.02)
 	flank := 0.475 + 0.05*bell(y-0.12, 0.12)
@@ -205,23 +208,23 @@ func (t *thorax) lungs(x, y float64) float64 {
 		return 0
 	}
 	d := min(max(depth, 0), 1)
-	lateral := 0.235 + 0.205*math.Pow(d, 0.75)
-	medial := 0.105 - 0.015*d
-	top := 0.045 * math.Pow((along-0.17)/0.08, 2)
+	lateral := 0.205 + 0.235*math.Pow(d, 0.85)
+	medial := 0.115 - 0.02*d
+	top := 0.045 * math.Pow((along-0.16)/0.07, 2)
 	dome := t.base + 0.11*math.Pow((along-0.24)/0.2, 2) - 0.05
 	if side < 0 { // the liver lifts the right dome
 		dome -= 0.02
 	}
-	return smooth(-0.02, 0.022, along-medial) * smooth(-0.02, 0.02, lateral-along) *
-		smooth(-0.01, 0.04, y-t.apex-top) * smooth(-0.018, 0.018, dome-y)
+	return smooth(-0.012, 0.014, along-medial) * smooth(-0.014, 0.014, lateral-along) *
+		smooth(-0.01, 0.04, y-t.apex-top) * smooth(-0.012, 0.012, dome-y)
 }
 
 // heartShadow is 1 behind the heart and the aortic knob.
 func (t *thorax) heartShadow(x, y float64) float64 {
-	dx, dy := x-0.555, y-0.63
+	dx, dy := x-0.56, y-0.68
 	// The axis points to the patient's left and down.
 	u, w := dx*0.88+dy*0.47, -dx*0.47+dy*0.88
-	ventricle := 1 - smooth(0.75, 1.15, math.Hypot(u/(0.19*t.heart), w/(0.145*t.heart)))
+	ventricle := 1 - smooth(0.85, 1.08, math.Hypot(u/(0.195*t.heart), w/(0.15*t.heart)))
 	atrium := 1 - smooth(0.8, 1.15, math.Hypot((x-0.445)/0.07, (y-0.63)/0.13))
 	aorta := 1 - smooth(0.6, 1.3, math.Hypot((x-0.562)/0.058, (y-0.36)/0.075))
 	pulmonary := 1 - smooth(0.6, 1.3, math.Hypot((x-0.575)/0.065, (y-0.47)/0.08))
