@@ -91,23 +91,26 @@ func (in *Input) plane(l *dicom.Luminance) []float64 {
 	return plane
 }
 
-// share is how much of a source cell a target cell covers.
-type share struct {
-	target int
-	weight float64 // of the target cell's area; the weights of a target sum to 1
+// span is the source cells that one of m target cells covers when both n and m
+// divide the same length evenly: first to last, of which the ends may be
+// covered in part. Weights are shares of the target cell and sum to 1.
+type span struct {
+	first, last          int
+	begin, whole, finish float64 // weight of first, of each cell between, of last
 }
 
-// shares returns, for each of n source cells, the target cells among m that
-// cover part of it: both divide the same length evenly.
-func shares(n, m int) [][]share {
-	all := make([][]share, n)
-	for s := range n {
-		// In units of 1/(n·m) of the length: the source cell is [s·m, (s+1)·m),
+func spans(n, m int) []span {
+	all := make([]span, m)
+	for t := range all {
+		// In units of 1/(n·m) of the length: source cell s is [s·m, (s+1)·m),
 		// target cell t is [t·n, (t+1)·n).
-		for t := s * m / n; t < m && t*n < (s+1)*m; t++ {
-			covered := min((s+1)*m, (t+1)*n) - max(s*m, t*n)
-			all[s] = append(all[s], share{t, float64(covered) / float64(n)})
+		start, end := t*n, (t+1)*n
+		s := span{first: start / m, last: (end - 1) / m, whole: float64(m) / float64(n)}
+		s.begin = float64(min((s.first+1)*m, end)-start) / float64(n)
+		if s.last > s.first {
+			s.finish = float64(end-s.last*m) / float64(n)
 		}
+		all[t] = s
 	}
 	return all
 }
@@ -115,26 +118,45 @@ func shares(n, m int) [][]share {
 // average resamples a window of an image to rows × columns by the mean over the
 // area that each target pixel covers, partly covered pixels in proportion: what
 // cv2.INTER_AREA computes when it reduces. The mean of the whole window stays
-// exactly the same. When it enlarges, each target pixel takes the source pixel
-// it lies in.
+// the same. When it enlarges, a target pixel takes the source pixel it lies in,
+// or the mixture of those it overlaps.
 func average(l *dicom.Luminance, top, left, height, width, rows, columns int) []float64 {
 	out := make([]float64, rows*columns)
 	line := make([]float64, columns)
-	across, down := shares(width, columns), shares(height, rows)
-	for y := range height {
-		clear(line)
-		source := l.Values[(top+y)*l.Columns+left:][:width]
-		for x, v := range source {
-			for _, s := range across[x] {
-				line[s.target] += float64(v) * s.weight
+	across, down := spans(width, columns), spans(height, rows)
+	next := -1 // the source row that line holds
+	for t, d := range down {
+		target := out[t*columns:][:columns]
+		for y := d.first; y <= d.last; y++ {
+			if y != next {
+				reduce(line, l.Values[(top+y)*l.Columns+left:][:width], across)
+				next = y
 			}
-		}
-		for _, s := range down[y] {
-			target := out[s.target*columns:][:columns]
+			weight := d.whole
+			switch y {
+			case d.first:
+				weight = d.begin
+			case d.last:
+				weight = d.finish
+			}
 			for i, v := range line {
-				target[i] += v * s.weight
+				target[i] += v * weight
 			}
 		}
 	}
 	return out
+}
+
+// reduce averages a row of pixels over the spans.
+func reduce(line []float64, source []float32, across []span) {
+	for t, s := range across {
+		sum := 0.0
+		if s.last > s.first {
+			for _, v := range source[s.first+1 : s.last] {
+				sum += float64(v)
+			}
+			sum = sum*s.whole + float64(source[s.last])*s.finish
+		}
+		line[t] = sum + float64(source[s.first])*s.begin
+	}
 }

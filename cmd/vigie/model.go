@@ -1,0 +1,102 @@
+package main
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/vigie/vigie/model"
+)
+
+func newModelCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "model",
+		Short: "Look into, check, make and seal model packages",
+		Long: `A model package is a folder: manifest.yaml (intended use, accepted images, input,
+output, labels, rules), model.onnx, calibration.json, card.md and digest, the
+SHA-256 of every other file. The digest of the digest file names the model in
+every finding and audit record.`,
+	}
+	cmd.AddCommand(newModelInspectCommand(), newModelCheckCommand(), newModelSealCommand(), newModelInitCommand())
+	return cmd
+}
+
+func newModelInspectCommand() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "inspect DIR",
+		Short: "Say what a package is, once it is verified",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			p, err := model.Open(args[0])
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return p.Summary().WriteJSON(cmd.OutOrStdout())
+			}
+			return p.Summary().Write(cmd.OutOrStdout())
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "write JSON")
+	return cmd
+}
+
+func newModelCheckCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "check DIR",
+		Short: "Verify a package's digest, and that manifest and graph agree",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			p, err := model.Open(args[0])
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s %s is sound: %s\n", p.Manifest.Name, p.Manifest.Version, p.Digest)
+			return err
+		},
+	}
+}
+
+func newModelSealCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "seal DIR",
+		Short: "Check a package and write its digest file",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			digest, err := model.Seal(args[0])
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintln(cmd.OutOrStdout(), digest)
+			return err
+		},
+	}
+}
+
+func newModelInitCommand() *cobra.Command {
+	var graph, name string
+	cmd := &cobra.Command{
+		Use:     "init DIR --onnx FILE --name NAME",
+		Short:   "Start a package from an ONNX graph; its manifest names what is left to fill in",
+		Example: "  vigie model init ./my-model --onnx densenet.onnx --name my-model\n  vigie model seal ./my-model",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			data, err := os.ReadFile(graph)
+			if err != nil {
+				return fmt.Errorf("reading the graph: %w", err)
+			}
+			if err := model.Init(args[0], name, data); err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "Fill in %s/manifest.yaml and card.md, then run: vigie model seal %s\n", args[0], args[0])
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&graph, "onnx", "", "the ONNX file (required)")
+	cmd.Flags().StringVar(&name, "name", "", "name of the package: lower-case letters, digits and hyphens (required)")
+	cobra.CheckErr(cmd.MarkFlagRequired("onnx"))
+	cobra.CheckErr(cmd.MarkFlagRequired("name"))
+	return cmd
+}
