@@ -10,6 +10,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/vigie/vigie/medical/dicom"
 )
 
 // ErrNotAccepted is returned when the peer accepted no presentation context
@@ -45,7 +47,7 @@ func Contexts(sopClass string, transferSyntaxes ...string) []Context {
 }
 
 // Verification is the context that [Association.Echo] needs.
-var Verification = Context{SOPClass: VerificationSOPClass, TransferSyntaxes: []string{implicitLittleEndian}}
+var Verification = Context{SOPClass: VerificationSOPClass, TransferSyntaxes: []string{dicom.ImplicitLittleEndian}}
 
 // Association is an established association, requestor's side. Its methods may
 // be called from several goroutines; they run one after the other. After an

@@ -13,6 +13,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/vigie/vigie/medical/dicom"
 )
 
 // program finds a peer's executable or skips, saying so.
@@ -196,7 +198,7 @@ func TestOurClientStoresToDcmtkOverTLS13(t *testing.T) {
 	secure := ClientTLS(ca.issue("vigie.test"), ca.pool(), "pacs.test")
 	secure.VerifyConnection = func(state tls.ConnectionState) error { version = state.Version; return nil }
 	a, err := Dial(ctx, addr, ClientConfig{CallingAE: "VIGIE", CalledAE: "PACS", TLS: secure},
-		append(Contexts(ctStorage, explicitLittleEndian), Verification))
+		append(Contexts(ctStorage, dicom.ExplicitLittleEndian), Verification))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -208,7 +210,7 @@ func TestOurClientStoresToDcmtkOverTLS13(t *testing.T) {
 	}
 	_, data := splitFileMeta(file)
 	for range 3 {
-		if status, err := a.Store(ctx, ctStorage, instance, explicitLittleEndian, bytes.NewReader(data)); err != nil || status != Success {
+		if status, err := a.Store(ctx, ctStorage, instance, dicom.ExplicitLittleEndian, bytes.NewReader(data)); err != nil || status != Success {
 			t.Fatalf("store: %v, %v", status, err)
 		}
 	}

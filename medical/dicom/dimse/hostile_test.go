@@ -20,6 +20,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/vigie/vigie/medical/dicom"
 )
 
 // digestSpool keeps the digest of an object only, so that a test's memory is
@@ -133,7 +135,7 @@ func TestSixHundredMalformedPDUsHarmNeitherMemoryNorAnotherAssociation(t *testin
 	peak := peakMemory(t)
 
 	// The friend stores all the while, on one association.
-	friend := s.dial(t, Contexts(ctStorage, explicitLittleEndian)...)
+	friend := s.dial(t, Contexts(ctStorage, dicom.ExplicitLittleEndian)...)
 	stop, stored := make(chan struct{}), make(chan int)
 	go func() {
 		n := 0
@@ -145,7 +147,7 @@ func TestSixHundredMalformedPDUsHarmNeitherMemoryNorAnotherAssociation(t *testin
 			default:
 			}
 			uid := fmt.Sprintf("1.2.%d", n+1)
-			status, err := friend.Store(context.Background(), ctStorage, uid, explicitLittleEndian, bytes.NewReader(friendObject(n)))
+			status, err := friend.Store(context.Background(), ctStorage, uid, dicom.ExplicitLittleEndian, bytes.NewReader(friendObject(n)))
 			if err != nil || status != Success {
 				t.Errorf("the friend's object %d: %v, %v", n, status, err)
 				return
@@ -180,7 +182,7 @@ func TestSixHundredMalformedPDUsHarmNeitherMemoryNorAnotherAssociation(t *testin
 	}
 	for i := range n {
 		uid := fmt.Sprintf("1.2.%d", i+1)
-		file := append(fileHeader(ctStorage, uid, explicitLittleEndian, "SENDER"), friendObject(i)...)
+		file := append(fileHeader(ctStorage, uid, dicom.ExplicitLittleEndian, "SENDER"), friendObject(i)...)
 		if want := fmt.Sprintf("%x", sha256.Sum256(file)); digests[uid] != want {
 			t.Fatalf("the friend's object %d of %d changed or is missing", i, n)
 		}
@@ -263,12 +265,12 @@ func TestAPanicInTheOwnersCodeEndsOneAssociationOnly(t *testing.T) {
 			return store(ctx, r)
 		}
 	})
-	good := s.dial(t, Contexts(ctStorage, explicitLittleEndian)...)
-	bad := s.dial(t, Contexts(ctStorage, explicitLittleEndian)...)
-	if _, err := bad.Store(context.Background(), ctStorage, "1.2.666", explicitLittleEndian, strings.NewReader("xx")); err == nil {
+	good := s.dial(t, Contexts(ctStorage, dicom.ExplicitLittleEndian)...)
+	bad := s.dial(t, Contexts(ctStorage, dicom.ExplicitLittleEndian)...)
+	if _, err := bad.Store(context.Background(), ctStorage, "1.2.666", dicom.ExplicitLittleEndian, strings.NewReader("xx")); err == nil {
 		t.Error("a panic was answered with a status")
 	}
-	if status, err := good.Store(context.Background(), ctStorage, "1.2.1", explicitLittleEndian, strings.NewReader("xx")); err != nil || status != Success {
+	if status, err := good.Store(context.Background(), ctStorage, "1.2.1", dicom.ExplicitLittleEndian, strings.NewReader("xx")); err != nil || status != Success {
 		t.Errorf("the other association: %v, %v", status, err)
 	}
 	waitFor(t, "the place to be given back", func() bool { return s.Stats().Open == 1 })
@@ -360,13 +362,13 @@ func TestManyAssociationsStoreAtOnce(t *testing.T) {
 			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 			defer cancel()
 			a, err := Dial(ctx, s.addr, ClientConfig{CallingAE: fmt.Sprintf("PEER%d", i), CalledAE: "VIGIE", TLS: ClientTLS(identity, ca.pool(), "")},
-				Contexts(ctStorage, explicitLittleEndian))
+				Contexts(ctStorage, dicom.ExplicitLittleEndian))
 			if err != nil {
 				t.Errorf("peer %d: %v", i, err)
 				return
 			}
 			for j := range each {
-				status, err := a.Store(ctx, ctStorage, fmt.Sprintf("1.2.%d.%d", i+1, j+1), explicitLittleEndian, bytes.NewReader(object))
+				status, err := a.Store(ctx, ctStorage, fmt.Sprintf("1.2.%d.%d", i+1, j+1), dicom.ExplicitLittleEndian, bytes.NewReader(object))
 				if err != nil || status != Success {
 					t.Errorf("peer %d object %d: %v, %v", i, j, status, err)
 				}

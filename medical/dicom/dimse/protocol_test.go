@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/vigie/vigie/medical/dicom"
 )
 
 func TestAnAssociationRequestSurvivesTheWire(t *testing.T) {
@@ -71,9 +73,9 @@ func TestContextsAreAnsweredOneByOne(t *testing.T) {
 	s := open(t, func(cfg *ServerConfig) { cfg.MorePrivate = []string{"1.3.12.2.1107.5.9.1"} })
 	rq := sampleRequest()
 	rq.contexts = []presentation{
-		{id: 1, abstract: "1.2.840.10008.5.1.4.1.2.2.1", transfer: []string{explicitLittleEndian}}, // study root find
-		{id: 3, abstract: "1.3.12.2.1107.5.9.1", transfer: []string{explicitLittleEndian}},
-		{id: 5, abstract: "1.3.12.2.1107.5.9.2", transfer: []string{explicitLittleEndian}},
+		{id: 1, abstract: "1.2.840.10008.5.1.4.1.2.2.1", transfer: []string{dicom.ExplicitLittleEndian}}, // study root find
+		{id: 3, abstract: "1.3.12.2.1107.5.9.1", transfer: []string{dicom.ExplicitLittleEndian}},
+		{id: 5, abstract: "1.3.12.2.1107.5.9.2", transfer: []string{dicom.ExplicitLittleEndian}},
 		{id: 7, abstract: VerificationSOPClass, transfer: []string{"1.2.840.10008.1.2.4.50"}},
 		{id: 255, abstract: crStorage, transfer: []string{"1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2"}},
 		{id: 9, abstract: crStorage, transfer: []string{"1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.50"}},
@@ -313,7 +315,7 @@ func TestAReleaseCollisionEndsInGoodOrder(t *testing.T) {
 		r.next()
 		rq := sampleRequest()
 		ac := &associate{version: 1, called: rq.called, calling: rq.calling, application: applicationContext,
-			contexts: []presentation{{id: 1, transfer: []string{implicitLittleEndian}}}, user: rq.user}
+			contexts: []presentation{{id: 1, transfer: []string{dicom.ImplicitLittleEndian}}}, user: rq.user}
 		r.send(ac.encode(pduAssociateAC))
 		if kind, _ := r.next(); kind != pduReleaseRQ {
 			peer <- fmt.Errorf("got %s", kind)

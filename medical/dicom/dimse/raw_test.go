@@ -7,6 +7,8 @@ import (
 	"net"
 	"testing"
 	"time"
+
+	"github.com/vigie/vigie/medical/dicom"
 )
 
 // raw is a peer that sends any bytes it likes.
@@ -88,9 +90,9 @@ func sampleRequest() *associate {
 	return &associate{
 		version: 1, called: "VIGIE", calling: "RAW", application: applicationContext,
 		contexts: []presentation{
-			{id: 1, abstract: ctStorage, transfer: []string{explicitLittleEndian}},
-			{id: 3, abstract: ctStorage, transfer: []string{implicitLittleEndian}},
-			{id: 5, abstract: VerificationSOPClass, transfer: []string{implicitLittleEndian}},
+			{id: 1, abstract: ctStorage, transfer: []string{dicom.ExplicitLittleEndian}},
+			{id: 3, abstract: ctStorage, transfer: []string{dicom.ImplicitLittleEndian}},
+			{id: 5, abstract: VerificationSOPClass, transfer: []string{dicom.ImplicitLittleEndian}},
 		},
 		user: userInformation{maxLength: 16384, class: "1.2.3", version: "RAW"},
 	}

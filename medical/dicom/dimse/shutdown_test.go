@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/vigie/vigie/medical/dicom"
 )
 
 func TestAShutdownFinishesTheObjectUnderWayAndAbortsTheIdle(t *testing.T) {
@@ -24,12 +26,12 @@ func TestAShutdownFinishesTheObjectUnderWayAndAbortsTheIdle(t *testing.T) {
 			return store(ctx, r)
 		}
 	})
-	busy := s.dial(t, Contexts(ctStorage, explicitLittleEndian)...)
+	busy := s.dial(t, Contexts(ctStorage, dicom.ExplicitLittleEndian)...)
 	idle := s.raw(t)
 	idle.establish()
 	answer := make(chan error, 1)
 	go func() {
-		status, err := busy.Store(context.Background(), ctStorage, "1.2", explicitLittleEndian, strings.NewReader("xx"))
+		status, err := busy.Store(context.Background(), ctStorage, "1.2", dicom.ExplicitLittleEndian, strings.NewReader("xx"))
 		if err == nil && status != Success {
 			err = errors.New(status.String())
 		}
@@ -53,7 +55,7 @@ func TestAShutdownFinishesTheObjectUnderWayAndAbortsTheIdle(t *testing.T) {
 	if len(s.got()) != 1 {
 		t.Error("the object under way was not stored")
 	}
-	if _, err := busy.Store(context.Background(), ctStorage, "1.3", explicitLittleEndian, strings.NewReader("xx")); err == nil {
+	if _, err := busy.Store(context.Background(), ctStorage, "1.3", dicom.ExplicitLittleEndian, strings.NewReader("xx")); err == nil {
 		t.Error("another object was taken after the shutdown")
 	}
 }
@@ -63,13 +65,13 @@ func TestAShutdownWaitsNoLongerThanItsGrace(t *testing.T) {
 		cfg.ShutdownGrace = 200 * time.Millisecond
 		cfg.Store = func(ctx context.Context, _ StoreRequest) Status { <-ctx.Done(); return ProcessingFailure }
 	})
-	stuck := s.dial(t, Contexts(ctStorage, explicitLittleEndian)...)
+	stuck := s.dial(t, Contexts(ctStorage, dicom.ExplicitLittleEndian)...)
 	half := s.raw(t) // in the middle of an object
 	half.establish()
 	half.send(pdata(pdv(1, 3, storeRQ("1.2").encode()), pdv(1, 0, pattern(100))))
 	answer := make(chan error, 1)
 	go func() {
-		_, err := stuck.Store(context.Background(), ctStorage, "1.2", explicitLittleEndian, strings.NewReader("xx"))
+		_, err := stuck.Store(context.Background(), ctStorage, "1.2", dicom.ExplicitLittleEndian, strings.NewReader("xx"))
 		answer <- err
 	}()
 	waitFor(t, "the object", func() bool { return s.Stats().Objects == 1 })
@@ -93,10 +95,10 @@ func TestAContextEndsAStoreThatHangs(t *testing.T) {
 		cfg.Store = func(context.Context, StoreRequest) Status { <-release; return Success }
 	})
 	defer close(release)
-	a := s.dial(t, Contexts(ctStorage, explicitLittleEndian)...)
+	a := s.dial(t, Contexts(ctStorage, dicom.ExplicitLittleEndian)...)
 	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
 	defer cancel()
-	_, err := a.Store(ctx, ctStorage, "1.2", explicitLittleEndian, bytes.NewReader(pattern(10)))
+	_, err := a.Store(ctx, ctStorage, "1.2", dicom.ExplicitLittleEndian, bytes.NewReader(pattern(10)))
 	if !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("error %v", err)
 	}

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"testing/iotest"
 	"time"
+
+	"github.com/vigie/vigie/medical/dicom"
 )
 
 func TestAnEchoIsAnswered(t *testing.T) {
@@ -28,9 +30,9 @@ func TestAnEchoIsAnswered(t *testing.T) {
 func TestAnObjectArrivesAsACompleteFile(t *testing.T) {
 	for _, size := range []int{0, 2, DefaultMaxPDU - 8, DefaultMaxPDU - 6, DefaultMaxPDU - 4, 3*DefaultMaxPDU - 18, 3<<20 + 2} {
 		s := open(t, nil)
-		a := s.dial(t, Contexts(ctStorage, explicitLittleEndian)...)
+		a := s.dial(t, Contexts(ctStorage, dicom.ExplicitLittleEndian)...)
 		data := pattern(size)
-		status, err := a.Store(context.Background(), ctStorage, "1.2.3.4", explicitLittleEndian, iotest.HalfReader(bytes.NewReader(data)))
+		status, err := a.Store(context.Background(), ctStorage, "1.2.3.4", dicom.ExplicitLittleEndian, iotest.HalfReader(bytes.NewReader(data)))
 		if err != nil || status != Success {
 			t.Fatalf("%d bytes: %v, %v", size, status, err)
 		}
@@ -42,7 +44,7 @@ func TestAnObjectArrivesAsACompleteFile(t *testing.T) {
 			t.Fatalf("%d bytes: %d objects arrived", size, len(got))
 		}
 		r := got[0]
-		if r.Size != int64(len(r.file)) || r.SOPClass != ctStorage || r.SOPInstance != "1.2.3.4" || r.TransferSyntax != explicitLittleEndian {
+		if r.Size != int64(len(r.file)) || r.SOPClass != ctStorage || r.SOPInstance != "1.2.3.4" || r.TransferSyntax != dicom.ExplicitLittleEndian {
 			t.Errorf("%d bytes: request %+v", size, r.StoreRequest)
 		}
 		if r.Peer.CallingAE != "SENDER" || r.Peer.CalledAE != "VIGIE" || r.Peer.Certificate != nil {
@@ -53,7 +55,7 @@ func TestAnObjectArrivesAsACompleteFile(t *testing.T) {
 			t.Errorf("%d bytes: the data set changed on the way", size)
 		}
 		for element, want := range map[uint16]string{
-			0x0002: ctStorage, 0x0003: "1.2.3.4", 0x0010: explicitLittleEndian, 0x0012: ImplementationClassUID,
+			0x0002: ctStorage, 0x0003: "1.2.3.4", 0x0010: dicom.ExplicitLittleEndian, 0x0012: ImplementationClassUID,
 			0x0013: ImplementationVersion, 0x0016: "SENDER",
 		} {
 			if got := strings.TrimRight(meta[element], " \x00"); got != want {
@@ -102,17 +104,17 @@ func splitFile(t *testing.T, file []byte) (meta map[uint16]string, rest []byte) 
 
 func TestSeveralContextsAreServedOnOneAssociation(t *testing.T) {
 	s := open(t, nil)
-	contexts := append(Contexts(ctStorage, explicitLittleEndian, "1.2.840.10008.1.2.4.90"), Verification)
-	contexts = append(contexts, Context{SOPClass: crStorage, TransferSyntaxes: []string{"1.2.840.10008.1.2.4.50", implicitLittleEndian}})
+	contexts := append(Contexts(ctStorage, dicom.ExplicitLittleEndian, "1.2.840.10008.1.2.4.90"), Verification)
+	contexts = append(contexts, Context{SOPClass: crStorage, TransferSyntaxes: []string{"1.2.840.10008.1.2.4.50", dicom.ImplicitLittleEndian}})
 	a := s.dial(t, contexts...)
-	if got := a.TransferSyntaxes(crStorage); len(got) != 1 || got[0] != implicitLittleEndian {
+	if got := a.TransferSyntaxes(crStorage); len(got) != 1 || got[0] != dicom.ImplicitLittleEndian {
 		t.Errorf("of JPEG and implicit the server chose %v", got)
 	}
 	if got := a.TransferSyntaxes(ctStorage); len(got) != 2 {
 		t.Errorf("CT is taken in %v", got)
 	}
 	for i, step := range []struct{ class, syntax string }{
-		{ctStorage, "1.2.840.10008.1.2.4.90"}, {crStorage, implicitLittleEndian}, {ctStorage, explicitLittleEndian},
+		{ctStorage, "1.2.840.10008.1.2.4.90"}, {crStorage, dicom.ImplicitLittleEndian}, {ctStorage, dicom.ExplicitLittleEndian},
 	} {
 		status, err := a.Store(context.Background(), step.class, "1.2.3", step.syntax, bytes.NewReader(pattern(1000+i)))
 		if err != nil || status != Success {
@@ -127,7 +129,7 @@ func TestSeveralContextsAreServedOnOneAssociation(t *testing.T) {
 			t.Errorf("object %d changed", i)
 		}
 	}
-	if _, err := a.Store(context.Background(), crStorage, "1.2.3", explicitLittleEndian, strings.NewReader("")); !errors.Is(err, ErrNotAccepted) {
+	if _, err := a.Store(context.Background(), crStorage, "1.2.3", dicom.ExplicitLittleEndian, strings.NewReader("")); !errors.Is(err, ErrNotAccepted) {
 		t.Errorf("a syntax that was not accepted: %v", err)
 	}
 }
@@ -148,8 +150,8 @@ func TestAnUnknownTransferSyntaxIsAcceptedAndKept(t *testing.T) {
 func TestStoreAnswersWhatTheOwnerSays(t *testing.T) {
 	for _, want := range []Status{Success, OutOfResources, DataSetMismatch, CannotUnderstand, DuplicateSOPInstance, CoercedElements, 0xA701} {
 		s := open(t, func(cfg *ServerConfig) { cfg.Store = func(context.Context, StoreRequest) Status { return want } })
-		a := s.dial(t, Contexts(ctStorage, explicitLittleEndian)...)
-		got, err := a.Store(context.Background(), ctStorage, "1.2", explicitLittleEndian, strings.NewReader("data"))
+		a := s.dial(t, Contexts(ctStorage, dicom.ExplicitLittleEndian)...)
+		got, err := a.Store(context.Background(), ctStorage, "1.2", dicom.ExplicitLittleEndian, strings.NewReader("data"))
 		if err != nil || got != want {
 			t.Errorf("got %v, %v, want %v", got, err, want)
 		}
@@ -161,24 +163,24 @@ func TestStoreAnswersWhatTheOwnerSays(t *testing.T) {
 
 func TestAnObjectThatIsTooLargeIsRefusedAndTheAssociationGoesOn(t *testing.T) {
 	s := open(t, func(cfg *ServerConfig) { cfg.MaxObject = 1 << 20 })
-	a := s.dial(t, Contexts(ctStorage, explicitLittleEndian)...)
-	status, err := a.Store(context.Background(), ctStorage, "1.2", explicitLittleEndian, bytes.NewReader(pattern(1<<20+4000)))
+	a := s.dial(t, Contexts(ctStorage, dicom.ExplicitLittleEndian)...)
+	status, err := a.Store(context.Background(), ctStorage, "1.2", dicom.ExplicitLittleEndian, bytes.NewReader(pattern(1<<20+4000)))
 	if err != nil || status != OutOfResources {
 		t.Fatalf("%v, %v, want out of resources", status, err)
 	}
 	if s.spools[0].discarded != 1 || len(s.got()) != 0 {
 		t.Error("the spool of the large object was kept")
 	}
-	if status, err = a.Store(context.Background(), ctStorage, "1.2", explicitLittleEndian, strings.NewReader("fits")); err != nil || status != Success {
+	if status, err = a.Store(context.Background(), ctStorage, "1.2", dicom.ExplicitLittleEndian, strings.NewReader("fits")); err != nil || status != Success {
 		t.Fatalf("the next object: %v, %v", status, err)
 	}
 }
 
 func TestAnObjectWithoutEndIsCutOff(t *testing.T) {
 	s := open(t, func(cfg *ServerConfig) { cfg.MaxObject = 1 << 20 })
-	a := s.dial(t, Contexts(ctStorage, explicitLittleEndian)...)
+	a := s.dial(t, Contexts(ctStorage, dicom.ExplicitLittleEndian)...)
 	endless := io.LimitReader(zeros{}, 1<<30)
-	_, err := a.Store(context.Background(), ctStorage, "1.2", explicitLittleEndian, endless)
+	_, err := a.Store(context.Background(), ctStorage, "1.2", dicom.ExplicitLittleEndian, endless)
 	if err == nil {
 		t.Fatal("a gigabyte was drained")
 	}
@@ -208,13 +210,13 @@ func TestAFullSpoolIsOutOfResourcesAndRecovers(t *testing.T) {
 			return spool, nil
 		}
 	})
-	a := s.dial(t, Contexts(ctStorage, explicitLittleEndian)...)
+	a := s.dial(t, Contexts(ctStorage, dicom.ExplicitLittleEndian)...)
 	for i, step := range []struct {
 		refuse, fail bool
 		want         Status
 	}{{true, false, OutOfResources}, {false, true, OutOfResources}, {false, false, Success}} {
 		refuse, fail = step.refuse, step.fail
-		status, err := a.Store(context.Background(), ctStorage, "1.2", explicitLittleEndian, bytes.NewReader(pattern(700_000)))
+		status, err := a.Store(context.Background(), ctStorage, "1.2", dicom.ExplicitLittleEndian, bytes.NewReader(pattern(700_000)))
 		if err != nil || status != step.want {
 			t.Fatalf("step %d: %v, %v, want %v", i, status, err, step.want)
 		}
@@ -228,14 +230,14 @@ func TestAFullSpoolIsOutOfResourcesAndRecovers(t *testing.T) {
 
 func TestASourceThatFailsAbortsInsteadOfStoringHalf(t *testing.T) {
 	s := open(t, nil)
-	a := s.dial(t, Contexts(ctStorage, explicitLittleEndian)...)
+	a := s.dial(t, Contexts(ctStorage, dicom.ExplicitLittleEndian)...)
 	broken := errors.New("disk gone")
-	_, err := a.Store(context.Background(), ctStorage, "1.2", explicitLittleEndian,
+	_, err := a.Store(context.Background(), ctStorage, "1.2", dicom.ExplicitLittleEndian,
 		io.MultiReader(bytes.NewReader(pattern(1<<20)), iotest.ErrReader(broken)))
 	if !errors.Is(err, broken) {
 		t.Fatalf("error %v", err)
 	}
-	if _, err := a.Store(context.Background(), ctStorage, "1.2", explicitLittleEndian, strings.NewReader("x")); err == nil {
+	if _, err := a.Store(context.Background(), ctStorage, "1.2", dicom.ExplicitLittleEndian, strings.NewReader("x")); err == nil {
 		t.Error("the association outlived half an object")
 	}
 	waitFor(t, "the association to end", func() bool { return s.Stats().Open == 0 })

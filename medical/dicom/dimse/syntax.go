@@ -1,24 +1,23 @@
 package dimse
 
-import "slices"
+import (
+	"slices"
+
+	"github.com/vigie/vigie/medical/dicom"
+)
 
 // preferred orders the transfer syntaxes that a server chooses among when a
 // presentation context offers several: first those that are cheapest to read
 // and that every build decodes. Anything else is taken when nothing of these
 // is offered.
 var preferred = []string{
-	"1.2.840.10008.1.2.1",    // explicit VR little endian
-	"1.2.840.10008.1.2",      // implicit VR little endian
-	"1.2.840.10008.1.2.1.99", // deflated explicit VR little endian
-	"1.2.840.10008.1.2.2",    // explicit VR big endian
-	"1.2.840.10008.1.2.5",    // RLE lossless
-	"1.2.840.10008.1.2.4.50", // JPEG baseline
+	dicom.ExplicitLittleEndian,
+	dicom.ImplicitLittleEndian,
+	dicom.DeflatedLittleEndian,
+	dicom.ExplicitBigEndian,
+	dicom.RLELossless,
+	dicom.JPEGBaseline,
 }
-
-const (
-	implicitLittleEndian = "1.2.840.10008.1.2"
-	explicitLittleEndian = "1.2.840.10008.1.2.1"
-)
 
 // chooseSyntax picks one of the offered transfer syntaxes; offered is not
 // empty.
@@ -40,7 +39,7 @@ func negotiate(rq *associate, accepts func(sopClass string) bool) ([]presentatio
 		switch {
 		case !accepts(p.abstract):
 			answer.result = contextAbstractSyntaxUnsupported
-		case p.abstract == VerificationSOPClass && !slices.Contains(p.transfer, implicitLittleEndian) && !slices.Contains(p.transfer, explicitLittleEndian):
+		case p.abstract == VerificationSOPClass && !slices.Contains(p.transfer, dicom.ImplicitLittleEndian) && !slices.Contains(p.transfer, dicom.ExplicitLittleEndian):
 			answer.result = contextTransferSyntaxUnsupported
 		default:
 			answer.transfer[0] = chooseSyntax(p.transfer)
