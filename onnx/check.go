@@ -268,7 +268,11 @@ func loop(n *Node, producers map[string]*Node) string {
 				}
 			}
 			slices.Reverse(names) // the path runs from consumer to producer
-			return strings.Join(append(names, names[0]), " → ")
+			names = append(names, names[0])
+			if n := len(names); n > 8 {
+				names = slices.Concat(names[:4], []string{fmt.Sprintf("(%d more)", n-8)}, names[n-4:])
+			}
+			return strings.Join(names, " → ")
 		default:
 			state[producer] = open
 			path = append(path, step{node: producer})
