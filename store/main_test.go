@@ -7,4 +7,10 @@ import (
 	"github.com/vigie/vigie/store/storetest"
 )
 
-func TestMain(m *testing.M) { os.Exit(storetest.Main(m)) }
+// TestMain is also the entry of the child processes that tests kill.
+func TestMain(m *testing.M) {
+	if url := os.Getenv(soakEnv); url != "" {
+		os.Exit(soakChild(url))
+	}
+	os.Exit(storetest.Main(m))
+}

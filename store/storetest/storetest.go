@@ -39,6 +39,15 @@ func Each(t *testing.T, test func(t *testing.T, s *store.Store)) {
 	}
 }
 
+// EachConfig is Each for tests that open their store themselves, or several
+// times.
+func EachConfig(t *testing.T, test func(t *testing.T, config store.Config)) {
+	t.Helper()
+	for _, database := range Databases {
+		t.Run(database, func(t *testing.T) { test(t, Config(t, database)) })
+	}
+}
+
 // Open opens a fresh store on the named database, closed with the test.
 func Open(t testing.TB, database string) *store.Store {
 	t.Helper()
