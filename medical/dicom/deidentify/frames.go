@@ -167,7 +167,7 @@ func scrubJPEG(frame []byte) ([]byte, error) {
 		switch {
 		case marker == 0xFE || marker >= 0xE0 && marker <= 0xEF:
 			out = append(out, application(segment)...)
-		case marker >= 0xC0 && marker <= 0xCF, marker >= 0xDB && marker <= 0xDF, marker == 0xF8:
+		case marker >= 0xC0 && marker <= 0xCF, marker >= 0xDB && marker <= 0xDF, marker == 0xF7, marker == 0xF8: // the last two: JPEG-LS frame and parameters
 			out = append(out, segment...)
 		case marker == 0xDA:
 			out = append(out, segment...)
@@ -202,8 +202,8 @@ func application(segment []byte) []byte {
 		clean := fixed(14)
 		clean[4+12], clean[4+13] = 0, 0 // no thumbnail
 		return clean
-	case segment[1] == 0xEE && len(body) >= 12 && string(body[:5]) == "Adobe":
-		return fixed(12)
+	case segment[1] == 0xEE && len(body) >= 6 && string(body[:5]) == "Adobe":
+		return fixed(min(len(body), 12)) // some writers leave the last two bytes out
 	case segment[1] == 0xE8 && len(body) == 5 && string(body[:4]) == "mrfx":
 		return fixed(5)
 	}
@@ -214,6 +214,7 @@ func application(segment []byte) []byte {
 // those of tile-part headers, whose lengths count, and drops whatever follows
 // the end of the codestream.
 func scrubJPEG2000(frame []byte) ([]byte, error) {
+	frame = codestream(frame)
 	if len(frame) < 4 || frame[0] != 0xFF || frame[1] != 0x4F {
 		return nil, errNotJPEG2000
 	}
@@ -247,6 +248,32 @@ func scrubJPEG2000(frame []byte) ([]byte, error) {
 		out = append(out, part...)
 		i += len(part)
 	}
+}
+
+// codestream returns the codestream inside a JP2 file (ISO 15444-1 annex I),
+// which PS3.5 A.4.4 forbids in a frame and some writers send all the same;
+// anything else is returned as it is.
+func codestream(frame []byte) []byte {
+	if len(frame) < 12 || string(frame[4:8]) != "jP  " {
+		return frame
+	}
+	for boxes := frame; len(boxes) >= 8; {
+		size, header := uint64(binary.BigEndian.Uint32(boxes)), uint64(8)
+		if size == 1 && len(boxes) >= 16 {
+			size, header = binary.BigEndian.Uint64(boxes[8:]), 16
+		}
+		if size == 0 {
+			size = uint64(len(boxes))
+		}
+		if size < header || size > uint64(len(boxes)) {
+			break
+		}
+		if string(boxes[4:8]) == "jp2c" {
+			return boxes[header:size]
+		}
+		boxes = boxes[size:]
+	}
+	return nil
 }
 
 // tilePart returns a copy of the tile-part at the start of stream with its

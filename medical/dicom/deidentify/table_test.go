@@ -248,7 +248,7 @@ func TestTheFileMetaInformationIsRewrittenNotCopied(t *testing.T) {
 	f := radiograph()
 	f.Meta.PutString(dicom.MediaStorageSOPInstanceUID, "1.2.3.4.5")
 	f.Meta.PutString(dicom.SourceApplicationEntityTitle, "GARANCEWARD7")
-	f.Meta.PutString(0x00020102, "1.2.3.777777")                       // PrivateInformationCreatorUID
+	f.Meta.PutString(0x00020102, "1.2.3.777777")                        // PrivateInformationCreatorUID
 	f.Meta.PutBytes(0x00020102+0, dicom.OB, []byte("secret of ward 7")) // and as bytes
 	result, err := profile(t).Apply(f)
 	if err != nil {
