@@ -29,8 +29,17 @@ func negRule(o *operation) { o.give(0, o.unary("Neg", o.dy())) }
 
 func castRule(o *operation) { o.give(0, o.cast(o.dy(), o.in(0).typ)) }
 
-// Relu's output is never negative, so its sign is the derivative: 0 at the kink.
-func reluSlope(o *operation, _, y value) value { return o.unary("Sign", y) }
+// reluRule passes dy where the output is positive: 0 at the kink. Where every
+// reader of the output is a maximum that has seen to it (gatePool), dy passes
+// whole.
+func reluRule(o *operation) {
+	y, d := o.out(0), o.dy()
+	if o.gated[y.name] > 0 && o.gated[y.name] == o.arrived[0] {
+		o.give(0, d)
+		return
+	}
+	o.give(0, o.where(o.compare("Greater", y, o.scalar(y.typ, 0)), d, o.scalar(y.typ, 0)))
+}
 
 func leakySlope(alpha func(*operation) float64) slope {
 	return func(o *operation, x, _ value) value {

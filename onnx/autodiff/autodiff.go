@@ -118,6 +118,8 @@ type tape struct {
 	batched  map[string]bool         // carries the batch axis first (PerExample only)
 	n        int64                   // batch size (PerExample only)
 	adjoint  map[string][]value      // gradient contributions by tensor
+	gated    map[string]int          // contributions that respect the Relu before them
+	patterns map[*onnx.Node]*pattern // by last node
 	folded   map[string]*integers    // constants already evaluated
 }
 
@@ -132,6 +134,8 @@ func newTape(m *onnx.Model, r Request) *tape {
 		needs:    map[string]bool{},
 		batched:  map[string]bool{},
 		adjoint:  map[string][]value{},
+		gated:    map[string]int{},
+		patterns: map[*onnx.Node]*pattern{},
 		folded:   map[string]*integers{},
 	}
 	if t.opset < oldestOpset {
@@ -151,6 +155,7 @@ func newTape(m *onnx.Model, r Request) *tape {
 		}
 	}
 	t.mark()
+	t.findPatterns()
 	return t
 }
 
@@ -267,12 +272,16 @@ func (t *tape) differentiate(n *onnx.Node) {
 	if err != nil {
 		failf("%w", err)
 	}
+	if p := t.patterns[n]; p != nil {
+		n, r = p.standsFor, rule{backward: p.backward}
+	}
 	o := &operation{tape: t, node: n}
 	for _, name := range n.Inputs {
 		o.inputs = append(o.inputs, t.lookup(name))
 	}
 	for _, name := range n.Outputs {
 		o.outputs = append(o.outputs, t.lookup(name))
+		o.arrived = append(o.arrived, len(t.adjoint[name]))
 		o.gradients = append(o.gradients, t.gradient(name))
 	}
 	if t.request.PerExample {

@@ -12,9 +12,18 @@ package autodiff
 // standardise returns x̂ and 1/σ over the axes, which keep their place with size 1.
 func (e *emitter) standardise(x value, axes []int64, epsilon float64) (xhat, rstd value) {
 	centred := e.sub(x, e.mean(x, axes, true))
-	variance := e.mean(e.mul(centred, centred), axes, true)
-	rstd = e.unary("Reciprocal", e.unary("Sqrt", e.shift(variance, epsilon)))
+	rstd = e.inverseDeviation(centred, axes, epsilon)
 	return e.mul(centred, rstd), rstd
+}
+
+// inverseDeviation is 1/√(mean(centred²) + ε).
+func (e *emitter) inverseDeviation(centred value, axes []int64, epsilon float64) value {
+	count := int64(1)
+	for _, ax := range axes {
+		count *= centred.shape[ax]
+	}
+	variance := e.scale(e.reduce("ReduceSumSquare", centred, axes, true), 1/float64(count))
+	return e.unary("Reciprocal", e.unary("Sqrt", e.shift(variance, epsilon)))
 }
 
 func (e *emitter) standardiseGradient(g, xhat, rstd value, axes []int64) value {
@@ -88,55 +97,60 @@ func batchStatisticsRule(o *operation) {
 }
 
 func instanceNormRule(o *operation) {
-	groupNormGradient(o, o.in(0).shape[1], false)
+	groupNormGradient(o, o.in(0).shape[1], value{})
 }
 
 // groupNormRule: opset 18 has one scale a group, opset 21 one a channel.
 func groupNormRule(o *operation) {
-	groups := o.node.Int("num_groups", 0)
-	groupNormGradient(o, groups, o.opset < 21)
+	groupNormGradient(o, o.node.Int("num_groups", 0), value{})
 }
 
 // groupNormGradient works on [N, C, M]. The two sums over M are all that is
 // needed of the large tensors; what follows per group is small, and dx is one
 // affine pass: dx = dy·A[n,c] - x̂·B[n,g] - D[n,g].
-func groupNormGradient(o *operation, groups int64, scalePerGroup bool) {
+//
+// Inputs 1 and 2, scale and shift, have one element a channel or one a group.
+// xhat is x̂ with as many elements as x if the graph has it already.
+func groupNormGradient(o *operation, groups int64, xhat value) {
 	x, scale := o.in(0), o.in(1)
 	n, c := x.shape[0], x.shape[1]
 	if groups <= 0 || c%groups != 0 {
 		failf("%d channels do not divide into %d groups", c, groups)
 	}
 	m, per := product(x.shape[2:]), c/groups
-	grouped := o.reshape(x, n, groups, per*m)
-	xhat, rstd := o.standardise(grouped, []int64{2}, o.epsilon())
+	grouped, axes := o.reshape(x, n, groups, per*m), []int64{2}
+	centred := o.sub(grouped, o.mean(grouped, axes, true))
+	rstd := o.inverseDeviation(centred, axes, o.epsilon())
+	if xhat.none() {
+		xhat = o.mul(centred, rstd)
+	}
+	xhat = o.reshape(xhat, n, groups, per*m)
 	d := o.reshape(o.dy(), n, c, m)
-	sumD := o.sum(d, []int64{2}, false)                                   // [N, C]
-	sumDX := o.sum(o.mul(d, o.reshape(xhat, n, c, m)), []int64{2}, false) // [N, C]
-	channelSum := func(i int, s value) {
-		if scalePerGroup {
-			s = o.sum(o.reshape(s, n, groups, per), []int64{2}, false)
+	sumD := o.sum(d, axes, false)                                   // [N, C]
+	sumDX := o.sum(o.mul(d, o.reshape(xhat, n, c, m)), axes, false) // [N, C]
+	affine := func(i int, s value) {
+		if !o.wants(i) {
+			return
+		}
+		if o.in(i).size() != c {
+			s = o.sum(o.reshape(s, n, groups, per), axes, false)
 		}
 		if !o.perExample(o.in(i)) {
 			s = o.sum(s, []int64{0}, false)
 		}
-		o.give(i, s)
+		o.give(i, o.reshape(s, o.expects(o.in(i))...))
 	}
-	if o.wants(1) {
-		channelSum(1, sumDX)
-	}
-	if o.wants(2) {
-		channelSum(2, sumD)
-	}
+	affine(1, sumDX)
+	affine(2, sumD)
 	if !o.wants(0) {
 		return
 	}
 	gain := o.reshape(scale, 1, groups, scale.size()/groups)
-	perGroup := func(s value) value { // Σ over the group of s·scale, / group size
+	perGroup := func(s value) value { // mean over the group of s·scale
 		g := o.mul(o.reshape(s, n, groups, per), gain)
-		return o.scale(o.sum(g, []int64{2}, true), 1/float64(per*m))
+		return o.scale(o.sum(g, axes, true), 1/float64(per*m))
 	}
-	gainC := o.expand(o.mul(gain, rstd), []int64{n, groups, per})
-	a := o.reshape(gainC, n, c, 1)
+	a := o.reshape(o.expand(o.mul(gain, rstd), []int64{n, groups, per}), n, c, 1)
 	b, shift := o.mul(rstd, perGroup(sumDX)), o.mul(rstd, perGroup(sumD))
 	back := o.add(o.mul(xhat, b), shift)
 	dx := o.sub(o.mul(d, a), o.reshape(back, n, c, m))

@@ -14,6 +14,7 @@ type operation struct {
 	inputs    []value // zero value: omitted
 	outputs   []value
 	gradients []value // by output; zero value: none arrived
+	arrived   []int   // by output: how many readers gave a gradient
 }
 
 func (o *operation) in(i int) value {

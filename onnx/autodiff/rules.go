@@ -42,7 +42,7 @@ var rules = map[string]rule{
 	"Identity":        {1, identityRule, true, nil},
 	"Neg":             {6, negRule, true, nil},
 	"Cast":            {6, castRule, true, nil},
-	"Relu":            {6, pointwise(reluSlope), true, nil},
+	"Relu":            {6, reluRule, true, nil},
 	"LeakyRelu":       {6, pointwise(leakySlope(leakyAlpha)), true, nil},
 	"ThresholdedRelu": {10, pointwise(thresholdedReluSlope), true, nil},
 	"Elu":             {6, pointwise(eluSlope(attrOr("alpha", 1), always(1))), true, nil},
