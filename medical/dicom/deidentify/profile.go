@@ -107,11 +107,14 @@ func (p *Profile) Pseudonym(issuer, patientID string) vigie.PatientPseudonym {
 }
 
 // Patient returns the pseudonym of the patient of a data set. Without a
-// Patient ID it is that of the study, so that patients nobody identified are
-// not taken for one and the same.
+// Patient ID it is that of the study (or, without one, of the object), so that
+// patients nobody identified are not taken for one and the same.
 func (p *Profile) Patient(d *dicom.DataSet) vigie.PatientPseudonym {
 	if id := d.String(dicom.PatientID); significant(id) != "" {
 		return p.Pseudonym(d.String(dicom.IssuerOfPatientID), id)
 	}
-	return pseudonym(keyed(p.studies, significant(d.UID(dicom.StudyInstanceUID)), significant(d.UID(dicom.SOPInstanceUID))))
+	if study := significant(d.UID(dicom.StudyInstanceUID)); study != "" {
+		return pseudonym(keyed(p.studies, "study", study))
+	}
+	return pseudonym(keyed(p.studies, "instance", significant(d.UID(dicom.SOPInstanceUID))))
 }
