@@ -53,11 +53,14 @@ func runPeer(t testing.TB, name string, args ...string) (string, error) {
 	return string(out), err
 }
 
-// startPeer starts a peer's server program on a free port and waits until it
+// startPeer starts a peer's server program (a name or a path) on a free port and waits until it
 // listens. arguments gets the port.
 func startPeer(t testing.TB, name string, arguments func(port string) []string) (addr string) {
 	t.Helper()
-	path := program(t, name)
+	path := name
+	if !filepath.IsAbs(name) {
+		path = program(t, name)
+	}
 	addr = freeAddr(t)
 	_, port, _ := net.SplitHostPort(addr)
 	var output bytes.Buffer
