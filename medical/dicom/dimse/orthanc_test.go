@@ -163,7 +163,7 @@ func TestWeStoreToOrthancOverTLS13(t *testing.T) {
 	defer cancel()
 	files := map[string]*dicom.File{}
 	var contexts []Context
-	for _, name := range []string{"CT_small.dcm", "MR_small_bigendian.dcm", "MR_small_RLE.dcm", "JPEG2000.dcm", "test-SR.dcm"} {
+	for _, name := range []string{"CT_small.dcm", "MR_small_bigendian.dcm", "SC_rgb_jpeg_dcmtk.dcm", "JPEG2000.dcm", "test-SR.dcm"} {
 		file, err := os.ReadFile(pydicomFile(t, name))
 		if err != nil {
 			t.Fatal(err)
