@@ -1,0 +1,268 @@
+package enclave
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/vigie/vigie"
+	"github.com/vigie/vigie/attest"
+	"github.com/vigie/vigie/engine"
+	"github.com/vigie/vigie/explain"
+	"github.com/vigie/vigie/medical/dicom"
+	"github.com/vigie/vigie/model"
+)
+
+// The stages of a case, as findings and metrics name them.
+const (
+	stageDecode   = "decode"
+	stageGuardIn  = "guard-in"
+	stageInfer    = "infer"
+	stageExplain  = "explain"
+	stageGuardOut = "guard-out"
+)
+
+// New makes a worker that reads cases with a model package. It runs the model
+// once before it returns, so that a worker that exists can work. The package's
+// digest becomes part of the evidence.
+func New(pkg *model.Package, provider attest.Provider, options Options) (*Worker, error) {
+	options, err := options.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	p, err := newPipeline(pkg, options)
+	if err != nil {
+		return nil, fmt.Errorf("enclave: loading model %s %s: %w", pkg.Manifest.Name, pkg.Manifest.Version, err)
+	}
+	w, err := newWorker(p, provider, options)
+	if err != nil {
+		return nil, errors.Join(err, p.close())
+	}
+	return w, nil
+}
+
+// pipeline is the analyst that runs a model package.
+type pipeline struct {
+	pkg     *model.Package
+	target  int            // index of the label that is explained
+	session engine.Session // the package's own graph: its answer is the one reported
+	cam     *explain.GradCAM
+	timeout time.Duration
+	now     func() time.Time
+}
+
+var _ analyst = (*pipeline)(nil)
+
+func newPipeline(pkg *model.Package, options Options) (*pipeline, error) {
+	p := &pipeline{pkg: pkg, timeout: options.Timeout, now: options.Clock}
+	for i, label := range pkg.Manifest.Output.Labels {
+		if label.Name == pkg.Manifest.Output.Target {
+			p.target = i
+		}
+	}
+	var err error
+	if p.session, err = engine.Open(pkg.Graph, engine.Options{Threads: options.Threads}); err != nil {
+		return nil, err
+	}
+	if layer := pkg.Layer(); layer != "" {
+		p.cam, err = explain.NewGradCAM(pkg.Graph, explain.Options{
+			Input: pkg.Manifest.Input.Name, Logits: pkg.Manifest.Output.Name, Layer: layer, Threads: options.Threads})
+		if err != nil {
+			return nil, errors.Join(err, p.close())
+		}
+	}
+	if err := p.warmUp(); err != nil {
+		return nil, errors.Join(err, p.close())
+	}
+	return p, nil
+}
+
+// warmUp runs the model on a blank image.
+func (p *pipeline) warmUp() error {
+	in := p.pkg.Manifest.Input
+	blank := &dicom.Luminance{Rows: in.Rows, Columns: in.Columns, Values: make([]float32, in.Rows*in.Columns)}
+	input, err := p.pkg.Manifest.Prepare(blank)
+	if err != nil {
+		return err
+	}
+	output, err := p.infer(context.Background(), input)
+	if err != nil {
+		return err
+	}
+	if _, err := p.pkg.Predictions(output); err != nil {
+		return fmt.Errorf("its answer on a blank image: %w", err)
+	}
+	if p.cam != nil {
+		if _, err := p.cam.Explain(context.Background(), input, p.target); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// describe puts into the configuration digest what this build adds to the
+// package: the rules that decide whether its answer counts.
+func (p *pipeline) describe() description {
+	return description{
+		model: p.pkg.Digest, name: p.pkg.Manifest.Name, version: p.pkg.Manifest.Version,
+		settings: map[string]float64{
+			"max_object": float64(decodeLimits.Total), "max_frame": float64(decodeLimits.Frame),
+			"min_spread": minSpread, "min_levels": minLevels, "max_modal": maxModal, "max_extreme": maxExtreme,
+			"min_correlation": minCorrelation, "max_aspect": maxAspect, "max_disagreement": maxDisagreement,
+		},
+	}
+}
+
+func (p *pipeline) close() error {
+	var err error
+	if p.cam != nil {
+		err = p.cam.Close()
+	}
+	return errors.Join(err, p.session.Close())
+}
+
+// analyse takes one case down the line. Each step adds to the finding what it
+// found; the first that cannot go on ends it.
+func (p *pipeline) analyse(ctx context.Context, patient vigie.PatientPseudonym, file []byte) vigie.Finding {
+	watch := newStopwatch(p.now)
+	finding := &vigie.Finding{}
+	p.read(ctx, patient, file, finding, watch)
+	finding.Stages = watch.stages
+	return *finding
+}
+
+func (p *pipeline) read(ctx context.Context, patient vigie.PatientPseudonym, file []byte, finding *vigie.Finding, watch *stopwatch) {
+	parsed, reasons := parse(patient, file)
+	watch.lap(stageDecode)
+	if finding.Referrals = append(finding.Referrals, reasons...); len(reasons) > 0 {
+		return
+	}
+	finding.Instance = vigie.InstanceUID(parsed.DataSet.UID(dicom.SOPInstanceUID))
+
+	// What the attributes rule out is not decoded at all.
+	reasons = p.pkg.Manifest.Check(parsed.DataSet)
+	finding.Referrals = append(finding.Referrals, reasons...)
+	watch.lap(stageGuardIn)
+	for _, r := range reasons {
+		if model.Blocking(r) {
+			return
+		}
+	}
+	image, reasons := decode(parsed)
+	watch.lap(stageDecode)
+	if finding.Referrals = append(finding.Referrals, reasons...); len(reasons) > 0 {
+		return
+	}
+	in := p.pkg.Manifest.Input
+	finding.Guards, reasons = guardImage(factsOf(image), in.Rows, in.Columns)
+	watch.lap(stageGuardIn)
+	if finding.Referrals = append(finding.Referrals, reasons...); len(reasons) > 0 {
+		return
+	}
+
+	input, err := p.pkg.Manifest.Prepare(image)
+	if err != nil {
+		watch.lap(stageInfer)
+		finding.Referrals = append(finding.Referrals, reasonPixels(err.Error()))
+		return
+	}
+	output, err := p.infer(ctx, input)
+	watch.lap(stageInfer)
+	if err != nil {
+		finding.Referrals = append(finding.Referrals, p.engineFailed(ctx, "inference"))
+		return
+	}
+	var relevance *explain.Map
+	if p.cam != nil {
+		if relevance, err = p.cam.Explain(ctx, input, p.target); err != nil {
+			finding.Referrals = append(finding.Referrals, p.engineFailed(ctx, "explanation"))
+		} else {
+			finding.Explanation = overImage(relevance, in.Window(image.Rows, image.Columns), image.Rows, image.Columns)
+			finding.Explanation.Target = p.pkg.Manifest.Output.Target
+		}
+		watch.lap(stageExplain)
+	}
+	p.guardOutput(finding, output, relevance, parsed.DataSet)
+	watch.lap(stageGuardOut)
+}
+
+// infer runs the package's own graph on one prepared image.
+func (p *pipeline) infer(ctx context.Context, input engine.Tensor) ([]float32, error) {
+	name := p.pkg.Manifest.Output.Name
+	outputs, err := p.session.Run(ctx, map[string]engine.Tensor{p.pkg.Manifest.Input.Name: input}, name)
+	if err != nil {
+		return nil, err
+	}
+	return engine.Values[float32](outputs[name])
+}
+
+func (p *pipeline) engineFailed(ctx context.Context, step string) vigie.Reason {
+	if ctx.Err() != nil {
+		return reasonTimeout(p.timeout)
+	}
+	return reasonEngine(step)
+}
+
+// maxDisagreement is how far two computations of the same answer may lie
+// apart, relative to 1 + their size. Float32 in another order of summation
+// stays below 1e-5 on deep networks.
+const maxDisagreement = 1e-3
+
+// guardOutput turns the model's output into predictions, unless it makes no
+// sense. The explanation came from a second graph that computes the same
+// answer; if the two disagree, the machine or the engine is at fault and
+// neither is believed.
+func (p *pipeline) guardOutput(finding *vigie.Finding, output []float32, relevance *explain.Map, about *dicom.DataSet) {
+	predictions, err := p.pkg.Predictions(output)
+	sense := outputRule("output-values", err != nil, "not one number for each label", vigie.Text{
+		English: "The model's output is not a number.",
+		French:  "La sortie du modèle n'est pas un nombre."})
+	finding.Guards = append(finding.Guards, sense)
+	broken := sense.Alarm
+	if relevance != nil && !sense.Alarm {
+		apart := disagreement(output, relevance.Logits)
+		agree := outputRule("output-agreement", !(apart <= maxDisagreement), fmt.Sprintf("two computations differ by %.2g", apart), vigie.Text{
+			English: "Two computations of the same answer disagree.",
+			French:  "Deux calculs de la même réponse ne concordent pas."})
+		finding.Guards = append(finding.Guards, agree)
+		broken = broken || agree.Alarm
+	}
+	if broken {
+		for _, guard := range finding.Guards {
+			if guard.Alarm {
+				finding.Referrals = append(finding.Referrals, *guard.Reason)
+			}
+		}
+		finding.Explanation = nil
+		return
+	}
+	finding.Predictions = predictions
+	finding.Referrals = append(finding.Referrals, p.pkg.Manifest.Review(predictions, about)...)
+}
+
+func outputRule(name string, broken bool, detail string, text vigie.Text) vigie.GuardResult {
+	if !broken {
+		return vigie.GuardResult{Guard: name, PValue: ruleHolds}
+	}
+	why := vigie.Reason{Code: vigie.ReasonImplausible, Text: text, Detail: name + ": " + detail}
+	return vigie.GuardResult{Guard: name, PValue: ruleBroken, Alarm: true, Reason: &why}
+}
+
+// disagreement is the largest difference between two outputs, relative to
+// 1 + the size of the first; infinite if they are not comparable.
+func disagreement(a, b []float32) float64 {
+	if len(a) != len(b) {
+		return math.Inf(1)
+	}
+	var most float64
+	for i := range a {
+		apart := math.Abs(float64(a[i])-float64(b[i])) / (1 + math.Abs(float64(a[i])))
+		if math.IsNaN(apart) {
+			return math.Inf(1)
+		}
+		most = max(most, apart)
+	}
+	return most
+}
