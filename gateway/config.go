@@ -13,6 +13,7 @@ import (
 // and the values it accepts. The same table yields the file's keys, the
 // environment variables, the flags and the text of `vigie gateway config`.
 type Config struct {
+	Site        string `koanf:"site" help:"name of the site in its audit log, such as vigie.hospital.example; never change it: the log's public key holds it"`
 	State       string `koanf:"state" kind:"path" help:"folder for everything the gateway keeps: store, sealed objects, log checkpoints"`
 	Store       string `koanf:"store" help:"database: sqlite:/path/vigie.db or postgres://user@host/db (default: a SQLite file in the state folder)"`
 	Keys        string `koanf:"keys" kind:"path" help:"file of the site's master key, mode 0600 (default: master.key in the state folder)"`
@@ -82,7 +83,7 @@ type ClientTLS struct {
 
 // EnclaveConfig says where predictions are made.
 type EnclaveConfig struct {
-	URL         string        `koanf:"url" help:"https://host:port of a vigie enclave; empty runs one inside this process"`
+	URL         string        `koanf:"url" help:"https://host:port of a vigie enclave, or of several copies separated by blanks; empty runs one inside this process"`
 	TLS         ClientTLS     `koanf:"tls"`
 	Timeout     time.Duration `koanf:"timeout" help:"longest wait for one prediction"`
 	GiveUpAfter time.Duration `koanf:"give_up_after" help:"a case that could not be analysed for this long goes to a person"`
@@ -109,6 +110,7 @@ type ReviewConfig struct {
 // Default returns the configuration before file, environment and flags.
 func Default() Config {
 	return Config{
+		Site:  "vigie.localhost",
 		State: "/var/lib/vigie",
 		DIMSE: DIMSEConfig{AETitle: "VIGIE"},
 		Enclave: EnclaveConfig{

@@ -11,6 +11,8 @@ import (
 	"github.com/vigie/vigie"
 )
 
+var siteName = regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]{0,250}[a-z0-9])?$`)
+
 var destinationName = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,30}$`)
 
 // validate finds what is wrong with the settings themselves, without looking
@@ -39,18 +41,27 @@ func (v *validator) roles() {
 	if c.Production && c.Development {
 		v.fail("development", "production and development are both true: choose one")
 	}
+	if !siteName.MatchString(c.Site) {
+		v.fail("site", "%q is no site name: want a host name such as vigie.hospital.example", c.Site)
+	}
 	if c.State == "" {
 		v.fail("state", "must name a folder")
 	}
 	if !strings.HasPrefix(c.Store, "sqlite:") && !strings.HasPrefix(c.Store, "postgres://") && !strings.HasPrefix(c.Store, "postgresql://") {
 		v.fail("store", "%q is no store: want sqlite:/path/vigie.db or postgres://user@host/database", redactURL(c.Store))
 	}
-	if c.Model == "" && c.Enclave.URL == "" {
+	if c.Model == "" {
+		// Also with a remote enclave: the package says which studies may be
+		// analysed, and its digest is what the enclave must prove to serve.
 		v.fail("model", "must name the folder of a model package, such as models/chest-pneumonia-28")
 	}
 	if c.Enclave.URL != "" {
-		v.url("enclave.url", c.Enclave.URL, false)
-		v.clientTLS("enclave.tls", c.Enclave.TLS, strings.HasPrefix(c.Enclave.URL, "http://"))
+		plain := true
+		for _, url := range strings.Fields(c.Enclave.URL) {
+			v.url("enclave.url", url, false)
+			plain = plain && isPlainURL(url)
+		}
+		v.clientTLS("enclave.tls", c.Enclave.TLS, plain)
 	}
 }
 

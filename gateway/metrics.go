@@ -31,6 +31,7 @@ var knownReasons = map[vigie.ReasonCode]bool{
 	vigie.ReasonBodyPart: true, vigie.ReasonView: true, vigie.ReasonAge: true, vigie.ReasonBurnedIn: true,
 	vigie.ReasonDeidentify: true, vigie.ReasonBorderline: true, vigie.ReasonImplausible: true, vigie.ReasonGuard: true,
 	vigie.ReasonEnclave: true, vigie.ReasonNoModel: true, vigie.ReasonPolicy: true, vigie.ReasonInternal: true,
+	ReasonConflict: true,
 }
 
 func newMetrics() *metrics {
@@ -85,4 +86,15 @@ func (s *stopwatch) lap(name string) {
 	now := time.Now()
 	s.stages = append(s.stages, vigie.Stage{Name: name, Duration: now.Sub(s.last)})
 	s.last = now
+}
+
+// enclaveStages bounds the label for stages that an enclave names.
+var enclaveStages = map[string]bool{"decode": true, "guard-in": true, "infer": true, "explain": true, "guard-out": true, "sign": true}
+
+func (m *metrics) enclaveStage(s vigie.Stage) {
+	name := s.Name
+	if !enclaveStages[name] {
+		name = "other"
+	}
+	m.stage(vigie.Stage{Name: "enclave/" + name, Duration: s.Duration})
 }

@@ -2,7 +2,12 @@ package gateway
 
 import "github.com/vigie/vigie"
 
-// texts are the sentences of the reasons that the gateway itself gives.
+// ReasonConflict: another object was received before under the same SOP
+// Instance UID (PS3.5 9.1 forbids that). Both are kept; a person says which
+// one is meant.
+const ReasonConflict vigie.ReasonCode = "uid-conflict"
+
+// texts are general sentences for every reason.
 var texts = map[vigie.ReasonCode]vigie.Text{
 	vigie.ReasonUnreadable: {
 		English: "The object cannot be read: it is truncated or corrupt.",
@@ -13,6 +18,21 @@ var texts = map[vigie.ReasonCode]vigie.Text{
 	vigie.ReasonPixels: {
 		English: "The object carries no usable image.",
 		French:  "L’objet ne contient pas d’image exploitable."},
+	vigie.ReasonModality: {
+		English: "The modality or kind of object is outside the model's intended use.",
+		French:  "La modalité ou le type d’objet est hors de l’usage prévu du modèle."},
+	vigie.ReasonBodyPart: {
+		English: "The body part is outside the model's intended use.",
+		French:  "La partie du corps est hors de l’usage prévu du modèle."},
+	vigie.ReasonView: {
+		English: "The projection is outside the model's intended use, or unknown.",
+		French:  "L’incidence est hors de l’usage prévu du modèle, ou inconnue."},
+	vigie.ReasonAge: {
+		English: "The patient's age is outside the model's intended use, or unknown.",
+		French:  "L’âge du patient est hors de l’usage prévu du modèle, ou inconnu."},
+	vigie.ReasonBurnedIn: {
+		English: "The pixels carry, or may carry, burned-in annotation.",
+		French:  "Les pixels contiennent, ou pourraient contenir, une annotation incrustée."},
 	vigie.ReasonDeidentify: {
 		English: "A de-identified copy could not be vouched for.",
 		French:  "Une copie dé-identifiée n’a pas pu être garantie."},
@@ -34,6 +54,9 @@ var texts = map[vigie.ReasonCode]vigie.Text{
 	vigie.ReasonPolicy: {
 		English: "Local policy sends this case to a person.",
 		French:  "La politique locale confie ce cas à une personne."},
+	ReasonConflict: {
+		English: "Another object was received before under the same identifier.",
+		French:  "Un autre objet a déjà été reçu sous le même identifiant."},
 	vigie.ReasonInternal: {
 		English: "An internal error kept the case from being analysed.",
 		French:  "Une erreur interne a empêché l’analyse du cas."},

@@ -7,6 +7,14 @@ import (
 	"github.com/vigie/vigie"
 )
 
+// The roles of the UIDs of a case's results.
+const (
+	RoleReport        = "report"         // SOP Instance UID of the structured report
+	RoleReportSeries  = "report series"  // its Series Instance UID
+	RoleOverlay       = "overlay"        // SOP Instance UID of the secondary capture
+	RoleOverlaySeries = "overlay series" // its Series Instance UID
+)
+
 // ResultUID derives the DICOM UID of something Vigie produces for a case: the
 // same case, model and role always give the same UID, so that a repeat after a
 // crash is the same object to every receiver. The form is 2.25 and a UUID as a

@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"fmt"
 	"math"
 
 	"github.com/vigie/vigie"
@@ -95,8 +94,8 @@ func predictionReasons(predictions []vigie.Prediction, policy Policy, explained 
 		case p.Positive != (p.Probability >= p.Threshold):
 			out = append(out, reason(vigie.ReasonImplausible, p.Label+": positive contradicts its operating point"))
 		case math.Abs(p.Probability-p.Threshold) < policy.Margin:
-			out = append(out, reason(vigie.ReasonBorderline,
-				fmt.Sprintf("%s: %.3f is within %.3f of %.3f", p.Label, p.Probability, policy.Margin, p.Threshold)))
+			// The number stays in the sealed finding: reasons are stored in clear.
+			out = append(out, reason(vigie.ReasonBorderline, p.Label))
 		case p.Positive && policy.Positive:
 			out = append(out, reason(vigie.ReasonPolicy, p.Label+": review.positive"))
 		}

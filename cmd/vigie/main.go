@@ -49,7 +49,11 @@ Start here:
 	root.CompletionOptions.HiddenDefaultCmd = true
 	bindLogFlags(root.PersistentFlags())
 	root.AddCommand(
+		newDemoCommand(),
 		newGatewayCommand(),
+		newCaseCommand(),
+		newAuditCommand(),
+		newSendCommand(),
 		newDPCommand(),
 		newVersionCommand(),
 	)

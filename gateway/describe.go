@@ -1,0 +1,104 @@
+package gateway
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/vigie/vigie"
+	"github.com/vigie/vigie/audit"
+	"github.com/vigie/vigie/store"
+)
+
+// Query selects cases by what a person types.
+type Query struct {
+	States         []string
+	Patient, Study string
+	Limit          int
+}
+
+// Find lists the cases that a query selects, newest first, without their
+// sealed values.
+func (b *Casebook) Find(ctx context.Context, q Query) ([]vigie.Case, error) {
+	filter := store.Filter{Patient: vigie.PatientPseudonym(q.Patient), Study: vigie.StudyUID(q.Study), Limit: q.Limit}
+	for _, text := range q.States {
+		state := vigie.State(strings.ReplaceAll(text, "-", " "))
+		if !slices.Contains(vigie.States, state) {
+			return nil, fmt.Errorf("gateway: listing cases: %q is no state: want one of %v", text, vigie.States)
+		}
+		filter.States = append(filter.States, state)
+	}
+	return b.Cases(ctx, filter)
+}
+
+// View returns a case with its finding for a person to read, and records that
+// the person did.
+func (b *Casebook) View(ctx context.Context, id vigie.CaseID, actor string) (*vigie.Case, error) {
+	c, err := b.Case(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	err = b.store.Update(ctx, func(tx *store.Tx) error {
+		return b.record(tx, c, audit.Record{Kind: audit.KindViewed, Actor: actor, Decision: "show"})
+	})
+	return c, err
+}
+
+// Describe writes a case for a person at a terminal.
+func Describe(c *vigie.Case) string {
+	var s strings.Builder
+	line := func(name, format string, args ...any) {
+		fmt.Fprintf(&s, "%-10s %s\n", name, fmt.Sprintf(format, args...))
+	}
+	line("case", "%s", c.ID)
+	line("state", "%s", c.State)
+	line("patient", "%s (pseudonym)", c.Patient)
+	line("study", "%s (pseudonym)", c.Study)
+	line("received", "%s by %s %s", c.Received.Local().Format(time.DateTime), c.Source.Protocol, c.Source.AETitle)
+	if c.Source.Subject != "" {
+		line("sender", "%s", c.Source.Subject)
+	}
+	line("input", "%s", c.Input)
+	if f := c.Finding; f != nil {
+		line("model", "%s %s %s", f.ModelName, f.ModelVersion, f.Model)
+		for _, p := range f.Predictions {
+			sign := "negative"
+			if p.Positive {
+				sign = "positive"
+			}
+			line("finding", "%-20s %.3f  %s (operating point %.3f)", p.Label, p.Probability, sign, p.Threshold)
+		}
+		for _, g := range f.Guards {
+			line("guard", "%-20s p = %.3g%s", g.Guard, g.PValue, map[bool]string{true: "  ALARM"}[g.Alarm])
+		}
+	}
+	if v := c.Verdict; v != nil {
+		line("triage", "%s", v.Decision)
+		for _, r := range v.Reasons {
+			detail := ""
+			if r.Detail != "" {
+				detail = " (" + r.Detail + ")"
+			}
+			line("", "%s: %s%s", r.Code, r.Text.English, detail)
+		}
+	}
+	if d := c.Decision; d != nil {
+		line("decision", "%s by %s at %s", d.Action, d.Actor, d.Time.Local().Format(time.DateTime))
+		if len(d.Labels) > 0 {
+			line("", "labels: %s", strings.Join(d.Labels, ", "))
+		}
+		if d.Note != "" {
+			line("", "note: %s", d.Note)
+		}
+	}
+	var stages []string
+	for _, st := range c.Stages {
+		stages = append(stages, fmt.Sprintf("%s %v", st.Name, st.Duration.Round(10*time.Microsecond)))
+	}
+	if len(stages) > 0 {
+		line("times", "%s", strings.Join(stages, " · "))
+	}
+	return s.String()
+}

@@ -1,0 +1,314 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/riverqueue/river"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/vigie/vigie/attest"
+	"github.com/vigie/vigie/audit"
+	"github.com/vigie/vigie/enclave"
+	"github.com/vigie/vigie/medical/dicom/dimse"
+	"github.com/vigie/vigie/store"
+)
+
+// Gateway serves one site. Make it with Open, serve with Run, then Close.
+type Gateway struct {
+	*Casebook
+	policy       Policy
+	diagnoser    enclave.Diagnoser
+	destinations map[string]destination
+	metrics      *metrics
+	probes       []probe
+	free         func(path string) (int64, error)
+	quit         atomic.Bool
+}
+
+// Options changes what tests need changed. The zero value is for production.
+type Options struct {
+	Files     store.FileSystem                 // under the sealed objects; nil is the operating system
+	Free      func(path string) (int64, error) // free bytes of a disk; nil asks the operating system
+	Diagnoser enclave.Diagnoser                // instead of the configured enclave
+}
+
+// Open opens everything that the configuration names and starts the enclave if
+// it runs inside this process. Nothing is accepted before Run.
+func Open(ctx context.Context, config *Config, logger *slog.Logger, options Options) (_ *Gateway, err error) {
+	book, err := openCasebook(ctx, config, logger, options.Files)
+	if err != nil {
+		return nil, err
+	}
+	g := &Gateway{
+		Casebook:     book,
+		policy:       Policy{Everything: config.Review.Everything, Positive: config.Review.Positive, Margin: config.Review.Margin},
+		destinations: map[string]destination{},
+		metrics:      newMetrics(),
+		free:         options.Free,
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, g.Close())
+		}
+	}()
+	if g.free == nil {
+		g.free = diskFree
+	}
+	if _, err = g.openModel(); err != nil {
+		return nil, fmt.Errorf("gateway: opening the model package: %w", err)
+	}
+	for _, d := range config.Destinations {
+		if g.destinations[d.Name], err = newDestination(d); err != nil {
+			return nil, fmt.Errorf("gateway: destination %s: %w", d.Name, err)
+		}
+	}
+	g.diagnoser = options.Diagnoser
+	if g.diagnoser == nil {
+		if err = g.openEnclave(ctx); err != nil {
+			return nil, err
+		}
+	}
+	g.metrics.registry.MustRegister(&caseCollector{book: book})
+	g.probes = append(g.probes,
+		probe{"store", g.probeStore},
+		probe{"disk", g.probeDisk})
+	return g, nil
+}
+
+// openEnclave starts the enclave of this process, or prepares to reach the one
+// that the configuration names. Either must prove to serve our model package.
+func (g *Gateway) openEnclave(ctx context.Context) error {
+	verifier, err := attest.NewVerifier(attest.Policy{
+		Production: g.config.Production, Providers: []string{attest.DevelopmentName}, Model: g.model.Digest,
+	}, g.logger)
+	if err != nil {
+		return fmt.Errorf("gateway: preparing to verify the enclave: %w", err)
+	}
+	var places []enclave.Enclave
+	if urls := strings.Fields(g.config.Enclave.URL); len(urls) > 0 {
+		for _, url := range urls {
+			secure, err := clientTLSConfig(g.config.Enclave.TLS, isPlainURL(url))
+			if err != nil {
+				return err
+			}
+			remote, err := enclave.NewRemote(enclave.RemoteOptions{
+				URL: url, TLS: secure, Development: g.config.Development, Timeout: g.config.Enclave.Timeout,
+			})
+			if err != nil {
+				return err
+			}
+			places = append(places, remote)
+		}
+	} else {
+		if g.config.Production {
+			return fmt.Errorf("gateway: an enclave inside the gateway's process has development evidence only: name an attested one in enclave.url, or drop production: %w", attest.ErrDevelopmentEvidence)
+		}
+		worker, err := enclave.New(g.model, attest.NewDevelopment(g.logger), enclave.Options{
+			Threads: g.config.Enclave.Threads, Timeout: g.config.Enclave.Timeout, Logger: g.logger,
+		})
+		if err != nil {
+			return fmt.Errorf("gateway: starting the enclave: %w", err)
+		}
+		g.closers = append(g.closers, func() error {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+			defer cancel()
+			return worker.Close(ctx)
+		})
+		places = append(places, worker)
+	}
+	var clients []*enclave.Client
+	var copies []enclave.Diagnoser
+	for _, place := range places {
+		client := enclave.NewClient(place, verifier, enclave.ClientOptions{})
+		clients, copies = append(clients, client), append(copies, client)
+	}
+	g.diagnoser = enclave.NewSpread(copies...)
+	g.probes = append(g.probes, probe{"enclave", func(ctx context.Context) error {
+		var errs []error
+		for _, client := range clients {
+			_, err := client.Verified(ctx)
+			if err == nil {
+				return nil // one trusted copy is enough to work
+			}
+			errs = append(errs, err)
+		}
+		return errors.Join(errs...)
+	}})
+	return nil
+}
+
+// stopping reports whether Run was asked to end.
+func (g *Gateway) stopping() bool { return g.quit.Load() }
+
+// shutdownGrace is how long running work may take to end in good order.
+const shutdownGrace = 20 * time.Second
+
+// Run serves until ctx ends, or a listener fails. Then it accepts nothing
+// more, lets running transfers and jobs end, and publishes a last checkpoint
+// of the log. What could not end goes on at the next start.
+func (g *Gateway) Run(ctx context.Context) error {
+	if removed, err := g.sweep(ctx); err != nil {
+		return fmt.Errorf("gateway: sweeping unfinished objects: %w", err)
+	} else if removed > 0 {
+		g.logger.Info("unfinished objects of a former run removed", "count", removed)
+	}
+	listeners, err := g.listen()
+	if err != nil {
+		return err
+	}
+	// Jobs outlive the listeners: they are stopped by StopJobs, not by ctx.
+	working, endWork := context.WithCancel(context.WithoutCancel(ctx))
+	defer endWork()
+	if err := errors.Join(g.recordStart(ctx), g.startJobs(working)); err != nil {
+		listeners.close()
+		return err
+	}
+	group, serving := errgroup.WithContext(ctx)
+	if listeners.dimse != nil {
+		group.Go(func() error { return g.serveDIMSE(serving, listeners.dimse) })
+	}
+	if listeners.http != nil {
+		group.Go(func() error { return g.serveHTTP(serving, listeners.http) })
+	}
+	// The publisher signs once more when its context ends, so it must outlive
+	// the jobs.
+	publishing, endPublishing := context.WithCancel(working)
+	defer endPublishing()
+	published := make(chan error, 1)
+	go func() {
+		publisher := audit.Publisher{Log: g.log, TileDir: g.config.StateFile("log"), Logger: g.logger}
+		published <- publisher.Run(publishing)
+	}()
+	g.logger.Info("gateway ready", "dimse", listeners.address(listeners.dimse), "http", listeners.address(listeners.http),
+		"model", g.model.Manifest.Name, "version", g.model.Manifest.Version, "digest", g.model.Digest, "store", g.store.Database())
+	err = group.Wait()
+	g.quit.Store(true)
+	stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownGrace)
+	defer cancel()
+	err = errors.Join(err, g.store.StopJobs(stopping))
+	endPublishing()
+	err = errors.Join(err, <-published)
+	g.logger.Info("gateway stopped", "error", err)
+	return err
+}
+
+// sweep removes what a crash left in the folder of objects. On PostgreSQL
+// other gateways may be receiving, so only what is old is surely left over.
+func (g *Gateway) sweep(ctx context.Context) (int, error) {
+	age := time.Hour
+	if g.store.Database() == "sqlite" {
+		age = 0
+	}
+	return g.store.Sweep(ctx, age)
+}
+
+func (g *Gateway) startJobs(ctx context.Context) error {
+	workers := river.NewWorkers()
+	if err := errors.Join(
+		river.AddWorkerSafely(workers, &diagnoseWorker{g: g}),
+		river.AddWorkerSafely(workers, &deliverWorker{g: g})); err != nil {
+		return fmt.Errorf("gateway: registering jobs: %w", err)
+	}
+	return g.store.StartJobs(ctx, workers, map[string]river.QueueConfig{
+		queueDiagnose: {MaxWorkers: g.config.Limits.DiagnoseJobs},
+		queueDeliver:  {MaxWorkers: g.config.Limits.DeliverJobs},
+	})
+}
+
+// listeners are the open ports of a gateway.
+type listeners struct{ dimse, http net.Listener }
+
+func (l listeners) close() {
+	for _, one := range []net.Listener{l.dimse, l.http} {
+		if one != nil {
+			one.Close()
+		}
+	}
+}
+
+func (l listeners) address(one net.Listener) string {
+	if one == nil {
+		return "off"
+	}
+	return one.Addr().String()
+}
+
+func (g *Gateway) listen() (l listeners, err error) {
+	for _, open := range []struct {
+		address string
+		into    *net.Listener
+	}{{g.config.DIMSE.Listen, &l.dimse}, {g.config.HTTP.Listen, &l.http}} {
+		if open.address == "" {
+			continue
+		}
+		if *open.into, err = net.Listen("tcp", open.address); err != nil {
+			l.close()
+			return listeners{}, fmt.Errorf("gateway: listening on %s: %w", open.address, err)
+		}
+	}
+	return l, nil
+}
+
+func (g *Gateway) serveDIMSE(ctx context.Context, listener net.Listener) error {
+	server, err := g.dimseServer()
+	if err != nil {
+		listener.Close()
+		return err
+	}
+	return server.Serve(ctx, listener)
+}
+
+func (g *Gateway) serveHTTP(ctx context.Context, listener net.Listener) error {
+	server, err := g.httpServer()
+	if err != nil {
+		listener.Close()
+		return err
+	}
+	ended := make(chan error, 1)
+	go func() {
+		if server.TLSConfig != nil {
+			ended <- server.ServeTLS(listener, "", "")
+			return
+		}
+		ended <- server.Serve(listener)
+	}()
+	select {
+	case err := <-ended:
+		return fmt.Errorf("gateway: serving HTTP: %w", err)
+	case <-ctx.Done():
+	}
+	stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownGrace)
+	defer cancel()
+	err = server.Shutdown(stopping)
+	if served := <-ended; !errors.Is(served, http.ErrServerClosed) {
+		err = errors.Join(err, served)
+	}
+	return err
+}
+
+func (g *Gateway) probeStore(ctx context.Context) error {
+	return g.store.Update(ctx, func(tx *store.Tx) error {
+		return tx.PutSetting("written last", []byte(tx.Now().Format(time.RFC3339Nano)))
+	})
+}
+
+func (g *Gateway) probeDisk(context.Context) error {
+	free, err := g.free(g.config.StateFile("objects"))
+	if err != nil {
+		return err
+	}
+	if limit := int64(g.config.Limits.DiskFree); free < limit {
+		return fmt.Errorf("%v free, limits.disk_free is %v: intake is refused: %w", Size(free>>20<<20), Size(limit), store.ErrFull)
+	}
+	return nil
+}
+
+var _ dimse.Spool = (*spool)(nil)

@@ -1,0 +1,76 @@
+package gateway
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// probe is one thing that must hold for the gateway to take work.
+type probe struct {
+	name  string
+	check func(context.Context) error
+}
+
+// Readiness is the answer of /readyz.
+type Readiness struct {
+	Ready  bool              `json:"ready"`
+	Checks map[string]string `json:"checks"` // "ok", or what is wrong
+}
+
+// probeTimeout bounds one probe, so that a hanging disk is an answer too.
+const probeTimeout = 5 * time.Second
+
+// Ready asks every probe at once. The texts name machines and files, never
+// patients.
+func (g *Gateway) Ready(ctx context.Context) Readiness {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	answers := make([]error, len(g.probes))
+	var wait sync.WaitGroup
+	for i, p := range g.probes {
+		wait.Go(func() { answers[i] = p.check(ctx) })
+	}
+	wait.Wait()
+	out := Readiness{Ready: true, Checks: map[string]string{}}
+	for i, p := range g.probes {
+		out.Checks[p.name] = "ok"
+		if answers[i] != nil {
+			out.Ready = false
+			out.Checks[p.name] = answers[i].Error()
+		}
+	}
+	return out
+}
+
+func (g *Gateway) serveReady(w http.ResponseWriter, r *http.Request) {
+	answer := g.Ready(r.Context())
+	w.Header().Set("Content-Type", "application/json")
+	if !answer.Ready {
+		w.WriteHeader(http.StatusServiceUnavailable)
+	}
+	// A failed write means that the asker has gone.
+	_ = json.NewEncoder(w).Encode(answer)
+}
+
+// serveHealth says that the process serves requests; it asks nothing else, so
+// that an orchestrator does not kill a gateway that waits for its database.
+func (g *Gateway) serveHealth(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	fmt.Fprintln(w, "ok")
+}
+
+// diskFree returns the bytes that an unprivileged process may still write to
+// the file system of path.
+func diskFree(path string) (int64, error) {
+	var s unix.Statfs_t
+	if err := unix.Statfs(path, &s); err != nil {
+		return 0, fmt.Errorf("gateway: asking for the free space of %s: %w", path, err)
+	}
+	return int64(s.Bavail) * int64(s.Bsize), nil
+}

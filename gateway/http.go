@@ -1,0 +1,37 @@
+package gateway
+
+import (
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// httpServer serves DICOMweb, health, readiness and metrics. /healthz and
+// /readyz answer anybody who can connect, so that an orchestrator needs no
+// certificate; everything else needs one that is on http.allow.
+func (g *Gateway) httpServer() (*http.Server, error) {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", g.serveHealth)
+	mux.HandleFunc("GET /readyz", g.serveReady)
+	mux.Handle("GET /metrics", g.admit(promhttp.HandlerFor(g.metrics.registry, promhttp.HandlerOpts{ErrorLog: slog.NewLogLogger(g.logger.Handler(), slog.LevelWarn)})))
+	web, err := g.dicomweb()
+	if err != nil {
+		return nil, err
+	}
+	mux.Handle("/dicom-web/", http.StripPrefix("/dicom-web", web))
+	server := &http.Server{
+		Handler:           mux,
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          slog.NewLogLogger(g.logger.Handler(), slog.LevelDebug),
+	}
+	if !g.config.HTTP.Plain {
+		if server.TLSConfig, err = serverTLS(g.config.HTTP.TLS, true); err != nil {
+			return nil, err
+		}
+	}
+	return server, nil
+}

@@ -1,0 +1,250 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/vigie/vigie"
+	"github.com/vigie/vigie/audit"
+	"github.com/vigie/vigie/keys"
+	"github.com/vigie/vigie/model"
+	"github.com/vigie/vigie/store"
+)
+
+// Kinds of stored objects.
+const (
+	kindReceived = "received" // what a hospital system sent
+	kindReport   = "report"   // a structured report of ours
+	kindOverlay  = "overlay"  // a secondary capture of ours
+)
+
+// Names of sealed values of a case.
+const (
+	valueReferrals = "referrals" // reasons that intake found, JSON
+	valueFinding   = "finding"   // the signed finding and its evidence, JSON
+	valueVerdict   = "verdict"   // triage's verdict with its full sentences, JSON
+	valueDecision  = "decision"  // what a person decided, JSON
+	valueJoin      = "join"      // present on a case that further objects of its series join
+)
+
+// intakeOutcome is what became of a received object.
+type intakeOutcome struct {
+	Case      vigie.CaseID
+	Duplicate bool // the same object was kept before; nothing was added
+	Joined    bool // it became part of an existing case of its series
+}
+
+func (o intakeOutcome) label() string {
+	switch {
+	case o.Duplicate:
+		return "duplicate"
+	case o.Joined:
+		return "joined"
+	default:
+		return "case"
+	}
+}
+
+// receive takes a complete object out of its spool. When it returns nil, the
+// sealed bytes, the case, its audit record and its job are durable, and only
+// then may the sender be told so. On an error nothing is left but what the
+// caller's Discard removes.
+func (g *Gateway) receive(ctx context.Context, source vigie.Source, s *spool, said announced) (intakeOutcome, error) {
+	watch := &stopwatch{last: s.started}
+	if err := s.finish(); err != nil {
+		return intakeOutcome{}, err
+	}
+	watch.lap("receive")
+
+	f, err := g.readSpool(s, said)
+	if err != nil {
+		return intakeOutcome{}, err
+	}
+	input, content := s.digest.sums(f.transferSyntax)
+	c := vigie.Case{
+		ID:       store.NewCaseID(),
+		Patient:  g.patientOf(f, input),
+		Study:    vigie.StudyUID(g.profile.UID(f.study)),
+		Series:   vigie.SeriesUID(g.profile.UID(f.series)),
+		Instance: vigie.InstanceUID(g.profile.UID(f.sopInstance)),
+		State:    vigie.Received,
+		Source:   source,
+		Input:    input,
+	}
+	referrals, join := f.unreadable, false
+	if len(referrals) == 0 {
+		for _, r := range g.model.Manifest.Check(f.header) {
+			join = join || model.Blocking(r) && (r.Code == vigie.ReasonModality || r.Code == vigie.ReasonBodyPart)
+		}
+	}
+	watch.lap("read")
+
+	// An erasure between sealing and committing destroys the key that was used;
+	// the second try gets a new one.
+	for attempt := 0; ; attempt++ {
+		outcome, err := g.commit(ctx, c, f, s, content, referrals, join, watch)
+		if errors.Is(err, keys.ErrErased) && attempt == 0 {
+			g.ring.Forget(c.Patient)
+			continue
+		}
+		if err != nil {
+			return intakeOutcome{}, err
+		}
+		s.kept = !outcome.Duplicate
+		g.metrics.received.WithLabelValues(source.Protocol, outcome.label()).Inc()
+		g.metrics.bytes.WithLabelValues(source.Protocol).Add(float64(s.size))
+		for _, stage := range watch.stages {
+			g.metrics.stage(stage)
+		}
+		g.logger.Info("object received", "case", outcome.Case, "outcome", outcome.label(), "protocol", source.Protocol,
+			"bytes", s.size, "took", time.Since(s.started).Round(time.Millisecond))
+		return outcome, nil
+	}
+}
+
+// readSpool reads the attributes back from the sealed blob.
+func (g *Gateway) readSpool(s *spool, said announced) (*facts, error) {
+	blob, err := g.store.Blobs().Open(s.file.Name())
+	if err != nil {
+		return nil, fmt.Errorf("gateway: reading back a received object: %w", err)
+	}
+	defer blob.Close()
+	plain, err := keys.NewReader(blob, s.key, objectAAD(s.file.Name()))
+	if err != nil {
+		return nil, fmt.Errorf("gateway: reading back a received object: %w", err)
+	}
+	return readFacts(plain, said)
+}
+
+// patientOf is the pseudonym of the object's patient. An object that names
+// nobody gets a pseudonym of its own, so that strangers are not taken for one
+// and the same person.
+func (g *Gateway) patientOf(f *facts, input vigie.Digest) vigie.PatientPseudonym {
+	if f.header != nil && (f.patientID != "" || f.sopInstance != "" || f.study != "") {
+		return g.profile.Patient(f.header)
+	}
+	return g.profile.Pseudonym("vigie: nothing is known of the patient of", string(input))
+}
+
+func (g *Gateway) commit(ctx context.Context, c vigie.Case, f *facts, s *spool, content vigie.Digest,
+	referrals []vigie.Reason, join bool, watch *stopwatch) (outcome intakeOutcome, err error) {
+	header, err := f.sealableHeader()
+	if err != nil {
+		return outcome, err
+	}
+	row, err := g.ring.Seal(ctx, c.Patient, objectSecret{key: s.key, header: header}.encode(), rowAAD(s.file.Name()))
+	if err != nil {
+		return outcome, fmt.Errorf("gateway: sealing the key of an object: %w", err)
+	}
+	object := store.Object{
+		Kind: kindReceived, Study: c.Study, Series: c.Series, Instance: c.Instance, Digest: content,
+		Blob: s.file.Name(), Size: s.size, SOPClass: f.sopClass, TransferSyntax: f.transferSyntax, Sealed: row,
+	}
+	watch.lap("seal")
+	c.Stages = watch.stages
+
+	err = g.store.Update(ctx, func(tx *store.Tx) error {
+		outcome = intakeOutcome{Case: c.ID}
+		object.Case = c.ID
+		refer := referrals
+		switch known, err := tx.ObjectByInstance(c.Instance); {
+		case errors.Is(err, store.ErrNotFound):
+		case err != nil:
+			return err
+		case known.Digest == content:
+			outcome = intakeOutcome{Case: known.Case, Duplicate: true}
+			resent := vigie.Case{ID: known.Case, Patient: c.Patient}
+			return g.record(tx, &resent, audit.Record{Kind: audit.KindResent, Source: c.Source, Input: c.Input, Instance: c.Instance})
+		default:
+			refer = append(refer[:len(refer):len(refer)], reason(ReasonConflict, ""))
+		}
+		if join && len(refer) == 0 {
+			first, err := g.joinable(tx, c.Series)
+			if err != nil {
+				return err
+			}
+			if first != nil {
+				outcome = intakeOutcome{Case: first.ID, Joined: true}
+				object.Case = first.ID
+				if err := tx.AddObject(&object); err != nil {
+					return err
+				}
+				return g.record(tx, first, audit.Record{Kind: kindJoined, Source: c.Source, Input: c.Input, Instance: c.Instance})
+			}
+		}
+		if err := tx.CreateCase(c); err != nil {
+			return err
+		}
+		switch err := tx.AddObject(&object); {
+		case errors.Is(err, store.ErrExists):
+			// The very same bytes came a third time after a conflict.
+			return errSameAgain
+		case err != nil:
+			return err
+		}
+		if join {
+			if err := tx.PutValue(c.ID, valueJoin, []byte{1}); err != nil {
+				return err
+			}
+		}
+		if len(refer) > 0 {
+			if err := putReferrals(tx, c.ID, refer); err != nil {
+				return err
+			}
+		}
+		if err := g.record(tx, &c, audit.Record{
+			Kind: audit.KindReceived, Source: c.Source, Input: c.Input, Instance: c.Instance, Reasons: reasonCodes(refer), To: vigie.Received,
+		}); err != nil {
+			return err
+		}
+		_, err := tx.Enqueue(diagnoseArgs{Case: c.ID}, diagnoseOptions())
+		return err
+	})
+	if errors.Is(err, errSameAgain) {
+		return g.duplicateOf(ctx, c.Instance, content)
+	}
+	return outcome, err
+}
+
+var errSameAgain = errors.New("the same object was received before")
+
+// duplicateOf finds the case that already holds this content.
+func (g *Gateway) duplicateOf(ctx context.Context, instance vigie.InstanceUID, content vigie.Digest) (outcome intakeOutcome, err error) {
+	err = g.store.View(ctx, func(tx *store.Tx) error {
+		objects, err := tx.Objects(store.ObjectFilter{Instance: instance})
+		for _, o := range objects {
+			if o.Digest == content {
+				outcome = intakeOutcome{Case: o.Case, Duplicate: true}
+				return nil
+			}
+		}
+		return errors.Join(err, fmt.Errorf("gateway: looking for an object received before: %w", store.ErrNotFound))
+	})
+	return outcome, err
+}
+
+// joinable returns the case of the series that further objects outside the
+// manifest join, so that a CT of 300 slices sent to a chest model is one
+// review and not 300. A case that somebody has already decided takes no more.
+func (g *Gateway) joinable(tx *store.Tx, series vigie.SeriesUID) (*vigie.Case, error) {
+	if series == "" {
+		return nil, nil
+	}
+	cases, err := tx.Cases(store.Filter{
+		Series: series, States: []vigie.State{vigie.Received, vigie.Diagnosed, vigie.InReview}, OldestFirst: true, Limit: 10,
+	})
+	if err != nil {
+		return nil, err
+	}
+	for i := range cases {
+		switch _, err := tx.Value(cases[i].ID, valueJoin); {
+		case err == nil:
+			return &cases[i], nil
+		case !errors.Is(err, store.ErrNotFound):
+			return nil, err
+		}
+	}
+	return nil, nil
+}

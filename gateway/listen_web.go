@@ -1,0 +1,72 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+
+	"github.com/vigie/vigie"
+	"github.com/vigie/vigie/medical/dicom/dicomweb"
+	"github.com/vigie/vigie/medical/dicom/dimse"
+)
+
+// dicomweb serves STOW-RS into intake, and QIDO-RS and WADO-RS over what Vigie
+// itself produced.
+func (g *Gateway) dicomweb() (http.Handler, error) {
+	handler, err := dicomweb.NewHandler(dicomweb.Config{
+		Authorize: g.authorize,
+		NewSpool:  func() (dimse.Spool, error) { return g.newSpool("dicomweb") },
+		Store:     g.storeWeb,
+		Archive:   &archive{g.Casebook},
+		MaxObject: int64(g.config.Limits.ObjectSize),
+		MaxStores: g.config.Limits.Associations,
+		Logger:    g.logger,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("gateway: preparing DICOMweb: %w", err)
+	}
+	return handler, nil
+}
+
+// authorize holds a request's client certificate against http.allow. On a
+// plain transport (development, loopback) everybody passes.
+func (g *Gateway) authorize(r *http.Request) (dicomweb.Peer, error) {
+	if g.config.HTTP.Plain {
+		return dicomweb.Peer{RemoteAddr: r.RemoteAddr}, nil
+	}
+	peer, err := dicomweb.MutualTLS(r)
+	if err != nil {
+		g.metrics.refusals.WithLabelValues("dicomweb", "no-certificate").Inc()
+		return peer, err
+	}
+	if err := allow(g.config.HTTP.Allow, "", peer.Certificate); err != nil {
+		g.metrics.refusals.WithLabelValues("dicomweb", "not-allowed").Inc()
+		return peer, err
+	}
+	peer.Name = certificateSubject(peer.Certificate)
+	return peer, nil
+}
+
+// admit lets a request pass that authorize accepts.
+func (g *Gateway) admit(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch _, err := g.authorize(r); {
+		case errors.Is(err, dicomweb.ErrUnauthenticated):
+			http.Error(w, "a client certificate is required", http.StatusUnauthorized)
+		case err != nil:
+			http.Error(w, "not allowed", http.StatusForbidden)
+		default:
+			next.ServeHTTP(w, r)
+		}
+	})
+}
+
+// storeWeb answers for one object of a STOW-RS request.
+func (g *Gateway) storeWeb(ctx context.Context, r dicomweb.StoreRequest) dimse.Status {
+	source := vigie.Source{Protocol: "dicomweb"}
+	if c := r.Peer.Certificate; c != nil {
+		source.Certificate, source.Subject = certificateDigest(c), certificateSubject(c)
+	}
+	return g.take(ctx, source, r.Spool, announced{r.SOPClass, r.SOPInstance, r.TransferSyntax})
+}
