@@ -123,7 +123,9 @@ func describe(typ onnx.DataType, shape []int64) string {
 type elementRow struct {
 	make   func(n int) any
 	decode func(*onnx.Tensor) (any, error)
-	proto  string // datatype in the Open Inference Protocol
+	proto  string                                // datatype in the Open Inference Protocol
+	parse  func(text []byte, n int) (any, error) // from JSON
+	copy   func(to, from any)
 }
 
 // elements is the table of supported element types.
@@ -142,6 +144,8 @@ func row[T Element](proto string) elementRow {
 		make:   func(n int) any { return make([]T, n) },
 		decode: func(t *onnx.Tensor) (any, error) { return onnx.Values[T](t) },
 		proto:  proto,
+		parse:  parseElements[T],
+		copy:   func(to, from any) { copy(to.([]T), from.([]T)) },
 	}
 }
 
