@@ -170,7 +170,7 @@ func (w *work) dataSet(in *dicom.DataSet, depth int) (*dicom.DataSet, error) {
 	}
 	out := &dicom.DataSet{}
 	for e := range in.All() {
-		kept, action, basis, err := w.element(in, e, depth)
+		kept, action, basis, err := w.element(in, out, e, depth)
 		if err != nil {
 			return nil, err
 		}
@@ -183,7 +183,8 @@ func (w *work) dataSet(in *dicom.DataSet, depth int) (*dicom.DataSet, error) {
 }
 
 // element decides about one attribute: what stays of it, if anything, and why.
-func (w *work) element(in *dicom.DataSet, e *dicom.Element, depth int) (*dicom.Element, Action, Basis, error) {
+// out holds what stayed of the attributes before it.
+func (w *work) element(in, out *dicom.DataSet, e *dicom.Element, depth int) (*dicom.Element, Action, Basis, error) {
 	tag := e.Tag
 	attribute, registered := dicom.Lookup(tag)
 	if tag.Group() < 0x0008 || tag.Element() == 0 {
@@ -210,7 +211,7 @@ func (w *work) element(in *dicom.DataSet, e *dicom.Element, depth int) (*dicom.E
 	if !registered || !listed {
 		return nil, X, Unlisted, nil
 	}
-	return w.keep(in, e, attribute, k, depth)
+	return w.keep(out, e, attribute, k, depth)
 }
 
 // tabled applies an action of Table E.1-1.

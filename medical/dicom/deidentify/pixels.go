@@ -16,10 +16,12 @@ const (
 	doubleFloatPixelData dicom.Tag = 0x7FE00009
 )
 
-// bulk decides about pixel data and look-up tables.
-func (w *work) bulk(in *dicom.DataSet, e *dicom.Element, depth int) (*dicom.Element, Action, Basis, error) {
+// bulk decides about pixel data and look-up tables. They are measured by what
+// stayed of the attributes that describe them (d), because nobody else will have
+// more than that.
+func (w *work) bulk(d *dicom.DataSet, e *dicom.Element, depth int) (*dicom.Element, Action, Basis, error) {
 	if e.Tag != dicom.PixelData {
-		if kept := lookupTable(in, e); kept != nil {
+		if kept := lookupTable(d, e); kept != nil {
 			return kept, K, ByKeep, nil
 		}
 		w.doubt(vigie.ReasonPixels, e.Tag.String(), tableText)
@@ -36,14 +38,14 @@ func (w *work) bulk(in *dicom.DataSet, e *dicom.Element, depth int) (*dicom.Elem
 		return nil, X, ByValue, nil
 	}
 	if len(e.Fragments) > 0 {
-		kept, err := scrubFrames(in, e, w.syntax)
+		kept, err := scrubFrames(d, e, w.syntax)
 		if err != nil {
 			w.doubt(vigie.ReasonDeidentify, err.Error(), framesText)
 			return nil, X, ByValue, nil
 		}
 		return kept, K, ByKeep, nil
 	}
-	kept, err := scrubNative(in, e)
+	kept, err := scrubNative(d, e)
 	if err != nil {
 		w.doubt(vigie.ReasonPixels, err.Error(), geometryText)
 		return nil, X, ByValue, nil
@@ -54,12 +56,12 @@ func (w *work) bulk(in *dicom.DataSet, e *dicom.Element, depth int) (*dicom.Elem
 // lookupTable keeps a look-up table (PS3.3 C.11.1.1.1, C.7.6.3.1.5) that is
 // exactly as long as its descriptor says, with no entry wider than it says, so
 // that it holds nothing else. It returns nil for any other.
-func lookupTable(in *dicom.DataSet, e *dicom.Element) *dicom.Element {
+func lookupTable(d *dicom.DataSet, e *dicom.Element) *dicom.Element {
 	descriptor := e.Tag - 0x100 // palettes: (0028,1201) is described by (0028,1101)
 	if e.Tag == lutData {
 		descriptor = lutDescriptor
 	}
-	numbers := in.Ints(descriptor)
+	numbers := d.Ints(descriptor)
 	if len(numbers) != 3 || len(e.Fragments) > 0 {
 		return nil
 	}

@@ -13,7 +13,7 @@ import (
 // keep decides about an attribute on the keep list. A value that cannot be
 // vouched for is emptied rather than removed, so that an attribute of type 2
 // stays conforming.
-func (w *work) keep(in *dicom.DataSet, e *dicom.Element, attribute dicom.Attribute, k keeper, depth int) (*dicom.Element, Action, Basis, error) {
+func (w *work) keep(out *dicom.DataSet, e *dicom.Element, attribute dicom.Attribute, k keeper, depth int) (*dicom.Element, Action, Basis, error) {
 	blank := &dicom.Element{Tag: e.Tag, VR: attribute.VR}
 	if k.sequence {
 		if e.VR != dicom.SQ {
@@ -29,7 +29,7 @@ func (w *work) keep(in *dicom.DataSet, e *dicom.Element, attribute dicom.Attribu
 		return blank, Z, ByValue, nil
 	}
 	if k.custom {
-		return w.bulk(in, e, depth)
+		return w.bulk(out, e, depth)
 	}
 	if len(e.Fragments) > 0 {
 		return blank, Z, ByValue, nil

@@ -76,7 +76,7 @@ func TestATextInACodedOrNumericFieldDoesNotRideAlong(t *testing.T) {
 		{Tag: dicom.InstanceNumber, VR: dicom.IS, Value: []byte("1 Garance ")},
 		{Tag: dicom.Rows, VR: dicom.US, Value: []byte("Garance ")},
 		{Tag: dicom.WindowCenter, VR: dicom.DS, Value: []byte("1\\Garance ")},
-		{Tag: 0x00189602, VR: dicom.FD, Value: []byte("Garance ")},                   // DiffusionBValue
+		{Tag: 0x00189087, VR: dicom.FD, Value: []byte("Garance ")},                   // DiffusionBValue
 		{Tag: 0x00540010, VR: dicom.US, Value: []byte("Garance^Reine=1950 ")},        // EnergyWindowVector, any number of US
 		{Tag: 0x00280009, VR: dicom.AT, Value: []byte("Garance ")},                   // FrameIncrementPointer
 		{Tag: 0x00209165, VR: dicom.AT, Value: []byte{0x09, 0x00, 0x10, 0x10}},       // DimensionIndexPointer to a private tag
