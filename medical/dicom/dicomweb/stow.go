@@ -21,7 +21,10 @@ const (
 	otherFailures  dicom.Tag = 0x0008119A
 	headLength               = 8 << 10 // the file meta information takes a few hundred bytes
 	copyBufferSize           = 64 << 10
-	endOfMeta      dicom.Tag = 0x00030000
+	// maxBoundary is beyond the 70 characters of RFC 2046 section 5.1.1,
+	// because Orthanc's are 73 long.
+	maxBoundary           = 200
+	endOfMeta   dicom.Tag = 0x00030000
 )
 
 var copyBuffers = sync.Pool{New: func() any { b := make([]byte, copyBufferSize); return &b }}
@@ -92,10 +95,10 @@ func storeBoundary(r *http.Request) (boundary string, status int, sentence strin
 	if kind := params["type"]; kind != "" && !strings.EqualFold(kind, mediaDICOM) {
 		return "", http.StatusUnsupportedMediaType, `only type="application/dicom" is taken; metadata with separate bulk data is not`
 	}
-	if b := params["boundary"]; b != "" && len(b) <= 70 { // RFC 2046 section 5.1.1
+	if b := params["boundary"]; b != "" && len(b) <= maxBoundary {
 		return b, 0, ""
 	}
-	return "", http.StatusBadRequest, "the multipart boundary is missing or longer than 70 characters"
+	return "", http.StatusBadRequest, fmt.Sprintf("the multipart boundary is missing or longer than %d characters", maxBoundary)
 }
 
 // storePart receives one object. An error ends the request; everything else

@@ -106,7 +106,7 @@ func TestWhatIsNotOfferedIsRefusedClearly(t *testing.T) {
 		"no multipart":       {map[string]string{"Content-Type": "application/dicom"}, "/studies", 415},
 		"form data":          {map[string]string{"Content-Type": strings.Replace(contentType, "related", "form-data", 1)}, "/studies", 415},
 		"no boundary":        {map[string]string{"Content-Type": `multipart/related; type="application/dicom"`}, "/studies", 400},
-		"long boundary":      {map[string]string{"Content-Type": `multipart/related; boundary=` + strings.Repeat("x", 71)}, "/studies", 400},
+		"long boundary":      {map[string]string{"Content-Type": `multipart/related; boundary=` + strings.Repeat("x", maxBoundary+1)}, "/studies", 400},
 		"compressed":         {map[string]string{"Content-Type": contentType, "Content-Encoding": "gzip"}, "/studies", 415},
 		"study that is none": {map[string]string{"Content-Type": contentType}, "/studies/abc", 400},
 	} {
