@@ -1,0 +1,104 @@
+// Command bench measures Vigie beside its peers, on one machine and in one run,
+// and prints a table.
+//
+//	go run ./bench                       everything
+//	go run ./bench -only intake -n 100   one part, more objects
+//	go run ./bench -json
+//
+// Peers that are not installed are left out, saying so. `make setup-peers`
+// installs them.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime"
+	"strings"
+	"time"
+)
+
+// Row is one measurement.
+type Row struct {
+	Work   string  `json:"work"`
+	System string  `json:"system"`
+	Value  float64 `json:"value"`
+	Unit   string  `json:"unit"`
+	Second string  `json:"second,omitempty"` // the same figure in another unit
+	Note   string  `json:"note,omitempty"`
+}
+
+type options struct {
+	binary  string // the vigie binary to measure
+	model   string // model package
+	objects int    // per intake measurement
+	senders int
+	cases   int // per prediction measurement
+}
+
+var parts = []struct {
+	name    string
+	measure func(context.Context, options) ([]Row, error)
+}{
+	{"intake", intake},
+	{"prediction", prediction},
+	{"training", training},
+}
+
+func main() {
+	var (
+		o      options
+		only   string
+		asJSON bool
+	)
+	flag.StringVar(&o.binary, "binary", "bin/vigie", "vigie binary")
+	flag.StringVar(&o.model, "model", "models/chest-pneumonia-28", "model package")
+	flag.StringVar(&only, "only", "", "comma-separated parts: intake, prediction, training")
+	flag.IntVar(&o.objects, "n", 200, "512×512 objects per intake measurement (a quarter of it for 2140×1760)")
+	flag.IntVar(&o.senders, "senders", 4, "associations at once")
+	flag.IntVar(&o.cases, "cases", 30, "predictions measured, one at a time")
+	flag.BoolVar(&asJSON, "json", false, "print JSON")
+	flag.Parse()
+
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	var rows []Row
+	for _, part := range parts {
+		if only != "" && !strings.Contains(","+only+",", ","+part.name+",") {
+			continue
+		}
+		fmt.Fprintf(os.Stderr, "bench: %s …\n", part.name)
+		measured, err := part.measure(ctx, o)
+		rows = append(rows, measured...)
+		if err != nil {
+			fmt.Fprintf(os.Stderr, "bench: %s: %v\n", part.name, err)
+			os.Exit(1)
+		}
+	}
+	if asJSON {
+		encoder := json.NewEncoder(os.Stdout)
+		encoder.SetIndent("", "  ")
+		if err := encoder.Encode(struct {
+			Time   time.Time `json:"time"`
+			Cores  int       `json:"cores"`
+			Target string    `json:"target"`
+			Rows   []Row     `json:"rows"`
+		}{time.Now().UTC(), runtime.NumCPU(), runtime.GOOS + "/" + runtime.GOARCH, rows}); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			os.Exit(1)
+		}
+		return
+	}
+	fmt.Printf("%d cores, %s/%s, %s\n\n", runtime.NumCPU(), runtime.GOOS, runtime.GOARCH, time.Now().UTC().Format(time.DateOnly))
+	work := ""
+	for _, row := range rows {
+		if row.Work != work {
+			work = row.Work
+			fmt.Printf("%s\n", work)
+		}
+		fmt.Printf("  %-34s %10.2f %-10s %-14s %s\n", row.System, row.Value, row.Unit, row.Second, row.Note)
+	}
+}
