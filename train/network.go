@@ -27,12 +27,15 @@ type Network struct {
 // normalisation (Wu and He 2018) is written as InstanceNormalization on grouped
 // channels, the form that exporters use and every runtime has.
 type CNN struct {
-	Channels, Rows, Columns int
-	Classes                 int
-	Stages                  [][]int // output channels of each convolution, by stage
-	GroupSize               int     // channels of a group; 0 means no normalisation
-	Hidden                  int     // units of the hidden layer; 0 means average pooling
-	Mean, Deviation         float32 // of pixel values 0..1
+	Channels  int     `json:"channels"`
+	Rows      int     `json:"rows"`
+	Columns   int     `json:"columns"`
+	Classes   int     `json:"classes"`
+	Stages    [][]int `json:"stages"`     // output channels of each convolution, by stage
+	GroupSize int     `json:"group_size"` // channels of a group; 0 means no normalisation
+	Hidden    int     `json:"hidden"`     // units of the hidden layer; 0 means average pooling
+	Mean      float32 `json:"mean"`       // of pixel values 0..1
+	Deviation float32 `json:"deviation"`
 }
 
 // opset of built networks: 17 is what PyTorch 1.13 to 2.x export and every
