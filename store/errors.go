@@ -1,11 +1,11 @@
 package store
 
 import (
-	"context"
 	"database/sql"
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"strings"
 	"syscall"
@@ -104,14 +104,14 @@ func classify(err error) (error, severity) {
 		}
 		return err, harmless
 	}
-	var connect *pgconn.ConnectError
-	var network net.Error
-	if errors.As(err, &connect) || errors.Is(err, driver.ErrBadConn) || errors.Is(err, sql.ErrConnDone) ||
-		(errors.As(err, &network) && !errors.Is(err, context.DeadlineExceeded)) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) {
-		return mark(ErrUnavailable, err), fatal
-	}
 	if kind := fromSystem(err, nil); kind != nil {
 		return mark(kind, err), harmless
+	}
+	var connect *pgconn.ConnectError
+	var network *net.OpError
+	if errors.As(err, &connect) || errors.As(err, &network) || errors.Is(err, driver.ErrBadConn) || errors.Is(err, sql.ErrConnDone) ||
+		errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) {
+		return mark(ErrUnavailable, err), fatal
 	}
 	return err, harmless
 }

@@ -22,8 +22,13 @@ const (
 	// fetchCooldown bounds how often the queue is asked for work. River's
 	// default of 100 ms would dominate the latency of a case.
 	fetchCooldown = 10 * time.Millisecond
-	// fetchPoll is how long a missed notification can delay a job.
-	fetchPoll = 500 * time.Millisecond
+	// fetchPoll is how long a missed notification can delay a job. Some are
+	// missed: the queue sends at most one per notifyWindow.
+	fetchPoll = 100 * time.Millisecond
+	// notifyWindow is how long after one notification the next insertion
+	// sends none. River takes it from the inserter's FetchCooldown; its
+	// default of 100 ms left most jobs to the poll.
+	notifyWindow = river.FetchCooldownMin
 	// rescueEvery is how often the jobs of dead workers are looked for, and
 	// so about how long a job waits after another process died with it.
 	rescueEvery = 5 * time.Second

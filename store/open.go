@@ -120,7 +120,7 @@ func (s *Store) start(ctx context.Context) error {
 	if err := s.migrate(ctx); err != nil {
 		return err
 	}
-	inserter, err := river.NewClient(s.db.riverDriver(), &river.Config{Logger: s.logger})
+	inserter, err := river.NewClient(s.db.riverDriver(), &river.Config{Logger: s.logger, FetchCooldown: notifyWindow})
 	if err != nil {
 		return fmt.Errorf("store: preparing the job queue: %w", err)
 	}
