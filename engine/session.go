@@ -31,31 +31,40 @@ var _ Session = (*local)(nil)
 
 // Open checks a graph and makes it ready to run in this process. It does not
 // keep m.
-func Open(m *onnx.Model, options Options) (Session, error) {
-	if len(options.Outputs) > 0 || len(options.Dims) > 0 {
-		narrowed, err := narrow(m, options)
-		if err != nil {
-			return nil, err
-		}
-		m = narrowed
-	}
-	if err := m.Check(); err != nil {
-		return nil, fmt.Errorf("engine: opening graph %q: %w", m.Graph.Name, err)
-	}
-	data, err := m.Marshal()
-	if err != nil {
-		return nil, fmt.Errorf("engine: opening graph %q: %w", m.Graph.Name, err)
-	}
-	return open(m, data, options)
-}
+func Open(m *onnx.Model, options Options) (Session, error) { return prepare(m, nil, options) }
 
-// OpenBytes is Open for a graph in ONNX's file format.
+// OpenBytes is Open for a graph in ONNX's file format. Unless options change
+// the graph, it is these very bytes that ONNX Runtime reads.
 func OpenBytes(data []byte, options Options) (Session, error) {
 	m, err := onnx.Parse(data)
 	if err != nil {
 		return nil, fmt.Errorf("engine: opening a graph: %w", err)
 	}
-	return Open(m, options)
+	return prepare(m, data, options)
+}
+
+// prepare opens m, of which data is the file or nil.
+func prepare(m *onnx.Model, data []byte, options Options) (Session, error) {
+	if m.Graph == nil {
+		return nil, fmt.Errorf("engine: opening a model: %w: it has no graph", onnx.ErrInvalid)
+	}
+	if len(options.Outputs) > 0 || len(options.Dims) > 0 {
+		narrowed, err := narrow(m, options)
+		if err != nil {
+			return nil, err
+		}
+		m, data = narrowed, nil
+	}
+	if err := m.Check(); err != nil {
+		return nil, fmt.Errorf("engine: opening graph %q: %w", m.Graph.Name, err)
+	}
+	if data == nil {
+		var err error
+		if data, err = m.Marshal(); err != nil {
+			return nil, fmt.Errorf("engine: opening graph %q: %w", m.Graph.Name, err)
+		}
+	}
+	return open(m, data, options)
 }
 
 // narrow returns a shallow copy of m that has only the outputs asked for and

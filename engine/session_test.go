@@ -128,6 +128,80 @@ func TestABindingReusesItsBuffers(t *testing.T) {
 	}
 }
 
+func TestBindingsOfOneSessionRunAtOnce(t *testing.T) {
+	s := open(t, linear(t), engine.Options{})
+	var group sync.WaitGroup
+	for i := range 4 {
+		group.Go(func() {
+			x, y := make([]float32, 2), make([]float32, 3)
+			b, err := s.Bind(map[string]engine.Tensor{"x": engine.Float32([]int64{1, 2}, x)},
+				map[string]engine.Tensor{"y": engine.Float32([]int64{1, 3}, y), "sum": engine.Float32(nil, make([]float32, 1))})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer b.Close()
+			for n := range 500 {
+				x[0] = float32(1000*i + n)
+				if err := b.Run(context.Background()); err != nil {
+					t.Error(err)
+					return
+				}
+				if y[0] != x[0] {
+					t.Errorf("binding %d got %v, want %v", i, y[0], x[0])
+				}
+			}
+		})
+	}
+	group.Wait()
+}
+
+func TestAFileOpensAsItsModelDoes(t *testing.T) {
+	open(t, linear(t), engine.Options{})
+	data, err := linear(t).Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	x := map[string]engine.Tensor{"x": engine.Float32([]int64{1, 2}, []float32{1, 1})}
+	for _, options := range []engine.Options{{}, {Outputs: []string{"sum"}}} {
+		s, err := engine.OpenBytes(data, options)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := s.Run(context.Background(), x, "sum")
+		if sum, _ := engine.Values[float32](out["sum"]); err != nil || sum[0] != 3 {
+			t.Errorf("%v: %v, %v", options, out, err)
+		}
+		s.Close()
+	}
+	if _, err := engine.OpenBytes(data[:20], engine.Options{}); !errors.Is(err, onnx.ErrCorrupt) {
+		t.Errorf("a cut file gives %v", err)
+	}
+	if _, err := engine.Open(&onnx.Model{}, engine.Options{}); !errors.Is(err, onnx.ErrInvalid) {
+		t.Errorf("a model without a graph gives %v", err)
+	}
+}
+
+func TestAGraphThatTheRuntimeCannotRunIsAnErrorAtOpen(t *testing.T) {
+	open(t, linear(t), engine.Options{})
+	b := onnx.NewBuilder(17)
+	b.Output(b.Op("NoSuchOperator", []string{b.Input("x", onnx.Float, batch)}), onnx.Float, batch)
+	m, err := b.Build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := engine.Open(m, engine.Options{}); err == nil || !strings.Contains(err.Error(), "NoSuchOperator") {
+		t.Errorf("error %v", err)
+	}
+	if _, err := engine.Open(linear(t), engine.Options{Threads: -1}); err == nil {
+		t.Error("a negative number of threads is taken")
+	}
+	m.Graph.Inputs[0].Type = onnx.Float16
+	if _, err := engine.Open(m, engine.Options{}); err == nil || !strings.Contains(err.Error(), "float16") {
+		t.Errorf("an input of half precision gives %v", err)
+	}
+}
+
 func TestWrongInputsAreNamedWithWhatIsWanted(t *testing.T) {
 	s := open(t, linear(t), engine.Options{})
 	for name, test := range map[string]struct {

@@ -35,5 +35,5 @@ $(RUNTIME_GZ): node_modules/.package-lock.json $(wildcard $(RUNTIME_SHA256))
 	  { echo 'onnxruntime-node has no library for $(RUNTIME_GOOS)/$(RUNTIME_GOARCH)' >&2; exit 1; }
 	@test "$$($(RUNTIME_DIGEST) $(RUNTIME_LIBRARY) | cut -d' ' -f1)" = "$$(cut -d' ' -f1 $(RUNTIME_SHA256))" || \
 	  { echo '$(RUNTIME_LIBRARY) does not have the digest in $(RUNTIME_SHA256): refusing it' >&2; exit 1; }
-	gzip -9 -n -c $(RUNTIME_LIBRARY) > $@.part
-	mv $@.part $@
+	gzip -9 -n -c $(RUNTIME_LIBRARY) > node_modules/.$(RUNTIME_NAME).part
+	mv node_modules/.$(RUNTIME_NAME).part $@
