@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"sync"
 
 	ort "github.com/yalue/onnxruntime_go"
@@ -50,6 +51,9 @@ func (s *local) Bind(inputs, outputs map[string]Tensor) (Binding, error) {
 		}
 		b.out = append(b.out, value)
 	}
+	// Pinned memory that is forgotten ends the process (runtime.Pinner): a
+	// binding that nobody closed must not.
+	runtime.SetFinalizer(b, (*bound).Close)
 	return b, nil
 }
 
@@ -76,6 +80,7 @@ func (b *bound) Run(ctx context.Context) error {
 func (b *bound) Close() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	runtime.SetFinalizer(b, nil)
 	b.closed = true
 	b.given.release()
 	b.filled.release()

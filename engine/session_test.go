@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -154,6 +155,21 @@ func TestBindingsOfOneSessionRunAtOnce(t *testing.T) {
 		})
 	}
 	group.Wait()
+}
+
+func TestAForgottenBindingDoesNotEndTheProcess(t *testing.T) {
+	s := open(t, linear(t), engine.Options{})
+	for range 10 {
+		_, err := s.Bind(map[string]engine.Tensor{"x": engine.Float32([]int64{1, 2}, make([]float32, 2))},
+			map[string]engine.Tensor{"y": engine.Float32([]int64{1, 3}, make([]float32, 3)), "sum": engine.Float32(nil, make([]float32, 1))})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 5 {
+		runtime.GC()
+		time.Sleep(10 * time.Millisecond) // finalizers run apart
+	}
 }
 
 func TestAFileOpensAsItsModelDoes(t *testing.T) {

@@ -195,6 +195,9 @@ func (in *inference) node(n *Node) (unknown string, err error) {
 		}
 	}
 	for i, name := range n.Outputs {
+		if len(o.out[i].shape) > MaxRank {
+			return "", fmt.Errorf("%w: %d dimensions", ErrLimit, len(o.out[i].shape))
+		}
 		if name != "" {
 			o.out[i].limit()
 			in.facts[name] = &o.out[i]

@@ -1,5 +1,24 @@
 // Package onnx reads, builds, checks and writes ONNX graphs
 // (https://github.com/onnx/onnx/blob/main/docs/IR.md) without running them.
+// Package engine runs them, onnx/autodiff differentiates them.
+//
+// A [Model] is plain data: read the fields, change them, write it back. It
+// comes from a file by [Load] or [Parse], which bound what a hostile file can
+// cost, or from a [Builder]:
+//
+//	m, err := onnx.Load("model.onnx")
+//	err = m.Check()                                           // the rules of the standard
+//	shapes, err := onnx.InferShapes(m, map[string]int64{"batch": 1}) // every tensor's
+//	summary, err := onnx.Inspect(m)                           // for people
+//
+// Operators live in one table, a file per family (rule_*.go): from which
+// version of the operator set on this package knows them, and the rule that
+// gives the shape of their results. Adding one is adding a row, its rule, and
+// a drawing in drawings_test.go by which it is compared with ONNX Runtime and
+// with the reference implementation.
+//
+// Not taken part in, and refused by name: external data, local functions,
+// sparse tensors, sequences and maps, training information.
 package onnx
 
 // DataType is ONNX's TensorProto.DataType.

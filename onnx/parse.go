@@ -31,8 +31,10 @@ func Load(path string) (*Model, error) {
 
 // Parse reads a model in ONNX's file format (onnx.proto of IR versions 3 to
 // 13). The model's raw tensors refer to data, which must not be changed as
-// long as the model is used. Parse accepts what has the form of a model; Check
-// says whether it is one.
+// long as the model is used. Tensors come out in one form whichever of
+// TensorProto's fields held them; documentation strings and annotations are
+// dropped. Parse accepts what has the form of a model; Check says whether it is
+// one.
 func Parse(data []byte) (*Model, error) {
 	if len(data) > MaxBytes {
 		return nil, fmt.Errorf("onnx: parsing a model of %d bytes: %w: at most %d", len(data), ErrLimit, MaxBytes)
