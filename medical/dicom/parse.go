@@ -2,15 +2,12 @@ package dicom
 
 import (
 	"bufio"
-	"bytes"
 	"compress/flate"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 )
-
-func readerOf(p []byte) io.Reader { return bytes.NewReader(p) }
 
 // Parse reads a file of PS3.10. It also reads what archives really hold: files
 // without preamble, without file meta information, or whose meta information

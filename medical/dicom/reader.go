@@ -2,6 +2,7 @@ package dicom
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -175,6 +176,9 @@ func (r *reader) dataSet(d *DataSet, enc encodingOf, end int64, delimited bool, 
 		if h.tag.Group() == 0xFFFE {
 			return r.fail(ErrMalformed, h.tag, "an item or delimiter outside a sequence")
 		}
+		if h.tag.Group() == 2 {
+			return r.fail(ErrMalformed, h.tag, "file meta information inside the data set")
+		}
 		if h.length != undefinedLength && int64(h.length) > end-r.at {
 			return r.fail(ErrMalformed, h.tag, "a value of %d bytes, but its item ends after %d", h.length, end-r.at)
 		}
@@ -214,17 +218,20 @@ func (r *reader) element(d *DataSet, h header, enc encodingOf, depth int) error 
 	if err := r.count(h.tag); err != nil {
 		return err
 	}
-	if i, present := d.find(h.tag); !present {
-		// Elements out of order are tolerated, but not so many that sorting
-		// them in becomes an attack.
-		if r.moved += int64(d.Len() - i); r.moved > maxMoved {
-			return r.fail(ErrMalformed, h.tag, "the elements are not in order")
-		}
-	} else {
-		return r.fail(ErrMalformed, h.tag, "the attribute is there twice, and readers disagree on which counts")
+	i, twice := d.find(h.tag)
+	if twice {
+		return r.again(d.elements[i], h)
+	}
+	// Elements out of order are tolerated, but not so many that sorting them
+	// in becomes an attack.
+	if r.moved += int64(d.Len() - i); r.moved > maxMoved {
+		return r.fail(ErrMalformed, h.tag, "the elements are not in order")
 	}
 	e := &Element{Tag: h.tag, VR: h.vr}
+	groupLength := h.tag.Element() == 0 && h.tag.Group() > 2
 	switch {
+	case groupLength && (h.length == undefinedLength || h.vr == SQ):
+		return r.fail(ErrMalformed, h.tag, "a group length that is no number")
 	case h.length == undefinedLength && (h.vr == OB || h.vr == OW || h.tag == PixelData):
 		e.VR = OB
 		d.Put(e)
@@ -245,8 +252,8 @@ func (r *reader) element(d *DataSet, h header, enc encodingOf, depth int) error 
 		return err
 	}
 	e.Value = value
-	if h.tag.Element() == 0 && h.tag.Group() > 2 {
-		return nil // group length: ignored (PS3.5 7.2)
+	if groupLength {
+		return nil // ignored (PS3.5 7.2)
 	}
 	if a, ok := Lookup(h.tag); ok && len(a.Other) > 0 && enc.implicit {
 		e.VR = choose(d, a, value)
@@ -261,6 +268,22 @@ func (r *reader) element(d *DataSet, h header, enc encodingOf, depth int) error 
 	}
 	d.Put(e)
 	return nil
+}
+
+// again reads a repeated attribute. Some readers take the first, others the
+// last, so one that says anything else would mean different patients to
+// different systems.
+func (r *reader) again(first *Element, h header) error {
+	if h.length != undefinedLength && h.vr != SQ && first.Items == nil && first.Fragments == nil && int64(h.length) == int64(len(first.Value)) && len(first.Value) <= chunk {
+		value, err := r.value(int64(h.length), h.tag)
+		if err != nil {
+			return err
+		}
+		if bytes.Equal(value, first.Value) && h.vr == first.VR {
+			return nil
+		}
+	}
+	return r.fail(ErrMalformed, h.tag, "the attribute is there twice, and readers disagree on which counts")
 }
 
 // recover gives a public attribute that was written as UN its real VR; the
@@ -282,7 +305,7 @@ func (r *reader) recover(d *DataSet, e *Element, depth int) error {
 		e.VR = SQ
 		return nil
 	}
-	inner := &reader{in: bufio.NewReaderSize(readerOf(e.Value), 64), size: int64(len(e.Value)), limits: r.limits, elements: r.elements}
+	inner := &reader{in: bufio.NewReaderSize(bytes.NewReader(e.Value), 64), size: int64(len(e.Value)), limits: r.limits, elements: r.elements}
 	sequence := &Element{Tag: e.Tag, VR: SQ}
 	err := inner.sequence(d, sequence, uint32(len(e.Value)), encodingOf{implicit: true}, depth+1)
 	r.elements = inner.elements

@@ -156,7 +156,7 @@ func (t *thorax) density(x, y float64) float64 {
 
 	v := t.soft
 	v -= 0.16 * smooth(0.2, 0.5, math.Abs(x-0.5)) * (1 - smooth(t.base-0.1, t.base+0.1, y)) // the chest wall thins to the sides
-	v += 0.09 * bell(x-0.5, 0.11) * smooth(-0.1, 0.15, y) // spine and mediastinum
+	v += 0.09 * bell(x-0.5, 0.11) * smooth(-0.1, 0.15, y)                                   // spine and mediastinum
 	v += 0.035 * bell(x-0.5, 0.035) * (0.7 + 0.3*math.Cos(y*2*math.Pi/0.062))
 	v -= 0.09 * bell(x-0.5, 0.02) * (1 - smooth(0.30, 0.40, y)) // trachea
 	v += 0.07 * heart

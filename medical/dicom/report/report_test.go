@@ -102,10 +102,12 @@ func capture() Capture {
 
 func TestTheStructuredReportConforms(t *testing.T) {
 	for name, change := range map[string]func(*Result){
-		"by a model":              func(*Result) {},
-		"without findings":        func(r *Result) { r.Findings = nil },
-		"without remarks":         func(r *Result) { r.Remarks = nil },
-		"verified by a physician": func(r *Result) { r.Reviewer = &Reviewer{Name: "Lemaître^Inès^^Dr", Organization: "Hôpital", Time: noon} },
+		"by a model":       func(*Result) {},
+		"without findings": func(r *Result) { r.Findings = nil },
+		"without remarks":  func(r *Result) { r.Remarks = nil },
+		"verified by a physician": func(r *Result) {
+			r.Reviewer = &Reviewer{Name: "Lemaître^Inès^^Dr", Organization: "Hôpital", Time: noon}
+		},
 		"corrected by a physician": func(r *Result) {
 			r.Reviewer = &Reviewer{Name: "Lemaître^Inès^^Dr", Time: noon}
 			for i := range r.Findings {
