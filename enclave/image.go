@@ -17,7 +17,7 @@ type imageFacts struct {
 	modal         float64 // share of the pixels in the commonest level
 	extreme       float64 // share of the pixels in the darkest and the brightest level
 	used          int     // levels that hold at least one pixel
-	correlation   float64 // of horizontal neighbours, -1..1; 0 if the image is flat
+	correlation   float64 // of horizontal neighbours, -1..1; 0 if the image is flat or has values outside
 }
 
 // factsOf measures an image. An image whose number of values contradicts its
@@ -29,25 +29,15 @@ func factsOf(image *dicom.Luminance) imageFacts {
 		return facts
 	}
 	var counts [levels]int
-	var n, sumX, sumY, sumXX, sumYY, sumXY float64
-	for row := range image.Rows {
-		line := image.Values[row*image.Columns : (row+1)*image.Columns]
-		before := math.NaN()
-		for _, value := range line {
-			v := float64(value)
-			if !(v >= 0 && v <= 1) {
-				facts.outside++
-				before = math.NaN()
-				continue
-			}
-			counts[min(int(v*levels), levels-1)]++
-			if before == before {
-				n++
-				sumX, sumY = sumX+before, sumY+v
-				sumXX, sumYY, sumXY = sumXX+before*before, sumYY+v*v, sumXY+before*v
-			}
-			before = v
+	for _, value := range image.Values {
+		if value >= 0 && value <= 1 {
+			counts[min(int(value*levels), levels-1)]++
+		} else {
+			facts.outside++
 		}
+	}
+	if facts.outside == 0 {
+		facts.correlation = neighbours(image)
 	}
 	total := len(image.Values) - facts.outside
 	if total == 0 {
@@ -69,8 +59,30 @@ func factsOf(image *dicom.Luminance) imageFacts {
 	}
 	facts.spread = float64(high-low) / (levels - 1)
 	facts.extreme = float64(counts[0]+counts[levels-1]) / float64(total)
-	if varX, varY := n*sumXX-sumX*sumX, n*sumYY-sumY*sumY; varX > 1e-9*n*n && varY > 1e-9*n*n {
-		facts.correlation = (n*sumXY - sumX*sumY) / math.Sqrt(varX*varY)
-	}
 	return facts
+}
+
+// correlatedRows is how many rows suffice to tell an image from noise.
+const correlatedRows = 256
+
+// neighbours returns the correlation of horizontal neighbours, on about
+// correlatedRows rows spread over the image; 0 if it is flat there.
+func neighbours(image *dicom.Luminance) float64 {
+	var n, sumX, sumY, sumXX, sumYY, sumXY float64
+	for row := 0; row < image.Rows; row += 1 + image.Rows/correlatedRows {
+		line := image.Values[row*image.Columns : (row+1)*image.Columns]
+		before := float64(line[0])
+		for _, value := range line[1:] {
+			v := float64(value)
+			sumX, sumY = sumX+before, sumY+v
+			sumXX, sumYY, sumXY = sumXX+before*before, sumYY+v*v, sumXY+before*v
+			before = v
+		}
+		n += float64(len(line) - 1)
+	}
+	varX, varY := n*sumXX-sumX*sumX, n*sumYY-sumY*sumY
+	if !(varX > 1e-9*n*n && varY > 1e-9*n*n) {
+		return 0
+	}
+	return (n*sumXY - sumX*sumY) / math.Sqrt(varX*varY)
 }

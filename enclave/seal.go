@@ -3,7 +3,6 @@ package enclave
 import (
 	"crypto/ed25519"
 	"crypto/hpke"
-	"crypto/sha256"
 	"fmt"
 
 	"github.com/vigie/vigie"
@@ -31,9 +30,24 @@ func findingInfo(identity attest.Identity) []byte {
 	return append([]byte("vigie/enclave/finding/1 "), identity[:]...)
 }
 
-// replyAAD ties a reply to the exact request bytes it answers.
-func replyAAD(request [sha256.Size]byte) []byte {
-	return append([]byte(findingMagic), request[:]...)
+// A requestSecret names one request to the two who share its HPKE context, and
+// to nobody else: it is exported from the context (RFC 9180 section 5.3), which
+// is new for every sealed case and seals one message only. A reply is bound to
+// it, so that it answers these exact bytes. Hashing the sealed case would say
+// the same and cost a pass over it on both sides.
+type requestSecret []byte
+
+const requestSecretSize = 32
+
+func exportSecret(context interface {
+	Export(exporterContext string, length int) ([]byte, error)
+}) (requestSecret, error) {
+	return context.Export("vigie/enclave/request/1", requestSecretSize)
+}
+
+// replyAAD ties a reply to the request it answers.
+func replyAAD(request requestSecret) []byte {
+	return append([]byte(findingMagic), request...)
 }
 
 // Pending is a sealed case that waits for its reply. It holds the only key
@@ -42,7 +56,7 @@ type Pending struct {
 	id       vigie.CaseID
 	input    vigie.Digest
 	enclave  *attest.Verified
-	request  [sha256.Size]byte
+	request  requestSecret
 	replyKey hpke.PrivateKey
 }
 
@@ -77,30 +91,42 @@ func Seal(enclave *attest.Verified, request Request) ([]byte, *Pending, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("enclave: sealing case %s: %w", request.Case, err)
 	}
+	secret, err := exportSecret(sender)
+	if err != nil {
+		return nil, nil, fmt.Errorf("enclave: sealing case %s: %w", request.Case, err)
+	}
 	sealed := make([]byte, 0, len(aad)+len(enc)+len(ciphertext))
 	sealed = append(append(append(sealed, aad...), enc...), ciphertext...)
 	return sealed, &Pending{
 		id: request.Case, input: vigie.DigestOf(request.DICOM), enclave: enclave,
-		request: sha256.Sum256(sealed), replyKey: replyKey,
+		request: secret, replyKey: replyKey,
 	}, nil
 }
 
 // openCase opens a sealed case whose header named this key.
-func openCase(private hpke.PrivateKey, aad []byte, h header, enc, ciphertext []byte) (sealedCase, error) {
+func openCase(private hpke.PrivateKey, aad []byte, h header, enc, ciphertext []byte) (sealedCase, requestSecret, error) {
+	refuse := func(err error) (sealedCase, requestSecret, error) {
+		return sealedCase{}, nil, fmt.Errorf("enclave: opening case %s: %w: %w", h.id, ErrSealed, err)
+	}
 	recipient, err := hpke.NewRecipient(enc, private, suiteKDF, suiteAEAD, caseInfo(h.identity))
 	if err != nil {
-		return sealedCase{}, fmt.Errorf("enclave: opening case %s: %w: %w", h.id, ErrSealed, err)
+		return refuse(err)
 	}
 	plaintext, err := recipient.Open(aad, ciphertext)
 	if err != nil {
-		return sealedCase{}, fmt.Errorf("enclave: opening case %s: %w: %w", h.id, ErrSealed, err)
+		return refuse(err)
 	}
-	return decodeCase(h.id, plaintext)
+	secret, err := exportSecret(recipient)
+	if err != nil {
+		return refuse(err)
+	}
+	content, err := decodeCase(h.id, plaintext)
+	return content, secret, err
 }
 
 // sealFinding seals a signed finding to the reply key of the request with the
-// given digest.
-func sealFinding(replyKey hpke.PublicKey, identity attest.Identity, request [sha256.Size]byte, signed SignedFinding) ([]byte, error) {
+// given secret.
+func sealFinding(replyKey hpke.PublicKey, identity attest.Identity, request requestSecret, signed SignedFinding) ([]byte, error) {
 	enc, sender, err := hpke.NewSender(replyKey, suiteKDF, suiteAEAD, findingInfo(identity))
 	if err != nil {
 		return nil, fmt.Errorf("enclave: sealing a finding: %w", err)

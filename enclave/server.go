@@ -20,13 +20,14 @@ type ServeOptions struct {
 }
 
 // Serve serves the worker until ctx ends, then refuses new cases, lets those
-// being read finish, and closes the worker.
+// being read finish. However it returns, the worker is closed.
 func Serve(ctx context.Context, worker *Worker, options ServeOptions) error {
 	if options.Drain == 0 {
 		options.Drain = worker.options.Timeout
 	}
 	if options.TLS == nil && !loopback(options.Listener.Addr()) {
-		return fmt.Errorf("enclave: serving on %s: plain HTTP is for development on a loopback address: give certificates, or listen on 127.0.0.1", options.Listener.Addr())
+		refused := fmt.Errorf("enclave: serving on %s: plain HTTP is for development on a loopback address: give certificates, or listen on 127.0.0.1", options.Listener.Addr())
+		return errors.Join(refused, worker.Close(ctx))
 	}
 	logger := worker.options.Logger
 	server := newHTTPServer(worker.Handler(), logger)

@@ -2,7 +2,6 @@ package enclave
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -207,7 +206,7 @@ func (w *Worker) acquire(ctx context.Context) (release func(), err error) {
 // diagnose is Diagnose once a slot is held. It calls release when the last
 // goroutine of the case has ended, which may be after it returned.
 func (w *Worker) diagnose(ctx context.Context, sealed []byte, release func()) ([]byte, error) {
-	key, content, err := w.open(sealed)
+	key, content, secret, err := w.open(sealed)
 	if err != nil {
 		release()
 		w.observe.cases.WithLabelValues("refused").Inc()
@@ -234,23 +233,23 @@ func (w *Worker) diagnose(ctx context.Context, sealed []byte, release func()) ([
 		}
 	}
 	w.observe.finding(finding)
-	return sealFinding(replyKey, key.identity, sha256.Sum256(sealed), sign(w.keys.signing, payload))
+	return sealFinding(replyKey, key.identity, secret, sign(w.keys.signing, payload))
 }
 
-func (w *Worker) open(sealed []byte) (*enclaveKey, sealedCase, error) {
+func (w *Worker) open(sealed []byte) (*enclaveKey, sealedCase, requestSecret, error) {
 	if len(sealed) > MaxSealed {
-		return nil, sealedCase{}, fmt.Errorf("enclave: opening a case of %d bytes: %w", len(sealed), ErrTooLarge)
+		return nil, sealedCase{}, nil, fmt.Errorf("enclave: opening a case of %d bytes: %w", len(sealed), ErrTooLarge)
 	}
 	aad, h, enc, ciphertext, err := splitSealed(sealed)
 	if err != nil {
-		return nil, sealedCase{}, err
+		return nil, sealedCase{}, nil, err
 	}
 	key, err := w.keys.named(h.identity)
 	if err != nil {
-		return nil, sealedCase{}, err
+		return nil, sealedCase{}, nil, err
 	}
-	content, err := openCase(key.private, aad, h, enc, ciphertext)
-	return key, content, err
+	content, secret, err := openCase(key.private, aad, h, enc, ciphertext)
+	return key, content, secret, err
 }
 
 // read lets the analyst work within the timeout and outside this goroutine, so
