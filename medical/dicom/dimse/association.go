@@ -49,9 +49,9 @@ func (s *Server) serveConnection(ctx context.Context, conn net.Conn, live *links
 	leave := s.lobby.enter(conn)
 	defer func() { leave() }()
 
-	secure := conn
+	secure := prompt(conn)
 	if s.cfg.TLS != nil {
-		secure = tls.Server(conn, s.cfg.TLS)
+		secure = tls.Server(secure, s.cfg.TLS)
 	}
 	l := newLink(secure, uint32(s.cfg.MaxPDU), s.cfg.ARTIM)
 	l.until = time.Now().Add(s.cfg.ARTIM)
@@ -338,19 +338,22 @@ func (a *association) fill(spool Spool, data io.Reader, header []byte) (size int
 		if size += int64(len(piece)); size > limit {
 			return size, fmt.Errorf("dimse: the object is larger than the %d bytes allowed", limit), nil
 		}
-		if len(piece) > 0 {
-			if _, err := spool.Write(piece); err != nil {
-				return size, fmt.Errorf("dimse: spooling: %w", err), nil
-			}
+		if _, err := spool.Write(piece); err != nil {
+			return size, fmt.Errorf("dimse: spooling: %w", err), nil
 		}
 		if ended {
 			return size, nil, nil
 		}
-		n, err := data.Read(a.chunk)
-		if err != nil && !errors.Is(err, io.EOF) {
-			return size, nil, err
+		// TLS hands out 16 KiB at a time; a spool is written to in larger pieces.
+		n := 0
+		for n < len(a.chunk) && !ended {
+			m, err := data.Read(a.chunk[n:])
+			if err != nil && !errors.Is(err, io.EOF) {
+				return size, nil, err
+			}
+			n, ended = n+m, err != nil
 		}
-		piece, ended = a.chunk[:n], err != nil
+		piece = a.chunk[:n]
 	}
 }
 

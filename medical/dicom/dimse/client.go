@@ -79,6 +79,7 @@ func Dial(ctx context.Context, addr string, cfg ClientConfig, contexts []Context
 	if err != nil {
 		return nil, fmt.Errorf("dimse: calling %s: %w", addr, err)
 	}
+	conn = prompt(conn)
 	if cfg.Plain {
 		if !isLoopback(conn.RemoteAddr()) {
 			conn.Close()
