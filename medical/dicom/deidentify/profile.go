@@ -21,8 +21,11 @@
 // comments and application segments inside compressed frames (pixels.go).
 //
 // Dates go too, ages included (a model that needs an age must be asked before
-// de-identification). What remains possible is re-identification from the
-// anatomy itself; docs/threat-model.md says so.
+// de-identification). What remains possible is to recognise a patient by the
+// anatomy itself, for someone who holds another image of the same body.
+//
+// The keep list is made for images. Of a report, a plan, a segmentation or a
+// waveform only an empty shell is left.
 package deidentify
 
 import (
