@@ -18,9 +18,11 @@ class Demo(nn.Module):
     def __init__(self):
         super().__init__()
         layers, channels = [], 1
-        for out in (16, 32, 64):
-            layers += [nn.Conv2d(channels, out, 3, padding=1, bias=False), nn.GroupNorm(out // 4, out), nn.ReLU(), nn.MaxPool2d(2)]
-            channels = out
+        for stage in ((16, 16), (32, 32), (64,)):
+            for out in stage:
+                layers += [nn.Conv2d(channels, out, 3, padding=1, bias=False), nn.GroupNorm(out // 4, out), nn.ReLU()]
+                channels = out
+            layers.append(nn.MaxPool2d(2))
         self.features = nn.Sequential(*layers)
         self.hidden, self.head = nn.Linear(64 * 3 * 3, 64), nn.Linear(64, 2)
 

@@ -64,6 +64,7 @@ func (o *AdamW) Step(rate float64, weights, gradients [][]float32, decay []bool)
 	size := float32(rate / (1 - math.Pow(b1, float64(o.Steps))))
 	correct := float32(1 / (1 - math.Pow(b2, float64(o.Steps))))
 	f1, f2, e := float32(b1), float32(b2), float32(eps)
+	n1, n2 := float32(1-b1), float32(1-b2) // not 1-f2: float32 knows 0.999 to 1e-5 of the rest only
 	for i, w := range weights {
 		g, m, v := gradients[i], o.First[i], o.Second[i]
 		keep := float32(1)
@@ -71,8 +72,8 @@ func (o *AdamW) Step(rate float64, weights, gradients [][]float32, decay []bool)
 			keep = float32(1 - rate*o.Decay)
 		}
 		for j := range w {
-			m[j] = f1*m[j] + (1-f1)*g[j]
-			v[j] = f2*v[j] + (1-f2)*g[j]*g[j]
+			m[j] = f1*m[j] + n1*g[j]
+			v[j] = f2*v[j] + n2*g[j]*g[j]
 			w[j] = keep*w[j] - size*m[j]/(float32(math.Sqrt(float64(v[j]*correct)))+e)
 		}
 	}
