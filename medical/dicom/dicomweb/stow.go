@@ -183,23 +183,25 @@ func (r *StoreRequest) describe(head []byte) bool {
 // fill copies an object into the spool. full says why the spool cannot take it
 // while the request goes on; err that it does not.
 func (h *handler) fill(spool dimse.Spool, object io.Reader, buffer []byte) (size int64, full, err error) {
-	for {
-		n, err := object.Read(buffer)
+	for ended := false; !ended; {
+		// A multipart reader hands out 4 KiB at a time; a spool is written to
+		// in larger pieces.
+		n := 0
+		for n < len(buffer) && !ended {
+			m, err := object.Read(buffer[n:])
+			if err != nil && !isEnd(err) {
+				return size, nil, fmt.Errorf("dicomweb: reading a part: %w", noEOF(err))
+			}
+			n, ended = n+m, err != nil
+		}
 		if size += int64(n); size > h.cfg.MaxObject {
 			return size, fmt.Errorf("dicomweb: the object is larger than the %d bytes allowed", h.cfg.MaxObject), nil
 		}
-		if n > 0 {
-			if _, err := spool.Write(buffer[:n]); err != nil {
-				return size, fmt.Errorf("dicomweb: spooling: %w", err), nil
-			}
-		}
-		if isEnd(err) {
-			return size, nil, nil
-		}
-		if err != nil {
-			return size, nil, fmt.Errorf("dicomweb: reading a part: %w", noEOF(err))
+		if _, err := spool.Write(buffer[:n]); err != nil {
+			return size, fmt.Errorf("dicomweb: spooling: %w", err), nil
 		}
 	}
+	return size, nil, nil
 }
 
 // drain reads a part that nobody wants; the request's own limit bounds it.
