@@ -125,33 +125,28 @@ func (d *show) setUp(ctx context.Context) error {
 	return d.waitReady(ctx)
 }
 
-// waitReady waits until the gateway answers a C-ECHO.
+// waitReady waits until the gateway accepts, and says hello with a C-ECHO.
 func (d *show) waitReady(ctx context.Context) error {
+	select {
+	case <-d.gateway.Started():
+	case err := <-d.ended:
+		d.ended <- err
+		return fmt.Errorf("demo: the gateway did not start: %w", err)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	secure, err := d.site.TLS("modality")
 	if err != nil {
 		return err
 	}
-	for deadline := time.Now().Add(patience); ; {
-		association, err := dimse.Dial(ctx, d.site.DIMSE, dimse.ClientConfig{CallingAE: ModalityAE, CalledAE: GatewayAE, TLS: secure}, []dimse.Context{dimse.Verification})
-		if err == nil {
-			_, err = association.Echo(ctx)
-			err = errors.Join(err, association.Release(ctx))
-		}
-		if err == nil {
-			return nil
-		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("demo: waiting for the gateway: %w", err)
-		}
-		select {
-		case err := <-d.ended:
-			d.ended <- err
-			return fmt.Errorf("demo: the gateway ended: %w", err)
-		case <-time.After(20 * time.Millisecond):
-		case <-ctx.Done():
-			return ctx.Err()
-		}
+	association, err := dimse.Dial(ctx, d.site.DIMSE, dimse.ClientConfig{CallingAE: ModalityAE, CalledAE: GatewayAE, TLS: secure}, []dimse.Context{dimse.Verification})
+	if err != nil {
+		return fmt.Errorf("demo: asking the gateway for a sign of life: %w", err)
 	}
+	if _, err := association.Echo(ctx); err != nil {
+		return fmt.Errorf("demo: asking the gateway for a sign of life: %w", err)
+	}
+	return association.Release(ctx)
 }
 
 func (d *show) tearDown() error {
@@ -183,8 +178,16 @@ func (d *show) sendAll(ctx context.Context) error {
 	if err := os.MkdirAll(sent, 0o700); err != nil {
 		return fmt.Errorf("demo: keeping what is sent: %w", err)
 	}
-	for i, s := range studies(d.options.Radiograph) {
-		data, err := s.make()
+	list := studies(d.options.Radiograph)
+	drawn := draw(ctx, list)
+	for i, s := range list {
+		var one drawing
+		select {
+		case one = <-drawn:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		data, err := one.data, one.err
 		if err != nil {
 			return err
 		}
@@ -220,6 +223,27 @@ func (d *show) sendAll(ctx context.Context) error {
 		r.print(d.out, d.style, d.gateway.Model().Manifest.Output.Target)
 	}
 	return nil
+}
+
+type drawing struct {
+	data []byte
+	err  error
+}
+
+// draw makes the objects of studies ahead of their sending, in order.
+func draw(ctx context.Context, list []study) <-chan drawing {
+	out := make(chan drawing, 2)
+	go func() {
+		for _, s := range list {
+			data, err := s.make()
+			select {
+			case out <- drawing{data, err}:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return out
 }
 
 // follow waits until a case rests: delivered, or waiting for a person.

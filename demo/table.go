@@ -139,15 +139,6 @@ func (r row) triageText() string {
 	}
 }
 
-// stageText writes the times of stages, in milliseconds.
-func stageText(stages []vigie.Stage) []string {
-	var parts []string
-	for _, s := range stages {
-		parts = append(parts, fmt.Sprintf("%s %s", s.Name, milliseconds(s.Duration)))
-	}
-	return parts
-}
-
 func milliseconds(d time.Duration) string {
 	ms := float64(d) / float64(time.Millisecond)
 	if ms < 10 {
@@ -156,27 +147,54 @@ func milliseconds(d time.Duration) string {
 	return fmt.Sprintf("%.0f", ms)
 }
 
-// stages are all the times of a case: the gateway's, and the enclave's in the
-// place of the gateway's wait for it.
-func (r row) stages() (all []vigie.Stage, total time.Duration) {
+// phases gathers the stages of a case into those that a reader cares about.
+// Enclave stages take the place of the gateway's wait for them.
+var phases = []struct {
+	name   string
+	stages []string
+}{
+	{"receive", []string{"receive", "read"}},
+	{"seal", []string{"seal"}},
+	{"queue", []string{"queue"}},
+	{"open", []string{"open", "parse"}},
+	{"de-identify", []string{"de-identify"}},
+	{"decode", []string{"enclave/decode"}},
+	{"guard", []string{"enclave/guard-in", "enclave/guard-out"}},
+	{"infer", []string{"enclave/infer"}},
+	{"explain", []string{"enclave/explain"}},
+	{"report", []string{"report"}},
+	{"deliver", []string{"deliver"}},
+}
+
+// phaseTimes returns the times of a case by phase, and their sum.
+func (r row) phaseTimes() (parts []string, total time.Duration) {
 	if r.case_ == nil {
 		return nil, 0
 	}
+	spent := map[string]time.Duration{}
 	for _, s := range r.case_.Stages {
 		total += s.Duration
-		if s.Name == "enclave" && r.case_.Finding != nil {
-			for _, inner := range r.case_.Finding.Stages {
-				all = append(all, vigie.Stage{Name: "enclave/" + inner.Name, Duration: inner.Duration})
-			}
-			continue
-		}
-		all = append(all, s)
+		spent[s.Name] += s.Duration
 	}
-	return all, total
+	if r.case_.Finding != nil {
+		for _, s := range r.case_.Finding.Stages {
+			spent["enclave/"+s.Name] += s.Duration
+		}
+	}
+	for _, p := range phases {
+		var sum time.Duration
+		for _, name := range p.stages {
+			sum += spent[name]
+		}
+		if sum > 0 {
+			parts = append(parts, p.name+" "+milliseconds(sum))
+		}
+	}
+	return parts, total
 }
 
 func (r row) print(w io.Writer, s style, label string) {
-	stages, total := r.stages()
+	phases, total := r.phaseTimes()
 	patient, colour := "", s.yellow
 	var reasons []vigie.Reason
 	if r.case_ != nil {
@@ -206,7 +224,7 @@ func (r row) print(w io.Writer, s style, label string) {
 			fmt.Fprintf(w, "%s%s%s%s%s\n", indent, colour, bullet, line, s.reset)
 		}
 	}
-	for _, line := range wrapParts(stageText(stages), " · ", width) {
+	for _, line := range wrapParts(phases, " · ", width) {
 		fmt.Fprintf(w, "%s%s%s%s\n", indent, s.dim, line, s.reset)
 	}
 	if r.failure != "" {

@@ -62,7 +62,7 @@ func openCasebook(ctx context.Context, config *Config, logger *slog.Logger, file
 	}
 	b.closers = append(b.closers, provider.Close)
 	b.store, err = store.Open(ctx, store.Config{
-		URL: config.Store, BlobDir: config.StateFile("objects"), Files: files, Logger: logger,
+		URL: config.Store, BlobDir: config.StateFile("objects"), Files: files, Logger: slog.New(atLeast{slog.LevelWarn, logger.Handler()}),
 		JobTimeout: config.Enclave.Timeout + jobSlack,
 	})
 	if err != nil {
@@ -82,6 +82,25 @@ func openCasebook(ctx context.Context, config *Config, logger *slog.Logger, file
 		return nil, err
 	}
 	return b, nil
+}
+
+// atLeast passes on what is serious enough. The job queue reports its counts
+// every few seconds, which is what /metrics is for.
+type atLeast struct {
+	level slog.Level
+	slog.Handler
+}
+
+func (a atLeast) Enabled(ctx context.Context, level slog.Level) bool {
+	return level >= a.level && a.Handler.Enabled(ctx, level)
+}
+
+func (a atLeast) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return atLeast{a.level, a.Handler.WithAttrs(attrs)}
+}
+
+func (a atLeast) WithGroup(name string) slog.Handler {
+	return atLeast{a.level, a.Handler.WithGroup(name)}
 }
 
 // Close closes everything in the opposite order.

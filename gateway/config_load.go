@@ -78,11 +78,16 @@ func BindFlags(flags *pflag.FlagSet) {
 	for _, s := range Settings() {
 		if s.Type.Kind() == reflect.Bool {
 			flags.Bool(s.Flag(), false, s.Help)
-			continue
+		} else {
+			flags.String(s.Flag(), "", s.Help)
 		}
-		flags.String(s.Flag(), "", s.Help)
+		// A command may have a flag of its own with the name of a setting.
+		flags.Lookup(s.Flag()).Annotations = map[string][]string{settingFlag: nil}
 	}
 }
+
+// settingFlag marks the flags that BindFlags made.
+const settingFlag = "vigie setting"
 
 // Load reads the configuration from its sources and validates it. The error,
 // if the settings are at fault, is Problems and lists all of them.
@@ -138,7 +143,7 @@ func Load(src Sources) (*Config, Origins, error) {
 	if src.Flags != nil {
 		fromFlags := posflag.ProviderWithFlag(src.Flags, ".", ko, func(f *pflag.Flag) (string, any) {
 			s, ok := byFlag[f.Name]
-			if !ok || !f.Changed {
+			if _, setting := f.Annotations[settingFlag]; !ok || !setting || !f.Changed {
 				return "", nil
 			}
 			take(s, "flag --"+f.Name, f.Value.String())

@@ -70,6 +70,19 @@ func TestALaterSourceWinsAndIsRemembered(t *testing.T) {
 	}
 }
 
+func TestAFlagOfTheSameNameThatIsNoSettingIsLeftAlone(t *testing.T) {
+	flags := pflag.NewFlagSet("test", pflag.ContinueOnError)
+	flags.String("state", "", "a state of cases, not the state folder")
+	if err := flags.Parse([]string{"--state", "quarantined"}); err != nil {
+		t.Fatal(err)
+	}
+	path := writeConfig(t, validFile)
+	c, _, err := Load(Sources{File: path, Flags: flags})
+	if err != nil || c.State != filepath.Join(filepath.Dir(path), "state") {
+		t.Errorf("got %+v, %v", c, err)
+	}
+}
+
 func TestEveryMistakeNamesItsLineAndWhatIsAccepted(t *testing.T) {
 	for name, test := range map[string]struct {
 		text    string

@@ -55,11 +55,12 @@ var errUndelivered = errors.New("gateway: not every destination has acknowledged
 // holds it once. Nothing more can be had over C-STORE, which has no
 // transactions.
 func (g *Gateway) deliver(ctx context.Context, job *river.Job[deliverArgs]) error {
-	watch := startStopwatch()
 	c, err := g.Case(ctx, job.Args.Case)
 	if err != nil {
 		return err
 	}
+	watch := &stopwatch{last: c.Updated}
+	watch.lap("queue")
 	if c.State != vigie.Released && c.State != vigie.Reviewed {
 		return nil // delivered before
 	}

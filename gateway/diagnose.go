@@ -83,11 +83,12 @@ type diagnosis struct {
 // Everything before the one transaction at its end changes nothing, so that it
 // may be interrupted and repeated at any point.
 func (g *Gateway) diagnose(ctx context.Context, job *river.Job[diagnoseArgs]) error {
-	watch := startStopwatch()
 	c, object, reasons, err := g.loadReceived(ctx, job.Args.Case)
 	if err != nil {
 		return err
 	}
+	watch := &stopwatch{last: c.Updated}
+	watch.lap("queue")
 	if c.State != vigie.Received {
 		return nil // done before; the job's row outlived the transaction's outcome
 	}

@@ -193,6 +193,11 @@ func start(t testing.TB, config *Config, options Options) *running {
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- g.Run(ctx) }()
+	select {
+	case <-g.Started():
+	case err := <-ended:
+		t.Fatalf("the gateway did not start: %v", err)
+	}
 	var once sync.Once
 	var failure error
 	r := &running{Gateway: g, log: log, stop: func() error {

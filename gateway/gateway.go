@@ -31,7 +31,18 @@ type Gateway struct {
 	probes       []probe
 	free         func(path string) (int64, error)
 	quit         atomic.Bool
+	started      chan struct{} // closed when Run accepts
+	addresses    Addresses     // set before started is closed
 }
+
+// Addresses are where a running gateway listens; nil where it does not.
+type Addresses struct{ DIMSE, HTTP net.Addr }
+
+// Started returns a channel that is closed once Run accepts objects.
+func (g *Gateway) Started() <-chan struct{} { return g.started }
+
+// Addresses returns where the gateway listens, once it has started.
+func (g *Gateway) Addresses() Addresses { return g.addresses }
 
 // Options changes what tests need changed. The zero value is for production.
 type Options struct {
@@ -53,6 +64,7 @@ func Open(ctx context.Context, config *Config, logger *slog.Logger, options Opti
 		destinations: map[string]destination{},
 		metrics:      newMetrics(),
 		free:         options.Free,
+		started:      make(chan struct{}),
 	}
 	defer func() {
 		if err != nil {
@@ -155,7 +167,9 @@ const shutdownGrace = 20 * time.Second
 // more, lets running transfers and jobs end, and publishes a last checkpoint
 // of the log. What could not end goes on at the next start.
 func (g *Gateway) Run(ctx context.Context) error {
-	if removed, err := g.sweep(ctx); err != nil {
+	if removed, err := g.sweep(ctx); ctx.Err() != nil {
+		return nil
+	} else if err != nil {
 		return fmt.Errorf("gateway: sweeping unfinished objects: %w", err)
 	} else if removed > 0 {
 		g.logger.Info("unfinished objects of a former run removed", "count", removed)
@@ -187,8 +201,10 @@ func (g *Gateway) Run(ctx context.Context) error {
 		publisher := audit.Publisher{Log: g.log, TileDir: g.config.StateFile("log"), Logger: g.logger}
 		published <- publisher.Run(publishing)
 	}()
-	g.logger.Info("gateway ready", "dimse", listeners.address(listeners.dimse), "http", listeners.address(listeners.http),
+	g.addresses = listeners.addresses()
+	g.logger.Info("gateway ready", "dimse", g.addresses.DIMSE, "http", g.addresses.HTTP,
 		"model", g.model.Manifest.Name, "version", g.model.Manifest.Version, "digest", g.model.Digest, "store", g.store.Database())
+	close(g.started)
 	err = group.Wait()
 	g.quit.Store(true)
 	stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownGrace)
@@ -234,11 +250,14 @@ func (l listeners) close() {
 	}
 }
 
-func (l listeners) address(one net.Listener) string {
-	if one == nil {
-		return "off"
+func (l listeners) addresses() (a Addresses) {
+	if l.dimse != nil {
+		a.DIMSE = l.dimse.Addr()
 	}
-	return one.Addr().String()
+	if l.http != nil {
+		a.HTTP = l.http.Addr()
+	}
+	return a
 }
 
 func (g *Gateway) listen() (l listeners, err error) {

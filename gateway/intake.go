@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -68,7 +69,7 @@ func (g *Gateway) receive(ctx context.Context, source vigie.Source, s *spool, sa
 		Patient:  g.patientOf(f, input),
 		Study:    vigie.StudyUID(g.profile.UID(f.study)),
 		Series:   vigie.SeriesUID(g.profile.UID(f.series)),
-		Instance: vigie.InstanceUID(g.profile.UID(f.sopInstance)),
+		Instance: vigie.InstanceUID(g.profile.UID(cmp.Or(f.sopInstance, string(input)))),
 		State:    vigie.Received,
 		Source:   source,
 		Input:    input,

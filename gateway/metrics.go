@@ -73,13 +73,11 @@ func (m *metrics) verdict(v vigie.Verdict) {
 	}
 }
 
-// stopwatch measures the stages of one step one after the other.
+// stopwatch measures the stages of one step one after the other, from last on.
 type stopwatch struct {
 	last   time.Time
 	stages []vigie.Stage
 }
-
-func startStopwatch() *stopwatch { return &stopwatch{last: time.Now()} }
 
 // lap ends the stage that ran since the last lap.
 func (s *stopwatch) lap(name string) {

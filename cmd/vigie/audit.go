@@ -155,11 +155,11 @@ func newAuditCheckCommand() *cobra.Command {
 			fmt.Fprintf(out, "proven: %d records of case %s are in log %s, as signed at size %d\n",
 				len(proven.Records), proven.Case, proven.Origin, proven.Size)
 			for i, r := range proven.Records {
-				step := string(r.Kind)
-				if r.To != "" {
-					step += " → " + string(r.To)
+				what := strings.TrimSpace(strings.Join([]string{r.Destination, r.Decision}, " "))
+				if r.To != "" && string(r.To) != string(r.Kind) {
+					what = string(r.To)
 				}
-				fmt.Fprintf(out, "  %6d  %s  %-28s %s\n", proven.Indexes[i], r.Time.Format("2006-01-02 15:04:05.000"), step, r.Actor)
+				fmt.Fprintf(out, "  %6d  %s  %-10s %-16s %s\n", proven.Indexes[i], r.Time.Format("2006-01-02 15:04:05.000"), r.Kind, what, r.Actor)
 			}
 			return nil
 		},

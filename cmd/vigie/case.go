@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/user"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -41,7 +42,7 @@ or without one. What a person decides is recorded in the audit log under
 
 // withCasebook opens the casebook of the configuration for one command.
 func withCasebook(cmd *cobra.Command, do func(*gateway.Casebook) error) error {
-	logger, err := newLogger(cmd, cmd.ErrOrStderr())
+	logger, err := newQuietLogger(cmd, cmd.ErrOrStderr())
 	if err != nil {
 		return err
 	}
@@ -82,7 +83,9 @@ func newCaseListCommand() *cobra.Command {
 					var codes []string
 					if c.Verdict != nil {
 						for _, r := range c.Verdict.Reasons {
-							codes = append(codes, string(r.Code))
+							if !slices.Contains(codes, string(r.Code)) {
+								codes = append(codes, string(r.Code))
+							}
 						}
 					}
 					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", c.ID, c.Patient, c.Received.Local().Format("2006-01-02 15:04:05"), c.State, strings.Join(codes, ", "))

@@ -14,6 +14,17 @@ func bindLogFlags(flags *pflag.FlagSet) {
 	flags.String("log-format", "text", "form of log lines: text or json")
 }
 
+// newQuietLogger is newLogger for commands that answer a person: only warnings
+// are worth a line beside the answer, unless --log-level asks for more.
+func newQuietLogger(cmd *cobra.Command, w io.Writer) (*slog.Logger, error) {
+	if !cmd.Flags().Changed("log-level") {
+		if err := cmd.Flags().Set("log-level", "warn"); err != nil {
+			return nil, err
+		}
+	}
+	return newLogger(cmd, w)
+}
+
 // newLogger builds the logger that the log flags ask for, writing to w.
 func newLogger(cmd *cobra.Command, w io.Writer) (*slog.Logger, error) {
 	levelText, err := cmd.Flags().GetString("log-level")

@@ -54,6 +54,8 @@ Start here:
 		newCaseCommand(),
 		newAuditCommand(),
 		newSendCommand(),
+		newModelCommand(),
+		newEnclaveCommand(),
 		newDPCommand(),
 		newVersionCommand(),
 	)
