@@ -66,6 +66,22 @@ func testModel(t testing.TB) string {
 	return dir
 }
 
+// otherModel is another version of a package.
+func otherModel(t testing.TB, of string) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.CopyFS(dir, os.DirFS(of)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "card.md"), []byte("# Another version\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := model.Seal(dir); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
 // testConfig is a development site with plain listeners on free ports.
 func testConfig(t testing.TB) *Config {
 	t.Helper()

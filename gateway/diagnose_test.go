@@ -1,0 +1,100 @@
+package gateway
+
+import (
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/vigie/vigie"
+	"github.com/vigie/vigie/enclave"
+	"github.com/vigie/vigie/medical/dicom/phantom"
+)
+
+func TestACaseWaitsForAnEnclaveThatComesBack(t *testing.T) {
+	config := testConfig(t)
+	var down atomic.Bool
+	down.Store(true)
+	g := start(t, config, Options{Diagnoser: newStandIn(t, config.Model, func(enclaveRequest) (float64, error) {
+		if down.Load() {
+			return 0, fmt.Errorf("testing: %w", enclave.ErrUnavailable)
+		}
+		return 0.03, nil
+	})})
+	id := mustGive(t, g.Gateway, chest(t, 1, phantom.Options{})).Case
+	time.Sleep(200 * time.Millisecond)
+	settled(t, g.Casebook, id, vigie.Received)
+	down.Store(false)
+	settled(t, g.Casebook, id, vigie.Delivered)
+	mustVerify(t, g.Casebook)
+}
+
+func TestACaseThatCannotBeAnalysedGoesToAPerson(t *testing.T) {
+	for name, failure := range map[string]error{
+		"unavailable": enclave.ErrUnavailable, "not trusted": enclave.ErrUntrusted, "forged reply": enclave.ErrReply, "too large": enclave.ErrTooLarge,
+	} {
+		t.Run(name, func(t *testing.T) {
+			config := testConfig(t)
+			config.Enclave.GiveUpAfter = 300 * time.Millisecond
+			g := start(t, config, Options{Diagnoser: newStandIn(t, config.Model, func(enclaveRequest) (float64, error) { return 0, failure })})
+			c := settled(t, g.Casebook, mustGive(t, g.Gateway, chest(t, 1, phantom.Options{})).Case, vigie.InReview)
+			if codesOf(c) != string(vigie.ReasonEnclave) || c.Finding != nil || c.Model != "" {
+				t.Errorf("reasons %q, finding %v, model %q", codesOf(c), c.Finding, c.Model)
+			}
+			mustVerify(t, g.Casebook)
+		})
+	}
+}
+
+func TestAPanicCostsOneTryAndThenTheCaseGoesToAPerson(t *testing.T) {
+	if testing.Short() {
+		t.Skip("the queue's own pauses between crashes add up to a minute")
+	}
+	config := testConfig(t)
+	g := start(t, config, Options{Diagnoser: newStandIn(t, config.Model, func(r enclaveRequest) (float64, error) {
+		if len(r.DICOM)%2 == 0 {
+			panic("testing: a poisonous case")
+		}
+		return 0.03, nil
+	})})
+	id := mustGive(t, g.Gateway, chest(t, 1, phantom.Options{})).Case
+	deadline := time.Now().Add(4 * time.Minute)
+	for {
+		c, err := g.Case(t.Context(), id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.State == vigie.InReview {
+			if !strings.Contains(codesOf(c), string(vigie.ReasonInternal)) {
+				t.Errorf("reasons %q", codesOf(c))
+			}
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the case is still %s", c.State)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+func TestTwoModelVersionsNeverReadOneStudy(t *testing.T) {
+	config := testConfig(t)
+	first := newStandIn(t, config.Model, always(0.03))
+	g := start(t, config, Options{Diagnoser: first})
+	settled(t, g.Casebook, mustGive(t, g.Gateway, chest(t, 1, phantom.Options{})).Case, vigie.Delivered)
+	if err := g.stop(); err != nil {
+		t.Fatal(err)
+	}
+	config.Model = otherModel(t, config.Model)
+	second := newStandIn(t, config.Model, always(0.03))
+	g = start(t, config, Options{Diagnoser: second})
+	sibling := settled(t, g.Casebook, mustGive(t, g.Gateway, chest(t, 1, phantom.Options{Instance: 1})).Case, vigie.InReview)
+	if codesOf(sibling) != string(vigie.ReasonNoModel) || len(second.requests()) != 0 {
+		t.Errorf("reasons %q after %d questions to the other model", codesOf(sibling), len(second.requests()))
+	}
+	stranger := settled(t, g.Casebook, mustGive(t, g.Gateway, chest(t, 2, phantom.Options{})).Case, vigie.Delivered)
+	if stranger.Model != second.model {
+		t.Errorf("a new study was read by %s, want %s", stranger.Model, second.model)
+	}
+}

@@ -1,0 +1,123 @@
+package gateway
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/vigie/vigie"
+	"github.com/vigie/vigie/audit"
+	"github.com/vigie/vigie/medical/dicom"
+	"github.com/vigie/vigie/medical/dicom/phantom"
+)
+
+func TestAPersonsDecisionIsDeliveredAndProvenAndItsNoteStaysSealed(t *testing.T) {
+	config := testConfig(t)
+	peer := startPACS(t)
+	config.Destinations = []DestinationConfig{peer.destination("pacs")}
+	g := start(t, config, Options{Diagnoser: newStandIn(t, config.Model, always(0.5))})
+	decide := func(id vigie.CaseID, d vigie.HumanDecision) error {
+		d.Actor = "dr.test"
+		_, err := g.Decide(context.Background(), id, d)
+		return err
+	}
+	inReview := func(seed uint64) vigie.CaseID {
+		id := mustGive(t, g.Gateway, chest(t, seed, phantom.Options{})).Case
+		settled(t, g.Casebook, id, vigie.InReview)
+		return id
+	}
+
+	released := inReview(1)
+	if err := decide(released, vigie.HumanDecision{Action: ActionRelease}); err != nil {
+		t.Fatal(err)
+	}
+	settled(t, g.Casebook, released, vigie.Delivered)
+	if n := len(peer.received()); n != 2 {
+		t.Errorf("a release delivered %d objects, want 2", n)
+	}
+	if err := decide(released, vigie.HumanDecision{Action: ActionReject}); !errors.Is(err, vigie.ErrTransition) {
+		t.Errorf("deciding twice: %v", err)
+	}
+
+	overridden := inReview(2)
+	const note = "seen-by-nobody-else"
+	if err := decide(overridden, vigie.HumanDecision{Action: ActionOverride, Labels: []string{"normal"}, Note: note}); err != nil {
+		t.Fatal(err)
+	}
+	c := settled(t, g.Casebook, overridden, vigie.Delivered)
+	if c.Decision == nil || c.Decision.Note != note || c.Decision.Actor != "dr.test" {
+		t.Errorf("decision %+v", c.Decision)
+	}
+	received := peer.received()
+	if len(received) != 3 {
+		t.Errorf("after an override %d objects, want one report more", len(received))
+	}
+	file, err := dicom.Parse(bytes.NewReader(received[ResultUID(c.ID, c.Model, RoleReport)][0]), dicom.Limits{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := file.DataSet.String(dicom.VerificationFlag); got != "VERIFIED" {
+		t.Errorf("a report that a physician decided is %q", got)
+	}
+
+	rejected := inReview(3)
+	if err := decide(rejected, vigie.HumanDecision{Action: ActionReject}); err != nil {
+		t.Fatal(err)
+	}
+	settled(t, g.Casebook, rejected, vigie.Delivered)
+	if n := len(peer.received()); n != 3 {
+		t.Errorf("a rejection delivered something: %d objects", n)
+	}
+
+	mustVerify(t, g.Casebook)
+	proof, err := g.Prove(context.Background(), overridden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	proven, err := audit.Check(bytes.NewReader(proof), g.VerifierKey())
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := false
+	for _, r := range proven.Records {
+		found = found || r.Kind == audit.KindReviewed && r.Actor == "dr.test" && r.Decision == ActionOverride
+	}
+	if !found || strings.Contains(string(proof), note) {
+		t.Errorf("the proof names the decision: %v; holds the note: %v", found, strings.Contains(string(proof), note))
+	}
+}
+
+func TestADecisionThatDoesNotFitIsRefused(t *testing.T) {
+	config := testConfig(t)
+	g := start(t, config, Options{Diagnoser: newStandIn(t, config.Model, always(0.5))})
+	review := mustGive(t, g.Gateway, chest(t, 1, phantom.Options{})).Case
+	settled(t, g.Casebook, review, vigie.InReview)
+	unread := mustGive(t, g.Gateway, chest(t, 2, phantom.Options{BurnedIn: true})).Case
+	settled(t, g.Casebook, unread, vigie.InReview)
+	broken := mustGive(t, g.Gateway, []byte(strings.Repeat("x", 500))).Case
+	settled(t, g.Casebook, broken, vigie.Quarantined)
+	for name, test := range map[string]struct {
+		id       vigie.CaseID
+		decision vigie.HumanDecision
+		want     string
+	}{
+		"nobody":               {review, vigie.HumanDecision{Action: ActionRelease}, "no actor"},
+		"unknown action":       {review, vigie.HumanDecision{Action: "forget", Actor: "a"}, "none of release"},
+		"unknown label":        {review, vigie.HumanDecision{Action: ActionOverride, Labels: []string{"fracture"}, Actor: "a"}, "normal, pneumonia"},
+		"labels on a release":  {review, vigie.HumanDecision{Action: ActionRelease, Labels: []string{"normal"}, Actor: "a"}, "belong to an override"},
+		"nothing to release":   {unread, vigie.HumanDecision{Action: ActionRelease, Actor: "a"}, "no answer"},
+		"quarantine released":  {broken, vigie.HumanDecision{Action: ActionRelease, Actor: "a"}, "no answer"},
+		"nowhere to report to": {broken, vigie.HumanDecision{Action: ActionOverride, Actor: "a"}, "reject it"},
+	} {
+		_, err := g.Decide(context.Background(), test.id, test.decision)
+		if !errors.Is(err, ErrDecision) || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: got %v, want it to say %q", name, err, test.want)
+		}
+	}
+	if _, err := g.Decide(context.Background(), broken, vigie.HumanDecision{Action: ActionReject, Actor: "a"}); err != nil {
+		t.Error(err)
+	}
+	settled(t, g.Casebook, broken, vigie.Delivered)
+}
