@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -250,6 +251,28 @@ func (l *lockedBuffer) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.b.String()
+}
+
+func TestWhatIsNotTLSIsRefusedAtATLSPort(t *testing.T) {
+	ca := newAuthority(t)
+	s := open(t, func(cfg *ServerConfig) { ca.secure(cfg); cfg.ARTIM = 300 * time.Millisecond })
+	old := &tls.Config{RootCAs: ca.pool(), ServerName: "vigie.test", Certificates: []tls.Certificate{ca.issue("old.test")}, MaxVersion: tls.VersionTLS12}
+	if conn, err := tls.Dial("tcp", s.addr, old); err == nil {
+		conn.Close()
+		t.Error("TLS 1.2 was accepted")
+	}
+	for _, first := range [][]byte{sampleRequest().encode(pduAssociateRQ), []byte("GET / HTTP/1.1\r\n\r\n"), {0x16, 3, 1, 0xFF, 0xFF}, nil} {
+		r := s.raw(t)
+		r.send(first)
+		answer, err := io.ReadAll(r)
+		if len(answer) > 7 || (err != nil && !isReset(err)) { // a TLS alert at most
+			t.Errorf("% x was answered % x, %v", first[:min(4, len(first))], answer, err)
+		}
+	}
+	waitFor(t, "the refusals to be counted", func() bool { return s.Stats().Refused == 5 })
+	if s.Stats().Accepted != 0 {
+		t.Error("an association was accepted")
+	}
 }
 
 func TestAPanicInTheOwnersCodeEndsOneAssociationOnly(t *testing.T) {

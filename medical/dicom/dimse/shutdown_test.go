@@ -71,7 +71,10 @@ func TestAShutdownWaitsNoLongerThanItsGrace(t *testing.T) {
 	half.send(pdata(pdv(1, 3, storeRQ("1.2").encode()), pdv(1, 0, pattern(100))))
 	answer := make(chan error, 1)
 	go func() {
-		_, err := stuck.Store(context.Background(), ctStorage, "1.2", dicom.ExplicitLittleEndian, strings.NewReader("xx"))
+		status, err := stuck.Store(context.Background(), ctStorage, "1.2", dicom.ExplicitLittleEndian, strings.NewReader("xx"))
+		if err == nil && !status.Stored() {
+			err = errors.New(status.String()) // the owner could still say no
+		}
 		answer <- err
 	}()
 	waitFor(t, "the object", func() bool { return s.Stats().Objects == 1 })
