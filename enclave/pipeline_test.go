@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/vigie/vigie"
 	"github.com/vigie/vigie/attest"
@@ -344,4 +345,25 @@ func TestAnEngineThatFailsIsAReferral(t *testing.T) {
 	if f := p.analyse(context.Background(), asked.Patient, asked.DICOM); len(f.Predictions) != 0 || !slices.Equal(codes(f), []vigie.ReasonCode{vigie.ReasonEnclave}) {
 		t.Errorf("a closed session: got %+v with %v", f.Predictions, f.Referrals)
 	}
+}
+
+// FuzzAnalyse looks at what a hostile image can do to the pipeline: whatever
+// the bytes, there is a finding that can be signed and that a client accepts.
+func FuzzAnalyse(f *testing.F) {
+	p, err := newPipeline(brightness(f, 40, -2), Options{Threads: 1, Timeout: DefaultTimeout, Clock: time.Now})
+	if err != nil {
+		f.Fatal(err)
+	}
+	var patient vigie.PatientPseudonym
+	for _, syntax := range []string{dicom.ExplicitLittleEndian, dicom.ImplicitLittleEndian, dicom.RLELossless, dicom.JPEGBaseline} {
+		asked := chest(f, phantom.Options{Rows: 64, Columns: 64, TransferSyntax: syntax}, nil)
+		patient = asked.Patient
+		f.Add(asked.DICOM)
+	}
+	f.Fuzz(func(t *testing.T, file []byte) {
+		finding := p.analyse(context.Background(), patient, file)
+		if _, err := encodeFinding(finding); err != nil {
+			t.Fatalf("%v: %+v", err, finding)
+		}
+	})
 }
