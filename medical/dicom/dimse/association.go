@@ -188,7 +188,6 @@ func (a *association) run(ctx context.Context, rq *associate) error {
 	}
 	l.idle = cfg.IdleTimeout
 	a.end = time.Now().Add(cfg.AssociationTimeout)
-	l.until = a.end
 	l.state = established
 	if err := l.write(ac.encode(pduAssociateAC)); err != nil {
 		return err
@@ -196,7 +195,7 @@ func (a *association) run(ctx context.Context, rq *associate) error {
 	a.log.Info("association accepted", "contexts", len(accepted), "of", len(answers))
 	a.chunk = make([]byte, chunkBuffer)
 	for {
-		l.until = a.end
+		a.limit(cfg.IdleTimeout + cfg.ObjectTimeout) // to begin, and to send the command
 		context, c, err := l.readCommand()
 		if errors.Is(err, errReleaseRequested) {
 			return l.write(releaseRP())
@@ -207,12 +206,18 @@ func (a *association) run(ctx context.Context, rq *associate) error {
 			}
 			return err
 		}
-		if objectEnd := time.Now().Add(cfg.ObjectTimeout); objectEnd.Before(a.end) {
-			l.until = objectEnd
-		}
+		a.limit(cfg.ObjectTimeout)
 		if err := a.serve(ctx, context, c); err != nil {
 			return err
 		}
+	}
+}
+
+// limit gives the peer a time from now, within the association's.
+func (a *association) limit(d time.Duration) {
+	a.link.until = time.Now().Add(d)
+	if a.end.Before(a.link.until) {
+		a.link.until = a.end
 	}
 }
 

@@ -146,6 +146,13 @@ func TestDcmtkEchoesAndStoresOverTLS13(t *testing.T) {
 		if want, ok := syntaxOf[proposal[name]]; ok && r.TransferSyntax != want {
 			t.Errorf("%s arrived in %s, want %s", name, r.TransferSyntax, want)
 		}
+		spooled := filepath.Join(t.TempDir(), name)
+		if err := os.WriteFile(spooled, r.file, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if out, err := runPeer(t, "dcmdump", "-E", "-q", spooled); err != nil {
+			t.Errorf("dcmdump cannot read what was spooled of %s: %v\n%s", name, err, out)
+		}
 		// dcmtk writes the header anew but leaves the pixels alone, and half of
 		// each file is pixels.
 		sent, err := os.ReadFile(path)

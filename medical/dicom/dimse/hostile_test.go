@@ -308,7 +308,7 @@ func TestAPanicInTheOwnersCodeEndsOneAssociationOnly(t *testing.T) {
 func TestSlowPeersAreCutOffAndKeepNobodyOut(t *testing.T) {
 	s := open(t, func(cfg *ServerConfig) {
 		cfg.ARTIM, cfg.IdleTimeout, cfg.ObjectTimeout = 400*time.Millisecond, 400*time.Millisecond, 900*time.Millisecond
-		cfg.MaxConnections, cfg.MaxAssociations = 8, 4
+		cfg.MaxConnections, cfg.MaxAssociations = 8, 8
 	})
 	begin := time.Now()
 	ended := make(chan string, 100)
@@ -348,6 +348,7 @@ func TestSlowPeersAreCutOffAndKeepNobodyOut(t *testing.T) {
 	all.Go(func() {
 		drip("endless object", append(bytes.Clone(rq), pdata(pdv(1, 3, set))...), empty, 2*time.Millisecond)
 	})
+	all.Go(func() { drip("endless command", rq, pdata(pdv(1, 1, nil)), 2*time.Millisecond) })
 	// A crowd that never speaks fills the lobby several times over.
 	for range 40 {
 		conn, err := net.Dial("tcp", s.addr)
