@@ -92,6 +92,9 @@ func (o *operation) allButChannel(bias value, rank int) []int64 {
 //
 // x is [N, C, in…], d is [N, O, out…], the kernel [O, C/group, kernel…].
 func (o *operation) kernelGradient(x, d, kernel value, w window, group int64, perExample bool) value {
+	if w.sharesUnfolding(x.shape[1], d.shape[1], group) {
+		return o.sharedKernelGradient(x, d, kernel, w, perExample)
+	}
 	n, c, out := x.shape[0], x.shape[1], d.shape[1]
 	cg, og, positions := c/group, out/group, product(w.out)
 	padded := o.padToWindows(x, w, 0)
@@ -114,6 +117,43 @@ func (o *operation) kernelGradient(x, d, kernel value, w window, group int64, pe
 	}
 	g = o.reshape(g, n, out, k, cg)
 	return o.reshape(o.transpose(g, 0, 1, 3, 2), append([]int64{n}, kernel.shape...)...)
+}
+
+// sharesUnfolding says whether sharedKernelGradient applies and copies less.
+func (w window) sharesUnfolding(in, out, group int64) bool {
+	return group == 1 && len(w.in) > 1 && w.kernel[0] > 1 && w.stride[0] == 1 && out < 2*in
+}
+
+// sharedKernelGradient unfolds x along all spatial axes but the first, and dy
+// along the first, by shifting it against x. Of a 3×3 kernel each side is
+// copied three times instead of one side nine times, and one product of
+// [3·O, rows] and [3·C, rows] has the shape that matrix kernels like.
+//
+// ∂W[o,c,i,j] = Σ dy[o, p]·x[c, p + i, j] = Σ dy[o, q - i]·x[c, q, j], where q
+// runs over all padded rows and dy is zero outside its own.
+func (o *operation) sharedKernelGradient(x, d, kernel value, w window, perExample bool) value {
+	n, c, out := x.shape[0], x.shape[1], d.shape[1]
+	rows := w.covered(0)
+	padded := o.padToWindows(x, w, 0)
+	across := window{kernel: w.kernel[1:], stride: w.stride[1:], dilation: w.dilation[1:], in: w.in[1:], out: w.out[1:]}
+	var columns, shifted []value
+	across.taps(func(tap []int64) { columns = append(columns, o.tap(padded, across, tap)) })
+	for i := range w.kernel[0] {
+		before, after := repeat(0, d.rank()), repeat(0, d.rank())
+		before[2] = i * w.dilation[0]
+		after[2] = rows - d.shape[2] - before[2]
+		shifted = append(shifted, o.pad(d, before, after, 0))
+	}
+	positions := rows * product(across.out)
+	left := o.reshape(o.concat(1, shifted...), n, w.kernel[0]*out, positions)
+	right := o.reshape(o.concat(1, columns...), n, int64(len(columns))*c, positions)
+	g := o.matmul(left, right, false, true) // [N, rows of the kernel·O, columns of the kernel·C]
+	if !perExample {
+		g = o.reshape(o.sum(g, []int64{0}, false), w.kernel[0], out, int64(len(columns)), c)
+		return o.reshape(o.transpose(g, 1, 3, 0, 2), kernel.shape...)
+	}
+	g = o.reshape(g, n, w.kernel[0], out, int64(len(columns)), c)
+	return o.reshape(o.transpose(g, 0, 2, 4, 1, 3), append([]int64{n}, kernel.shape...)...)
 }
 
 // convInputGradient: with stride 1 the gradient is itself a convolution, with
