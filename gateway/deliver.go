@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"sync"
 	"time"
 
@@ -25,7 +26,10 @@ type deliverArgs struct {
 // Kind implements river.JobArgs.
 func (deliverArgs) Kind() string { return "deliver" }
 
-func deliverOptions() *river.InsertOpts { return &river.InsertOpts{Queue: queueDeliver} }
+// deliverOptions never gives a delivery up: a destination may be down for days.
+func deliverOptions() *river.InsertOpts {
+	return &river.InsertOpts{Queue: queueDeliver, MaxAttempts: math.MaxInt16}
+}
 
 type deliverWorker struct {
 	river.WorkerDefaults[deliverArgs]
@@ -33,13 +37,19 @@ type deliverWorker struct {
 }
 
 // Work implements river.Worker.
-func (w *deliverWorker) Work(ctx context.Context, job *river.Job[deliverArgs]) error {
-	err := w.g.deliver(ctx, job)
+func (w *deliverWorker) Work(ctx context.Context, job *river.Job[deliverArgs]) (err error) {
+	defer w.g.contain("deliver", job.Args.Case, &err)
+	err = w.g.deliver(ctx, job)
 	wait := min(pause(job.CreatedAt, time.Now()), w.g.config.Limits.DeliveryRetry)
 	if tried := time.Since(job.CreatedAt); tried > 10*time.Minute {
 		wait = w.g.config.Limits.DeliveryRetry
 	}
 	return w.g.retryLater("deliver", job.Args.Case, err, wait)
+}
+
+// NextRetry implements river.Worker: when to try again after a crash.
+func (w *deliverWorker) NextRetry(job *river.Job[deliverArgs]) time.Time {
+	return afterCrash(job.Attempt)
 }
 
 // errUndelivered says that a destination does not have everything yet.

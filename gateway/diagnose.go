@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime/debug"
 	"slices"
 	"time"
 
@@ -28,7 +29,7 @@ const (
 
 	// maxCrashes is how often a case may take the process, or its worker, down
 	// with it before it goes to a person unanalysed.
-	maxCrashes = 6
+	maxCrashes = 4
 
 	firstPause = time.Second
 	maxPause   = 30 * time.Second
@@ -50,9 +51,29 @@ type diagnoseWorker struct {
 }
 
 // Work implements river.Worker.
-func (w *diagnoseWorker) Work(ctx context.Context, job *river.Job[diagnoseArgs]) error {
-	err := w.g.diagnose(ctx, job)
+func (w *diagnoseWorker) Work(ctx context.Context, job *river.Job[diagnoseArgs]) (err error) {
+	defer w.g.contain("diagnose", job.Args.Case, &err)
+	err = w.g.diagnose(ctx, job)
 	return w.g.retryLater("diagnose", job.Args.Case, err, pause(job.CreatedAt, time.Now()))
+}
+
+// NextRetry implements river.Worker: when to try again after a crash.
+func (w *diagnoseWorker) NextRetry(job *river.Job[diagnoseArgs]) time.Time {
+	return afterCrash(job.Attempt)
+}
+
+// afterCrash doubles the pause with every crash of a job.
+func afterCrash(attempt int) time.Time {
+	return time.Now().Add(min(firstPause<<min(max(attempt-1, 0), 10), maxPause))
+}
+
+// contain turns a panic into an error that counts as a crash of the job. Its
+// value may quote an object, so only its type is kept.
+func (g *Gateway) contain(kind string, id vigie.CaseID, err *error) {
+	if cause := recover(); cause != nil {
+		g.logger.Error("a panic was contained", "job", kind, "case", id, "type", fmt.Sprintf("%T", cause), "stack", string(debug.Stack()))
+		*err = fmt.Errorf("gateway: job %s of case %s panicked", kind, id)
+	}
 }
 
 // pause grows with the time that a job has been trying: a quarter of it,

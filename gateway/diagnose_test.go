@@ -49,17 +49,14 @@ func TestACaseThatCannotBeAnalysedGoesToAPerson(t *testing.T) {
 
 func TestAPanicCostsOneTryAndThenTheCaseGoesToAPerson(t *testing.T) {
 	if testing.Short() {
-		t.Skip("the queue's own pauses between crashes add up to a minute")
+		t.Skip("the pauses between crashes add up to 15 seconds")
 	}
 	config := testConfig(t)
-	g := start(t, config, Options{Diagnoser: newStandIn(t, config.Model, func(r enclaveRequest) (float64, error) {
-		if len(r.DICOM)%2 == 0 {
-			panic("testing: a poisonous case")
-		}
-		return 0.03, nil
+	g := start(t, config, Options{Diagnoser: newStandIn(t, config.Model, func(enclaveRequest) (float64, error) {
+		panic("testing: a poisonous case of PLANTED^NAME")
 	})})
 	id := mustGive(t, g.Gateway, chest(t, 1, phantom.Options{})).Case
-	deadline := time.Now().Add(4 * time.Minute)
+	deadline := time.Now().Add(time.Minute)
 	for {
 		c, err := g.Case(t.Context(), id)
 		if err != nil {
@@ -68,6 +65,12 @@ func TestAPanicCostsOneTryAndThenTheCaseGoesToAPerson(t *testing.T) {
 		if c.State == vigie.InReview {
 			if !strings.Contains(codesOf(c), string(vigie.ReasonInternal)) {
 				t.Errorf("reasons %q", codesOf(c))
+			}
+			if err := g.stop(); err != nil {
+				t.Error(err)
+			}
+			if strings.Contains(g.log.String(), "PLANTED") {
+				t.Error("the log quotes the panic")
 			}
 			return
 		}
