@@ -121,15 +121,20 @@ type standIn struct {
 
 func newStandIn(t testing.TB, dir string, answer func(enclave.Request) (float64, error)) *standIn {
 	t.Helper()
+	s, err := makeStandIn(dir, answer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func makeStandIn(dir string, answer func(enclave.Request) (float64, error)) (*standIn, error) {
 	pkg, err := model.Open(dir)
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	_, key, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &standIn{key: key, model: pkg.Digest, answer: answer}
+	return &standIn{key: key, model: pkg.Digest, answer: answer}, err
 }
 
 func always(p float64) func(enclave.Request) (float64, error) {
