@@ -54,6 +54,7 @@ Start here:
 		newCaseCommand(),
 		newAuditCommand(),
 		newSendCommand(),
+		newTrainCommand(),
 		newModelCommand(),
 		newEnclaveCommand(),
 		newDPCommand(),
