@@ -13,10 +13,10 @@ import (
 	"github.com/vigie/vigie/onnx"
 )
 
-// demoManifest is the manifest of the committed demo package.
+// demoManifest is a manifest like that of the demo package.
 func demoManifest(t testing.TB) string {
 	t.Helper()
-	data, err := os.ReadFile("../models/chest-pneumonia-28/manifest.yaml")
+	data, err := os.ReadFile("testdata/manifest.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
