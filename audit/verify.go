@@ -1,9 +1,11 @@
 package audit
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/vigie/vigie"
 	"github.com/vigie/vigie/store"
@@ -45,6 +47,14 @@ func (r *Report) First() string {
 		return ""
 	}
 	return r.Problems[0].String()
+}
+
+// sort puts what concerns the earliest record first, and what concerns no
+// record last: that is where to begin looking.
+func (r *Report) sort() {
+	slices.SortStableFunc(r.Problems, func(a, b Problem) int {
+		return cmp.Compare(uint64(a.Index), uint64(b.Index)) // -1 becomes the largest
+	})
 }
 
 // maxProblems bounds a report on a log that is damaged everywhere.
@@ -92,6 +102,7 @@ func Verify(ctx context.Context, s *store.Store, verifierKey string, witnesses [
 		v.judgeCheckpoints()
 		return v.compareCases()
 	})
+	v.report.sort()
 	if err != nil {
 		return nil, fmt.Errorf("audit: verifying the log: %w", err)
 	}
