@@ -25,6 +25,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/vigie/vigie/engine"
 	"github.com/vigie/vigie/onnx"
@@ -171,34 +172,32 @@ func (g *GradCAM) readShapes(m *onnx.Model) error {
 // LastLayer finds the activation that Grad-CAM explains by unless told
 // otherwise: the tensor that leaves the last convolution's block (convolution,
 // normalisation, bias, Relu or another elementwise activation) before it is
-// pooled, flattened or joined with others.
+// pooled, flattened or joined with others. Convolutions of a single position,
+// as squeeze-and-excitation has them, show no place and are passed over.
 func LastLayer(m *onnx.Model, logits string) (string, error) {
-	reaches := map[string]bool{logits: true}
-	var last *onnx.Node
-	for i := len(m.Graph.Nodes) - 1; i >= 0; i-- {
-		n := m.Graph.Nodes[i]
-		used := false
-		for _, out := range n.Outputs {
-			used = used || reaches[out]
-		}
-		if !used {
-			continue
-		}
-		for _, in := range n.Inputs {
-			reaches[in] = true
-		}
-		if n.OpType == "Conv" && last == nil {
-			last = n
-		}
-	}
-	if last == nil {
-		return "", fmt.Errorf("the model has no convolution before %q: %w; name a layer in Options.Layer", logits, ErrNoLayer)
-	}
 	shapes, err := onnx.InferShapes(m, nil)
 	if err != nil && !errors.Is(err, onnx.ErrUnknownOperator) {
 		return "", err
 	}
-	return follow(m, shapes, last.Outputs[0]), nil
+	reaches := map[string]bool{logits: true}
+	for _, n := range slices.Backward(m.Graph.Nodes) {
+		if !slices.ContainsFunc(n.Outputs, func(out string) bool { return out != "" && reaches[out] }) {
+			continue
+		}
+		if n.OpType == "Conv" && hasPlaces(shapes[n.Outputs[0]]) {
+			return follow(m, shapes, n.Outputs[0]), nil
+		}
+		for _, in := range n.Inputs {
+			reaches[in] = true
+		}
+	}
+	return "", fmt.Errorf("the model has no convolution before %q: %w; name a layer in Options.Layer", logits, ErrNoLayer)
+}
+
+// hasPlaces says whether a tensor is an image of more than one position, as far
+// as its shape is known.
+func hasPlaces(v onnx.Value) bool {
+	return len(v.Shape) == 4 && !(v.Shape[2].Value == 1 && v.Shape[3].Value == 1)
 }
 
 // follow walks from a convolution's output through its block: nodes that are
@@ -208,7 +207,9 @@ func follow(m *onnx.Model, shapes map[string]onnx.Value, from string) string {
 	readers := map[string][]*onnx.Node{}
 	for _, n := range m.Graph.Nodes {
 		for _, in := range n.Inputs {
-			readers[in] = append(readers[in], n)
+			if n.OpType != "Shape" { // reads no element
+				readers[in] = append(readers[in], n)
+			}
 		}
 	}
 	layer := from
