@@ -22,7 +22,7 @@ import (
 	"github.com/vigie/vigie/onnx"
 )
 
-// brightness makes a package in the shape of the demo's whose logits are
+// brightness makes a package with testdata/manifest.yaml whose logits are
 // ∓(gain·mean brightness + bias) for normal and pneumonia.
 func brightness(t testing.TB, gain, bias float32) *model.Package {
 	t.Helper()
@@ -49,7 +49,7 @@ func brightness(t testing.TB, gain, bias float32) *model.Package {
 	if err != nil {
 		t.Fatal(err)
 	}
-	manifest, err := os.ReadFile("../models/chest-pneumonia-28/manifest.yaml")
+	manifest, err := os.ReadFile("testdata/manifest.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -151,7 +151,7 @@ func TestARadiographIsReadExplainedAndSigned(t *testing.T) {
 				t.Errorf("%s: stage %s took %s", syntax, stage.Name, stage.Duration)
 			}
 		}
-		if f.Model != pkg.Digest || f.ModelName != "chest-pneumonia-28" || !strings.HasPrefix(string(f.Instance), "2.25.") {
+		if f.Model != pkg.Digest || f.ModelName != "brightness" || !strings.HasPrefix(string(f.Instance), "2.25.") {
 			t.Errorf("%s: %+v", syntax, f)
 		}
 		// 1024 × 1152 pixels, of which the centre 1024 × 1024 became 28 × 28.
