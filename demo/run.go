@@ -164,8 +164,8 @@ func (d *show) introduce() {
 	line("gateway", "DICOM %s (C-STORE, TLS 1.3, both sides certified) · DICOMweb https://%s", d.site.DIMSE, d.site.HTTP)
 	line("PACS", "DICOM %s, receives what Vigie answers", d.site.PACS)
 	line("model", "%s %s, %.19s…, in an enclave in this process", model.Manifest.Name, model.Manifest.Version, model.Digest)
-	d.printf("  %s%-9s %s%s\n", d.style.yellow, "NOTE", "the enclave's evidence is of the development kind: it proves nothing. Refused in production.", d.style.reset)
-	d.printf("\n")
+	d.printf("  %s%-9s %s%s\n", d.style.yellow, "NOTE", "development evidence: the enclave proves nothing here. Production refuses it.", d.style.reset)
+	d.printf("  %-9s %s\n\n", "", "Phantoms are drawings: answers on them show that the path works, no more.")
 	printHead(d.out, d.style)
 }
 
@@ -297,7 +297,7 @@ func (d *show) personDecides(ctx context.Context) error {
 			}
 			time.Sleep(10 * time.Millisecond)
 		}
-		d.printf("  dr.demo released #%d (%s) from review; the result is delivered, the decision is in the log\n", r.number, r.study)
+		d.printf("  dr.demo released #%d (%s) from review; it is delivered, and logged\n", r.number, r.study)
 		return nil
 	}
 	return nil

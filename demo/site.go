@@ -101,7 +101,7 @@ func NewSite(dir string, options SiteOptions) (*Site, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, member := range []string{"gateway", "modality", "pacs", "stranger"} {
+	for _, member := range []string{"gateway", "modality", "pacs", "archive", "enclave", "stranger"} {
 		if err := authority.issue(member); err != nil {
 			return nil, err
 		}
@@ -135,8 +135,8 @@ func NewSite(dir string, options SiteOptions) (*Site, error) {
 }
 
 // TLS returns the TLS 1.3 configuration of a member of the site (gateway,
-// modality, pacs, or stranger, which the gateway's allow-list lacks), good for
-// either side of a connection.
+// modality, pacs, archive, enclave, or stranger, which the gateway's allow-list
+// lacks), good for either side of a connection.
 func (s *Site) TLS(member string) (*tls.Config, error) {
 	return memberTLS(filepath.Join(s.Dir, "tls"), member)
 }

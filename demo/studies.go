@@ -80,8 +80,8 @@ func studies(radiograph string) []study {
 		return study{name: name, stow: stow, want: answered, make: func() ([]byte, error) { return encode(phantom.Chest(seed, o)) }}
 	}
 	list = append(list,
-		chest("clear chest, 4 y", false, 1, phantom.Options{}),
-		chest("dense opacity, 3 y", true, 2, phantom.Options{Opacity: 1, OpacityRadius: 0.3, Age: "003Y"}),
+		chest("clear chest, 4 y", false, 2, phantom.Options{}),
+		chest("dense opacity, 3 y", true, 1, phantom.Options{Opacity: 1, OpacityRadius: 0.3, Age: "003Y"}),
 		chest("faint opacity, 2 y", false, 3, phantom.Options{Opacity: 0.35, Age: "002Y"}),
 		chest("MONOCHROME1, 5 y", true, 4, phantom.Options{Photometric: "MONOCHROME1", Age: "005Y"}),
 		chest("RLE Lossless, 4 y", false, 5, phantom.Options{TransferSyntax: dicom.RLELossless}),
