@@ -53,7 +53,7 @@ fuzz: runtime ## run each fuzz target for FUZZTIME
 	@for package in $$($(GO) list ./...); do \
 	  for target in $$($(GO) test -list '^Fuzz' $$package 2>/dev/null | grep '^Fuzz' || true); do \
 	    echo "fuzz $$package $$target $(FUZZTIME)"; \
-	    $(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$package >/tmp/vigie-fuzz.$$$$ 2>&1 || { cat /tmp/vigie-fuzz.$$$$ >&2; exit 1; }; \
+	    $(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1x $$package >/tmp/vigie-fuzz.$$$$ 2>&1 || { cat /tmp/vigie-fuzz.$$$$ >&2; exit 1; }; \
 	    rm -f /tmp/vigie-fuzz.$$$$; \
 	  done; \
 	done
