@@ -290,7 +290,7 @@ func startStorescp(ctx context.Context, _ options, dir string) (*receiver, error
 func startOrthanc(ctx context.Context, _ options, dir string) (*receiver, error) {
 	path, err := exec.LookPath("Orthanc")
 	if err != nil {
-		return nil, fmt.Errorf("Orthanc is not installed: %w", err)
+		return nil, fmt.Errorf("the peer Orthanc is not installed: %w", err)
 	}
 	address, err := freeAddress()
 	if err != nil {

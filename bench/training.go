@@ -74,7 +74,7 @@ func timePyTorch(ctx context.Context, into map[string][]float64) (version string
 	command.Env = append(os.Environ(), "OPENBLAS_NUM_THREADS=1")
 	output, err := command.Output()
 	if err != nil {
-		return "", fmt.Errorf("Debian's python3-torch: %w", err)
+		return "", fmt.Errorf("the peer PyTorch (python3-torch): %w", err)
 	}
 	var result map[string]json.RawMessage
 	if err := json.Unmarshal(output, &result); err != nil {

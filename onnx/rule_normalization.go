@@ -118,7 +118,7 @@ func alongAxis(o *op) error {
 		def = 1
 	}
 	x := o.x(0)
-	if x.shape == nil || len(x.shape) == 0 {
+	if len(x.shape) == 0 {
 		return nil
 	}
 	if o.version < 13 && o.Int("axis", def) == int64(len(x.shape)) {

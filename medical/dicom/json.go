@@ -144,10 +144,7 @@ func jsonValues(d *DataSet, e *Element) ([]any, error) {
 	var out []any
 	switch e.VR {
 	case FL, FD:
-		for _, f := range jsonFloats(e) {
-			out = append(out, f)
-		}
-		return out, nil
+		return append(out, jsonFloats(e)...), nil
 	case US, UL, SS, SL, SV, UV:
 		for _, n := range d.Strings(e.Tag) {
 			out = append(out, json.Number(n))

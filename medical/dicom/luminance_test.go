@@ -467,8 +467,8 @@ func TestHostileJPEGIsRefusedBeforeItIsDecoded(t *testing.T) {
 }
 
 func TestFragmentsFindTheirFrames(t *testing.T) {
-	one, two := gray(t, 4, 3), gray(t, 4, 3)
-	two = func() []byte {
+	one := gray(t, 4, 3)
+	two := func() []byte {
 		m := image.NewGray(image.Rect(0, 0, 4, 3))
 		for i := range m.Pix {
 			m.Pix[i] = 200

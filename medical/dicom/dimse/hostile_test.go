@@ -277,8 +277,7 @@ func TestWhatIsNotTLSIsRefusedAtATLSPort(t *testing.T) {
 
 func TestAPanicInTheOwnersCodeEndsOneAssociationOnly(t *testing.T) {
 	var log lockedBuffer
-	var s *site
-	s = open(t, func(cfg *ServerConfig) {
+	s := open(t, func(cfg *ServerConfig) {
 		store := cfg.Store
 		cfg.Logger = slog.New(slog.NewTextHandler(&log, nil))
 		cfg.Store = func(ctx context.Context, r StoreRequest) Status {
