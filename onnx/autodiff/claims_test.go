@@ -159,6 +159,7 @@ var normaliseClaims = []claim{
 	{name: "GroupNormalization a scale a channel", opset: 21, smooth: true, inputs: []operand{tensor(2, 6, 3, 2), tensor(6), tensor(6)}, build: op("GroupNormalization", i("num_groups", 2), f("epsilon", 1e-3))},
 	{name: "GroupNormalization a scale a group", opset: 18, smooth: true, inputs: []operand{tensor(2, 6, 3, 2), tensor(2), tensor(2)}, build: op("GroupNormalization", i("num_groups", 2))},
 	{name: "LayerNormalization", inputs: []operand{tensor(2, 3, 5), tensor(5), tensor(5)}, build: op("LayerNormalization")},
+	{name: "RMSNormalization", opset: 23, smooth: true, inputs: []operand{tensor(2, 3, 5), tensor(5)}, build: op("RMSNormalization")},
 	{name: "LayerNormalization over two axes", inputs: []operand{tensor(2, 3, 5), tensor(3, 5)}, build: op("LayerNormalization", i("axis", 1))},
 }
 
