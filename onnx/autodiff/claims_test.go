@@ -61,6 +61,14 @@ var elementwiseClaims = []claim{
 	{name: "Cos", inputs: []operand{tensor(4, 5)}, smooth: true, build: op("Cos")},
 	{name: "Erf", smooth: true, inputs: []operand{tensor(4, 5)}, build: op("Erf")},
 	{name: "Clip", inputs: []operand{tensor(4, 5), given([]float64{-0.4}).fixed(), given([]float64{0.3}).fixed()}, build: op("Clip")},
+	{name: "Clip from above only", inputs: []operand{tensor(4, 5), given([]float64{0.3}).fixed()}, build: func(b *onnx.Builder, in []string) string {
+		return b.Op("Clip", []string{in[0], "", in[1]})
+	}},
+	{name: "Dropout told to infer", inputs: []operand{tensor(4, 5)}, build: func(b *onnx.Builder, in []string) string {
+		b.Weight("ratio", []int64{}, []float32{0.5})
+		b.Constant(&onnx.Tensor{Name: "training", Type: onnx.Bool, Dims: []int64{}, Raw: []byte{0}})
+		return b.Op("Dropout", []string{in[0], "ratio", "training"})
+	}},
 	{name: "Dropout in inference", inputs: []operand{tensor(4, 5)}, build: op("Dropout")},
 	{name: "Floor is flat", inputs: []operand{tensor(4, 5)}, build: flat("Floor")},
 	{name: "Ceil is flat", inputs: []operand{tensor(4, 5)}, build: flat("Ceil")},
@@ -115,6 +123,8 @@ var convolutionClaims = []claim{
 	{name: "Conv 3-D", single: true, inputs: []operand{tensor(1, 2, 3, 4, 4), tensor(2, 2, 2, 2, 3)}, build: op("Conv", is("pads", 0, 1, 1, 1, 0, 1))},
 	{name: "ConvTranspose", single: true, inputs: []operand{tensor(2, 3, 4, 4), tensor(3, 2, 3, 3), tensor(2)}, build: op("ConvTranspose", is("strides", 2, 2), is("pads", 1, 1, 1, 1), is("output_padding", 1, 1))},
 	{name: "ConvTranspose stride 1", single: true, inputs: []operand{tensor(1, 3, 4, 5), tensor(3, 2, 2, 3)}, build: op("ConvTranspose")},
+	{name: "ConvTranspose of a given shape", single: true, inputs: []operand{tensor(1, 2, 3, 4), tensor(2, 2, 3, 3)}, build: op("ConvTranspose", is("strides", 2, 2), is("output_shape", 6, 8))},
+	{name: "ConvTranspose SAME_UPPER", single: true, inputs: []operand{tensor(1, 2, 3, 4), tensor(2, 2, 4, 3)}, build: op("ConvTranspose", is("strides", 2, 1), txt("auto_pad", "SAME_UPPER"))},
 	{name: "ConvTranspose grouped, asymmetric", single: true, inputs: []operand{tensor(1, 4, 3, 3), tensor(4, 2, 3, 2)}, build: op("ConvTranspose", i("group", 2), is("strides", 2, 3), is("pads", 0, 1, 1, 0))},
 }
 
@@ -195,6 +205,15 @@ var shapeClaims = []claim{
 	{name: "Slice", inputs: []operand{tensor(4, 6)}, build: with("Slice", nil, []int64{1, -5}, []int64{3, 1000}, []int64{0, 1})},
 	{name: "Slice with steps", inputs: []operand{tensor(5, 7)}, build: with("Slice", nil, []int64{0, 1}, []int64{5, 7}, []int64{0, -1}, []int64{2, 3})},
 	{name: "Slice backwards", inputs: []operand{tensor(5, 7)}, build: with("Slice", nil, []int64{-1, 5}, []int64{-100, 0}, []int64{0, 1}, []int64{-1, -2})},
+	{name: "Slice by bounds that are computed from shapes", inputs: []operand{tensor(5, 8)}, build: func(b *onnx.Builder, in []string) string {
+		shape := b.Op("Shape", in)
+		width := b.Op("Gather", []string{shape, b.Ints("k", -1)})
+		half := b.Op("Div", []string{width, b.Op("Cast", []string{b.Op("Constant", nil, onnx.TensorAttribute("value", onnx.NewTensor("", []int64{1}, []int32{2})))}, i("to", int64(onnx.Int64)))})
+		start := b.Op("Sub", []string{half, b.Op("Constant", nil, is("value_ints", 1))})
+		end := b.Op("Add", []string{start, b.Op("Squeeze", []string{b.Op("Slice", []string{shape, b.Ints("k", 0), b.Ints("k", 1)}), b.Ints("k", 0)})})
+		axes := b.Op("Concat", []string{b.Op("Unsqueeze", []string{b.Op("Constant", nil, i("value_int", 1)), b.Ints("k", 0)})}, i("axis", 0))
+		return b.Op("Slice", []string{in[0], start, b.Op("Mul", []string{b.Op("Identity", []string{end}), b.Ints("k", 1)}), axes})
+	}},
 	{name: "Pad", inputs: []operand{tensor(2, 3)}, build: with("Pad", nil, []int64{0, 1, 2, 0})},
 	{name: "Pad by negative amounts", inputs: []operand{tensor(4, 3)}, build: with("Pad", nil, []int64{-1, 1, 2, -1})},
 	{name: "Expand", inputs: []operand{tensor(2, 1, 3)}, build: with("Expand", nil, []int64{4, 1, 5, 1})},

@@ -40,6 +40,44 @@ func TestAnOperatorWithoutARuleIsNamed(t *testing.T) {
 	}
 }
 
+// An operator with a rule may be used in a way that has none.
+func TestUsesWithoutADerivativeAreNamed(t *testing.T) {
+	for says, expression := range map[string]func(b *onnx.Builder, x string) string{
+		"training mode": func(b *onnx.Builder, x string) string {
+			b.Weight("ratio", []int64{}, []float32{0.5})
+			b.Constant(&onnx.Tensor{Name: "training", Type: onnx.Bool, Dims: []int64{}, Raw: []byte{1}})
+			return b.Op("Dropout", []string{x, "ratio", "training"})
+		},
+		"reflect": func(b *onnx.Builder, x string) string {
+			return b.Op("Pad", []string{x, b.Ints("k", 0, 1, 0, 1)}, onnx.TextAttribute("mode", "reflect"))
+		},
+		"must be constant": func(b *onnx.Builder, x string) string {
+			sizes := b.Op("Cast", []string{b.Op("ReduceSum", []string{x}, onnx.IntAttribute("keepdims", 0))}, onnx.IntAttribute("to", int64(onnx.Int64)))
+			end := b.Op("Unsqueeze", []string{sizes, b.Ints("k", 0)})
+			y := b.Op("Slice", []string{x, b.Ints("k", 0), end, b.Ints("k", 0)})
+			return b.Op("Reshape", []string{y, b.Ints("k", 2, 4)})
+		},
+	} {
+		m := built(t, []int64{2, 4}, expression)
+		_, err := autodiff.Gradient(m, autodiff.Request{Loss: m.Graph.Outputs[0].Name, WithRespectTo: []string{"x"}})
+		if err == nil || !strings.Contains(err.Error(), says) && !strings.Contains(err.Error(), "not known") {
+			t.Errorf("want an error with %q, got %v", says, err)
+		}
+	}
+}
+
+func TestTheTableAnswersForSingleNodes(t *testing.T) {
+	opsets := map[string]int64{"": 17}
+	if err := autodiff.Differentiable(&onnx.Node{OpType: "Conv"}, opsets); err != nil {
+		t.Error(err)
+	}
+	for _, n := range []*onnx.Node{{OpType: "Hardmax"}, {OpType: "Conv", Domain: "elsewhere"}, {OpType: "Gelu"}} { // Gelu is of opset 20
+		if err := autodiff.Differentiable(n, opsets); !errors.Is(err, autodiff.ErrNotDifferentiable) {
+			t.Errorf("%v: %v", n, err)
+		}
+	}
+}
+
 func TestAnOperatorWithoutARuleOffThePathDoesNotMatter(t *testing.T) {
 	m := built(t, []int64{2, 4}, func(b *onnx.Builder, x string) string {
 		b.Weight("w", []int64{4}, []float32{1, 2, 3, 4})
