@@ -20,13 +20,15 @@ var allowed = map[string][]string{
 	"": {},
 
 	// graphs and engines: no medicine, no state
-	"onnx":           {},
-	"onnx/autodiff":  {"onnx"},
-	"engine":         {"onnx"},
-	"engine/runtime": {},
-	"train":          {"onnx", "onnx/autodiff", "engine"},
-	"explain":        {"onnx", "onnx/autodiff", "engine"},
-	"dp":             {},
+	"onnx":               {},
+	"onnx/autodiff":      {"onnx"},
+	"onnx/zoo":           {"onnx"},
+	"engine":             {"onnx"},
+	"engine/runtime":     {},
+	"engine/safetensors": {"onnx", "engine"},
+	"train":              {"onnx", "onnx/autodiff", "engine"},
+	"explain":            {"onnx", "onnx/autodiff", "engine"},
+	"dp":                 {},
 
 	// medicine: knows nothing of models
 	"medical/dicom":            {},
@@ -45,11 +47,13 @@ var allowed = map[string][]string{
 
 	// where the blocks meet
 	"model":   {"", "onnx", "engine", "medical/dicom"},
+	"probe":   {"onnx", "onnx/autodiff", "engine", "engine/safetensors", "train", "model", "medical/dicom"},
 	"enclave": {"", "onnx", "engine", "explain", "model", "attest", "medical/dicom"},
 	"gateway": {"", "onnx", "engine", "model", "attest", "enclave", "keys", "store", "audit",
 		"medical/dicom", "medical/dicom/..."},
 	"demo":      {"...", "!cmd/vigie"},
 	"bench":     {"...", "!cmd/vigie"},
+	"peers":     {"...", "!cmd/vigie"},
 	"cmd/vigie": {"..."},
 }
 
