@@ -41,6 +41,7 @@ type DIMSEConfig struct {
 // HTTPConfig is the listener for DICOMweb, health and metrics.
 type HTTPConfig struct {
 	Listen string       `koanf:"listen" help:"host:port of the HTTP listener (DICOMweb, /healthz, /readyz, /metrics); empty turns it off"`
+	URL    string       `koanf:"url" help:"address of DICOMweb as clients see it, for Retrieve URLs: https://vigie.hospital.example/dicom-web (default: a path)"`
 	Plain  bool         `koanf:"plain" help:"no TLS; only with development: true on a loopback address"`
 	TLS    ServerTLS    `koanf:"tls"`
 	Allow  []PeerConfig `koanf:"allow" help:"client certificates that may use DICOMweb; /healthz and /readyz need none"`

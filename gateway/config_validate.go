@@ -76,6 +76,9 @@ func (v *validator) listeners() {
 	for i, p := range d.Allow {
 		v.aeTitle(fmt.Sprintf("dimse.allow[%d].ae_title", i), p.AETitle, true)
 	}
+	if u, err := url.Parse(h.URL); err != nil || h.URL != "" && (u.Host == "" || u.Scheme != "https" && u.Scheme != "http" || u.User != nil || u.RawQuery != "") {
+		v.fail("http.url", "%q is no service address: want https://host/path", redactURL(h.URL))
+	}
 	for i, p := range h.Allow {
 		if p.AETitle != "" {
 			v.fail(fmt.Sprintf("http.allow[%d].ae_title", i), "HTTP peers have no AE title: use certificate or subject")

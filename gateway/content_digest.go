@@ -16,55 +16,61 @@ import (
 type contentDigest struct {
 	file, content hash.Hash
 	head          []byte // the first bytes, until the meta information's end is known
-	skip          int64  // bytes of meta information still to come
+	want          int    // how many of them are needed next
 	known         bool
 }
 
-// metaHead is the preamble (128), "DICM" (4) and the whole element
-// (0002,0000) UL (12), whose value is the length of the rest (PS3.10 7.1).
-const metaHead = 128 + 4 + 12
+const (
+	// metaHead is the preamble (128), "DICM" (4) and the whole element
+	// (0002,0000) UL (12), whose value is the length of the rest (PS3.10 7.1).
+	metaHead = 128 + 4 + 12
+	// maxMeta bounds the rest: it takes a few hundred bytes.
+	maxMeta = 64 << 10
+)
 
 func newContentDigest() *contentDigest {
-	return &contentDigest{file: sha256.New(), content: sha256.New()}
+	return &contentDigest{file: sha256.New(), content: sha256.New(), want: metaHead}
 }
 
 func (d *contentDigest) Write(p []byte) (int, error) {
 	n := len(p)
 	d.file.Write(p)
-	if !d.known {
-		take := min(len(p), metaHead-len(d.head))
-		d.head = append(d.head, p[:take]...)
-		p = p[take:]
-		if len(d.head) < metaHead {
+	for !d.known {
+		take := min(len(p), d.want-len(d.head))
+		d.head, p = append(d.head, p[:take]...), p[take:]
+		if len(d.head) < d.want {
 			return n, nil
 		}
-		d.begin()
-	}
-	if skip := min(d.skip, int64(len(p))); skip > 0 {
-		p = p[skip:]
-		d.skip -= skip
+		d.look()
 	}
 	d.content.Write(p)
 	return n, nil
 }
 
-// begin decides from the head where the data set starts. A file in another
-// form is hashed as a whole.
-func (d *contentDigest) begin() {
-	d.known = true
+// look decides from the head where the data set starts. The group length is
+// the sender's word: one that is wrong could hide the data set from the digest,
+// and let another object pass for this one. So what it covers must be elements
+// of the meta information to its last byte; anything else is hashed as a whole.
+func (d *contentDigest) look() {
 	h := d.head
 	if len(h) == metaHead && string(h[128:132]) == "DICM" && string(h[132:140]) == "\x02\x00\x00\x00UL\x04\x00" {
-		d.skip = int64(binary.LittleEndian.Uint32(h[140:]))
-		return
+		if rest := binary.LittleEndian.Uint32(h[140:]); rest > 0 && rest <= maxMeta {
+			d.want += int(rest)
+			return
+		}
 	}
-	d.content.Write(h)
+	d.known, d.head = true, nil
+	if len(h) == metaHead || dataSetOffset(h) != len(h) {
+		d.content.Write(h)
+	}
 }
 
 // sums returns the digest of the file and that of the content in the transfer
 // syntax: the same bytes mean another image in another syntax.
 func (d *contentDigest) sums(transferSyntax string) (file, content vigie.Digest) {
 	if !d.known {
-		d.begin()
+		d.content.Write(d.head) // the file ended before its data set
+		d.known, d.head = true, nil
 	}
 	outer := sha256.New()
 	outer.Write([]byte(transferSyntax + "\x00"))

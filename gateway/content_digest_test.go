@@ -8,7 +8,10 @@ import (
 	"github.com/vigie/vigie"
 )
 
-func fileWithMeta(meta, content string) []byte {
+// fileWithMeta is a file whose meta information holds one element, the sender's
+// AE title.
+func fileWithMeta(sender, content string) []byte {
+	meta := "\x02\x00\x16\x00AE" + string([]byte{byte(len(sender)), 0}) + sender
 	b := make([]byte, 128, 256)
 	b = append(b, "DICM\x02\x00\x00\x00UL\x04\x00"...)
 	b = binary.LittleEndian.AppendUint32(b, uint32(len(meta)))
@@ -45,6 +48,22 @@ func TestTheDigestDoesNotDependOnHowTheBytesArrive(t *testing.T) {
 			if file != wholeFile || content != wholeContent {
 				t.Errorf("%d bytes in pieces of %d: another digest", len(data), piece)
 			}
+		}
+	}
+}
+
+func TestALyingMetaLengthHidesNothingFromTheDigest(t *testing.T) {
+	honest := len(fileWithMeta("sender", "")) - metaHead
+	for _, length := range []int{0, 1, honest - 1, honest + 1, honest + 4, honest + 2000, maxMeta, maxMeta + 1, 1<<32 - 1} {
+		lying := func(content string) []byte {
+			b := fileWithMeta("sender", content+string(bytes.Repeat([]byte{9}, 1<<17)))
+			binary.LittleEndian.PutUint32(b[140:], uint32(length))
+			return b
+		}
+		_, a := digestInPieces(lying("pixels of one"), 4096)
+		_, b := digestInPieces(lying("pixels of two"), 4096)
+		if a == b {
+			t.Errorf("meta length %d instead of %d: two objects have the same content", length, honest)
 		}
 	}
 }

@@ -166,7 +166,7 @@ func (g *Gateway) makeResults(ctx context.Context, c *vigie.Case) error {
 		}
 		return nil
 	})
-	kept = err == nil
+	kept = err == nil || errors.Is(err, store.ErrUncertain)
 	return err
 }
 

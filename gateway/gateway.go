@@ -167,13 +167,7 @@ const shutdownGrace = 20 * time.Second
 // more, lets running transfers and jobs end, and publishes a last checkpoint
 // of the log. What could not end goes on at the next start.
 func (g *Gateway) Run(ctx context.Context) error {
-	if removed, err := g.sweep(ctx); ctx.Err() != nil {
-		return nil
-	} else if err != nil {
-		return fmt.Errorf("gateway: sweeping unfinished objects: %w", err)
-	} else if removed > 0 {
-		g.logger.Info("unfinished objects of a former run removed", "count", removed)
-	}
+	began := time.Now()
 	listeners, err := g.listen()
 	if err != nil {
 		return err
@@ -184,6 +178,10 @@ func (g *Gateway) Run(ctx context.Context) error {
 	if err := errors.Join(g.recordStart(ctx), g.startJobs(working)); err != nil {
 		listeners.close()
 		return err
+	}
+	if err := g.sweep(ctx, began); err != nil && ctx.Err() == nil {
+		listeners.close()
+		return errors.Join(err, g.store.StopJobs(ctx))
 	}
 	group, serving := errgroup.WithContext(ctx)
 	if listeners.dimse != nil {
@@ -216,14 +214,24 @@ func (g *Gateway) Run(ctx context.Context) error {
 	return err
 }
 
-// sweep removes what a crash left in the folder of objects. On PostgreSQL
-// other gateways may be receiving, so only what is old is surely left over.
-func (g *Gateway) sweep(ctx context.Context) (int, error) {
-	age := time.Hour
-	if g.store.Database() == "sqlite" {
-		age = 0
+// sweep removes what a crash left in the folder of objects. It must come after
+// startJobs, which on SQLite only one process can do: what another running
+// gateway receives is not left over. Our own jobs make objects too, so nothing
+// younger than this run is judged, nor, on PostgreSQL, where several gateways
+// share the folder, anything younger than an hour.
+func (g *Gateway) sweep(ctx context.Context, began time.Time) error {
+	age := time.Since(began) + 20*time.Millisecond // file times are coarse
+	if g.store.Database() != "sqlite" {
+		age += time.Hour
 	}
-	return g.store.Sweep(ctx, age)
+	removed, err := g.store.Sweep(ctx, age)
+	if err != nil {
+		return fmt.Errorf("gateway: sweeping unfinished objects: %w", err)
+	}
+	if removed > 0 {
+		g.logger.Info("unfinished objects of a former run removed", "count", removed)
+	}
+	return nil
 }
 
 func (g *Gateway) startJobs(ctx context.Context) error {

@@ -91,6 +91,8 @@ func (g *Gateway) receive(ctx context.Context, source vigie.Source, s *spool, sa
 			continue
 		}
 		if err != nil {
+			// A row may refer to the blob: the next sweep knows.
+			s.kept = errors.Is(err, store.ErrUncertain)
 			return intakeOutcome{}, err
 		}
 		s.kept = !outcome.Duplicate

@@ -19,6 +19,7 @@ func (g *Gateway) dicomweb() (http.Handler, error) {
 		NewSpool:  func() (dimse.Spool, error) { return g.newSpool("dicomweb") },
 		Store:     g.storeWeb,
 		Archive:   &archive{g.Casebook},
+		BaseURL:   g.config.HTTP.URL,
 		MaxObject: int64(g.config.Limits.ObjectSize),
 		MaxStores: g.config.Limits.Associations,
 		Logger:    g.logger,

@@ -55,6 +55,8 @@ Start here:
 		newAuditCommand(),
 		newSendCommand(),
 		newTrainCommand(),
+		newRunCommand(),
+		newGradCommand(),
 		newModelCommand(),
 		newEnclaveCommand(),
 		newDPCommand(),
