@@ -1,0 +1,215 @@
+package probe_test
+
+import (
+	"errors"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/vigie/vigie/engine"
+	"github.com/vigie/vigie/onnx"
+	"github.com/vigie/vigie/onnx/autodiff"
+	"github.com/vigie/vigie/probe"
+	"github.com/vigie/vigie/train"
+)
+
+// linear writes a model z = middle(x · w) of two classes, with x [batch, 3].
+func linear(t *testing.T, middle string, weights ...float32) *probe.Model {
+	t.Helper()
+	batch := onnx.Dim{Value: -1, Param: "batch"}
+	b := onnx.NewBuilder(17)
+	x := b.Input("x", onnx.Float, batch, onnx.Dim{Value: 3})
+	h := b.Op("MatMul", []string{x, b.Weight("w", []int64{3, 2}, weights)})
+	if middle != "" {
+		h = b.Op(middle, []string{h})
+	}
+	z := b.Node(&onnx.Node{OpType: "Identity", Inputs: []string{h}, Outputs: []string{"z"}}, 1)[0]
+	b.Output(z, onnx.Float, batch, onnx.Dim{Value: 2})
+	m, err := b.Build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "model.onnx")
+	if err := m.Save(path); err != nil {
+		t.Fatal(err)
+	}
+	p, err := probe.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// npy writes an array to a file.
+func npy(t *testing.T, shape []int64, data any) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "x.npy")
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(train.WriteNPY(f, train.Array{Shape: shape, Data: data}), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+var ones = []float32{1, 1, 1, 1, 1, 1}
+
+func TestNumbersReachTheModelAsTheyAre(t *testing.T) {
+	m := linear(t, "", ones...)
+	for name, data := range map[string]any{
+		"bytes": []uint8{0, 128, 255}, "integers": []int64{0, 128, 255}, "doubles": []float64{0, 128, 255}, "floats": []float32{0, 128, 255},
+	} {
+		inputs, err := m.Inputs("x=" + npy(t, []int64{1, 3}, data))
+		if err != nil {
+			t.Fatal(err)
+		}
+		answer, err := m.Run(t.Context(), inputs)
+		skipWithoutRuntime(t, err)
+		if got := floats(t, answer.Tensors["z"]); got[0] != 383 {
+			t.Errorf("%s: the sum of 0, 128 and 255 is %v", name, got[0])
+		}
+	}
+}
+
+func TestTheBatchIsThatOfTheArray(t *testing.T) {
+	m := linear(t, "Relu", ones...)
+	for _, n := range []int64{1, 7} {
+		inputs, err := m.Inputs(npy(t, []int64{n, 3}, make([]float32, 3*n)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		answer, err := m.Run(t.Context(), inputs)
+		skipWithoutRuntime(t, err)
+		if got := answer.Outputs[0].Shape[0]; got != n {
+			t.Errorf("%d examples out, %d in", got, n)
+		}
+	}
+}
+
+func TestAnInnerTensorCanBeAskedFor(t *testing.T) {
+	m := linear(t, "Tanh", ones...)
+	inner := m.Graph.Graph.Nodes[0].Outputs[0]
+	inputs, err := m.Inputs(npy(t, []int64{1, 3}, []float32{1, 2, 3}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer, err := m.Run(t.Context(), inputs, inner, "z")
+	skipWithoutRuntime(t, err)
+	if a, z := floats(t, answer.Tensors[inner])[0], floats(t, answer.Tensors["z"])[0]; a != 6 || math.Abs(z-math.Tanh(6)) > 1e-6 {
+		t.Errorf("inner %v and output %v, want 6 and its tanh", a, z)
+	}
+	g, err := m.Gradient(t.Context(), inputs, probe.Request{Loss: probe.Sum, WithRespectTo: []string{inner}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := floats(t, g.Tensors[inner])[0], 1-math.Pow(math.Tanh(6), 2); math.Abs(got-want) > 1e-6 {
+		t.Errorf("gradient of the inner tensor %v, want %v", got, want)
+	}
+	if _, err := m.Run(t.Context(), inputs, "nosuch"); !errors.Is(err, probe.ErrAsk) || !strings.Contains(err.Error(), "z float[1,2]") {
+		t.Errorf("an output that does not exist: %v", err)
+	}
+}
+
+func TestAWrongInputIsAnErrorThatSaysWhatFits(t *testing.T) {
+	m := linear(t, "", ones...)
+	ok := npy(t, []int64{1, 3}, []float32{1, 2, 3})
+	for name, c := range map[string]struct {
+		files []string
+		says  string
+	}{
+		"rank":    {[]string{npy(t, []int64{3}, []float32{1, 2, 3})}, "want float[batch,3]"},
+		"size":    {[]string{npy(t, []int64{1, 4}, make([]float32, 4))}, "shape [1 4]"},
+		"name":    {[]string{"image=" + ok}, `"image"`},
+		"twice":   {[]string{ok, ok}, "twice"},
+		"missing": {nil, `"x" is missing`},
+		"format":  {[]string{"x.csv"}, ".npz or .safetensors"},
+		"archive": {[]string{"x.npz"}, "one each"},
+		"absent":  {[]string{"nosuch.npy"}, "no such file"},
+	} {
+		if _, err := m.Inputs(c.files...); err == nil || !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%s: got %v, want %q in it", name, err, c.says)
+		}
+	}
+}
+
+func TestAWrongQuestionIsAnErrorThatSaysWhatFits(t *testing.T) {
+	m := linear(t, "", ones...)
+	inputs, err := m.Inputs(npy(t, []int64{2, 3}, make([]float32, 6)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	label := func(shape []int64, data any) *engine.Tensor { return &engine.Tensor{Shape: shape, Data: data} }
+	weights := []string{probe.Weights}
+	for name, c := range map[string]struct {
+		request probe.Request
+		says    string
+	}{
+		"loss":             {probe.Request{Loss: "hinge", WithRespectTo: weights}, "cross-entropy"},
+		"no labels":        {probe.Request{Loss: probe.CrossEntropy, WithRespectTo: weights}, "needs labels"},
+		"labels for a sum": {probe.Request{Loss: probe.Sum, Labels: label([]int64{2}, []int64{0, 1}), WithRespectTo: weights}, "takes none"},
+		"class":            {probe.Request{Loss: probe.CrossEntropy, Labels: label([]int64{2}, []int64{0, 2}), WithRespectTo: weights}, "label 2 of example 1"},
+		"negative class":   {probe.Request{Loss: probe.CrossEntropy, Labels: label([]int64{2}, []int64{-1, 0}), WithRespectTo: weights}, "label -1 of example 0"},
+		"too few":          {probe.Request{Loss: probe.CrossEntropy, Labels: label([]int64{1}, []int64{0}), WithRespectTo: weights}, "2 examples"},
+		"float classes":    {probe.Request{Loss: probe.CrossEntropy, Labels: label([]int64{2}, []float32{0, 1}), WithRespectTo: weights}, "integers"},
+		"probability":      {probe.Request{Loss: probe.BinaryCrossEntropy, Labels: label([]int64{2, 2}, []float32{0, 1, 0, 1.5}), WithRespectTo: weights}, "label 1.5 of example 1"},
+		"one of two":       {probe.Request{Loss: probe.BinaryCrossEntropy, Labels: label([]int64{2}, []int64{0, 1}), WithRespectTo: weights}, "[N, classes]"},
+		"tensor":           {probe.Request{Loss: probe.Sum, WithRespectTo: []string{"nosuch"}}, `"nosuch"`},
+		"output":           {probe.Request{Loss: probe.Sum, Output: "y", WithRespectTo: weights}, `"y"`},
+	} {
+		if _, err := m.Gradient(t.Context(), inputs, c.request); err == nil || !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%s: got %v, want %q in it", name, err, c.says)
+		}
+	}
+}
+
+func TestAnOperatorWithoutAGradientIsNamed(t *testing.T) {
+	m := linear(t, "Acosh", ones...)
+	inputs, err := m.Inputs(npy(t, []int64{1, 3}, []float32{1, 2, 3}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = m.Gradient(t.Context(), inputs, probe.Request{Loss: probe.Sum, WithRespectTo: []string{probe.Weights}})
+	if !errors.Is(err, autodiff.ErrNotDifferentiable) || !strings.Contains(err.Error(), "Acosh") {
+		t.Errorf("got %v, want ErrNotDifferentiable that names Acosh", err)
+	}
+}
+
+func TestAWeightThatIsNotANumberIsAWarning(t *testing.T) {
+	m := linear(t, "", 1, float32(math.NaN()), 1, 1, float32(math.Inf(1)), 1)
+	if len(m.Warnings) != 1 || !strings.Contains(m.Warnings[0], `"w" has 2 elements`) {
+		t.Fatalf("warnings %q", m.Warnings)
+	}
+	inputs, err := m.Inputs(npy(t, []int64{1, 3}, []float32{1, 2, 3}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer, err := m.Run(t.Context(), inputs)
+	skipWithoutRuntime(t, err)
+	if len(answer.Warnings) != 2 || !strings.Contains(answer.Warnings[1], `output "z"`) {
+		t.Errorf("warnings of the run %q", answer.Warnings)
+	}
+	if _, err := m.Gradient(t.Context(), inputs, probe.Request{Loss: probe.Sum, WithRespectTo: []string{probe.Inputs}}); err == nil || !strings.Contains(err.Error(), `"w"`) {
+		t.Errorf("a loss that is not a number: %v", err)
+	}
+}
+
+func TestAFailedSaveLeavesNothingBehind(t *testing.T) {
+	folder := t.TempDir()
+	for name, held := range map[string]map[string]engine.Tensor{
+		"two.npy":         {"a": engine.Float32([]int64{1}, []float32{1}), "b": engine.Float32([]int64{1}, []float32{1})},
+		"bad.safetensors": {"a": engine.Float32([]int64{2}, []float32{1})},
+		"bad.npz":         {"a": engine.Float32([]int64{2}, []float32{1})},
+		"x.csv":           {"a": engine.Float32([]int64{1}, []float32{1})},
+	} {
+		if err := probe.Save(filepath.Join(folder, name), held, nil); err == nil {
+			t.Errorf("%s was written", name)
+		}
+	}
+	if left, err := os.ReadDir(folder); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v (%v)", left, err)
+	}
+}
