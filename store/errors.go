@@ -25,8 +25,13 @@ var (
 	ErrReadOnly = errors.New("the disk or database is read-only: make it writable, and the work goes on by itself")
 
 	// ErrUnavailable: the database cannot be reached or the disk answers with
-	// errors. After a commit it means that the outcome is not known.
+	// errors.
 	ErrUnavailable = errors.New("the database or its disk does not answer")
+
+	// ErrUncertain: the connection broke during the commit, so nobody knows
+	// whether the transaction took effect. What it refers to must be kept. It
+	// comes together with ErrUnavailable.
+	ErrUncertain = errors.New("whether the transaction took effect is not known")
 
 	// ErrNotFound: there is no such row or blob.
 	ErrNotFound = errors.New("not found")
@@ -114,6 +119,17 @@ func classify(err error) (error, severity) {
 		return mark(ErrUnavailable, err), fatal
 	}
 	return err, harmless
+}
+
+// uncertain marks the error of a commit that may have taken effect all the
+// same. It surely did not when the server itself says that it failed, or when
+// SQLite had no room to write it.
+func uncertain(err error, severity severity) error {
+	var answered *pgconn.PgError
+	if errors.Is(err, ErrFull) || errors.Is(err, ErrReadOnly) || severity == harmless && errors.As(err, &answered) {
+		return err
+	}
+	return mark(ErrUncertain, mark(ErrUnavailable, err))
 }
 
 // fromSystem maps an error of the operating system, or gives otherwise.

@@ -17,12 +17,12 @@ func (s *Store) Sweep(ctx context.Context, age time.Duration) (int, error) {
 	if s.blobs == nil {
 		return 0, errors.New("store: sweeping blobs: the store has no folder of objects")
 	}
-	removed := 0
+	removed, before := 0, s.now().Add(-age)
 	for _, shard := range shards() {
 		if err := ctx.Err(); err != nil {
 			return removed, err
 		}
-		n, err := s.sweepShard(ctx, filepath.Join(s.blobs.dir, shard), s.now().Add(-age))
+		n, err := s.sweepShard(ctx, filepath.Join(s.blobs.dir, shard), before)
 		removed += n
 		if err != nil {
 			return removed, fmt.Errorf("store: sweeping blobs in %s: %w", shard, mapped(err))

@@ -49,8 +49,8 @@ const (
 //
 // fn may run more than once, must be short, and must not call Update. See the
 // package comment. Errors that say the machine is at fault satisfy
-// OutOfResources; ErrUnavailable after fn ran means that the outcome is not
-// known (the connection broke during the commit).
+// OutOfResources; ErrUncertain means that the outcome is not known (the
+// connection broke during the commit), so what fn refers to must be kept.
 func (s *Store) Update(ctx context.Context, fn func(*Tx) error) error {
 	p := &pending{ctx: ctx, turn: make(chan *Tx), ran: make(chan error), done: make(chan error, 1)}
 	select {
@@ -178,7 +178,7 @@ func (s *Store) batch(first *pending, rest []*pending) (again []*pending) {
 				again = append(again, p)
 				continue
 			}
-			p.finish(err)
+			p.finish(uncertain(err, severity))
 		}
 		if len(again) > 0 {
 			pause(again[0].attempts)
