@@ -57,6 +57,7 @@ Start here:
 		newTrainCommand(),
 		newRunCommand(),
 		newGradCommand(),
+		newEvalCommand(),
 		newModelCommand(),
 		newEnclaveCommand(),
 		newDPCommand(),

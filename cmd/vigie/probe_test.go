@@ -15,8 +15,8 @@ import (
 
 const demoPackage = "../../models/chest-pneumonia-28"
 
-// vigie runs a command line in this process and returns its standard output.
-func vigie(t *testing.T, args ...string) (string, error) {
+// command runs a command line in this process and returns its standard output.
+func command(t *testing.T, args ...string) (string, error) {
 	t.Helper()
 	var out bytes.Buffer
 	root := newRootCommand()
@@ -41,7 +41,7 @@ func TestAPackageIsRunAndDifferentiatedFromTheCommandLine(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	text, err := vigie(t, "run", demoPackage, "--input", "image="+x, "--out", filepath.Join(folder, "z.npy"), "--json")
+	text, err := command(t, "run", demoPackage, "--input", "image="+x, "--out", filepath.Join(folder, "z.npy"), "--json")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,7 +52,7 @@ func TestAPackageIsRunAndDifferentiatedFromTheCommandLine(t *testing.T) {
 	if z, err := probe.ReadArray(filepath.Join(folder, "z.npy")); err != nil || z.Len() != 6 {
 		t.Errorf("logits in the file: %v, %v", z, err)
 	}
-	text, err = vigie(t, "grad", demoPackage, "--input", x, "--label", y, "--loss", "cross-entropy", "--wrt", "weights", "--per-example", "--out", out)
+	text, err = command(t, "grad", demoPackage, "--input", x, "--label", y, "--loss", "cross-entropy", "--wrt", "weights", "--per-example", "--out", out)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,7 +70,7 @@ func TestAProbeWithoutWhatItNeedsSaysSo(t *testing.T) {
 		"name it .npy, .npz or .safetensors": {"run", demoPackage, "--input", "x.csv"},
 		"nosuch.onnx":                        {"grad", "nosuch.onnx", "--input", "x.npy"},
 	} {
-		if _, err := vigie(t, args...); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := command(t, args...); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("vigie %q: %v, want %q in it", args, err, want)
 		}
 	}
