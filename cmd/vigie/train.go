@@ -23,7 +23,7 @@ and training.json (recipe, history, AUC with intervals).
 
 The same seed gives the same model bit for bit on the same type of processor.`,
 		Example: `  vigie train --data pneumoniamnist.npz --out models/chest-pneumonia-28
-  vigie train --data breastmnist.npz --out /tmp/breast --epochs 60 --seed 3 --json`,
+  vigie train --data breastmnist.npz --out breast-model --epochs 60 --seed 3 --json`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			start, before := time.Now(), 0
