@@ -55,6 +55,19 @@ func (w *deliverWorker) NextRetry(job *river.Job[deliverArgs]) time.Time {
 // errUndelivered says that a destination does not have everything yet.
 var errUndelivered = errors.New("gateway: not every destination has acknowledged")
 
+// errNotVouched says that a case's state is not what its sealed values say:
+// somebody changed the database by hand.
+var errNotVouched = errors.New("neither a sealed verdict nor a sealed decision says so: run vigie audit verify")
+
+// vouchedFor reports whether the sealed values of a case agree with its state,
+// which is stored in clear. Without the keys nobody can make them agree.
+func vouchedFor(c *vigie.Case) bool {
+	if c.State == vigie.Reviewed {
+		return c.Decision != nil
+	}
+	return c.Verdict != nil && c.Verdict.Decision == vigie.Release
+}
+
 // deliver makes the results of a released or reviewed case, once, and sends
 // them to every destination that has not acknowledged them.
 //
@@ -73,6 +86,9 @@ func (g *Gateway) deliver(ctx context.Context, job *river.Job[deliverArgs]) erro
 	watch.lap("queue")
 	if c.State != vigie.Released && c.State != vigie.Reviewed {
 		return nil // delivered before
+	}
+	if !vouchedFor(c) {
+		return fmt.Errorf("gateway: delivering case %s: it is %s: %w", c.ID, c.State, errNotVouched)
 	}
 	if c.Decision == nil || c.Decision.Action != ActionReject {
 		if err := g.makeResults(ctx, c); err != nil {

@@ -392,10 +392,14 @@ func (g *Gateway) conclude(ctx context.Context, job *river.Job[diagnoseArgs], c 
 	return nil
 }
 
+// reasonCodes lists the different codes, each once: a model of many labels can
+// give one reason for each, and an audit record has room for few.
 func reasonCodes(reasons []vigie.Reason) []vigie.ReasonCode {
-	codes := make([]vigie.ReasonCode, len(reasons))
-	for i, r := range reasons {
-		codes[i] = r.Code
+	codes := []vigie.ReasonCode{}
+	for _, r := range reasons {
+		if !slices.Contains(codes, r.Code) {
+			codes = append(codes, r.Code)
+		}
 	}
 	return codes
 }

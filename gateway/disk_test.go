@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"net"
+	"net/http"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -134,6 +136,14 @@ func TestIntakeStopsBeforeTheDiskIsFullAndReadinessSaysSo(t *testing.T) {
 	}
 	if r := g.Ready(context.Background()); r.Ready || r.Checks["disk"] == "ok" {
 		t.Errorf("ready with a full disk: %v", r.Checks)
+	}
+	response, err := http.Post("http://"+g.Addresses().HTTP.String()+"/dicom-web/studies", "multipart/related; type=\"application/dicom\"; boundary=b", strings.NewReader("--b--"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	response.Body.Close()
+	if response.StatusCode != http.StatusInsufficientStorage {
+		t.Errorf("STOW with a full disk: %d", response.StatusCode)
 	}
 	free.Store(1 << 40)
 	if _, err := give(t, g.Gateway, chest(t, 1, phantom.Options{})); err != nil {

@@ -27,9 +27,9 @@ type facts struct {
 	unreadable        []vigie.Reason // why the object is not what it should be
 }
 
-// headerLimits bounds what intake spends on attributes: a header is small,
-// and what is not has its values read later, with the pixels.
-var headerLimits = dicom.Limits{Element: 64 << 20, Elements: 1 << 18}
+// headerLimits bounds what intake holds in memory of one object: a header is
+// small. The limit leaves room for an encapsulated document.
+var headerLimits = dicom.Limits{Total: 72 << 20, Element: 64 << 20, Elements: 1 << 18}
 
 var validUID = regexp.MustCompile(`^[0-9]+(\.[0-9]+)*$`)
 
@@ -106,8 +106,12 @@ func (t *trackedReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// keptValue is the largest value kept in a sealed header.
-const keptValue = 16 << 10
+// keptValue is the largest value, or sequence with all that is in it, kept in
+// a sealed header, in bytes; keptHeader is the largest header.
+const (
+	keptValue  = 16 << 10
+	keptHeader = 256 << 10
+)
 
 // sealableHeader is the header as it is kept, sealed, beside the object: the
 // attributes that a result needs from its source, without bulk data.
@@ -116,8 +120,14 @@ func (f *facts) sealableHeader() ([]byte, error) {
 	if kept == nil {
 		kept = new(dicom.DataSet)
 	}
+	total := 0
 	kept.DeleteFunc(func(e *dicom.Element) bool {
-		return len(e.Value) > keptValue || len(e.Fragments) > 0 || e.Tag.Private() || e.Tag.Group() < 0x0008
+		size := weight(e)
+		if size > keptValue || total+size > keptHeader || len(e.Fragments) > 0 || e.Tag.Private() || e.Tag.Group() < 0x0008 {
+			return true
+		}
+		total += size
+		return false
 	})
 	if kept.Empty(dicom.SOPInstanceUID) {
 		kept.PutString(dicom.SOPInstanceUID, f.sopInstance)
@@ -130,6 +140,20 @@ func (f *facts) sealableHeader() ([]byte, error) {
 		return nil, fmt.Errorf("gateway: writing the attributes to keep: %w", err)
 	}
 	return out.Bytes(), nil
+}
+
+// weight is the size of an element with everything below it, in bytes, headers
+// included. The parser has bounded the depth.
+func weight(e *dicom.Element) int {
+	const header = 12
+	size := header + len(e.Value)
+	for _, item := range e.Items {
+		size += header
+		for inner := range item.All() {
+			size += weight(inner)
+		}
+	}
+	return size
 }
 
 // readHeader reads back what sealableHeader wrote.

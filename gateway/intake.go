@@ -164,7 +164,7 @@ func (g *Gateway) commit(ctx context.Context, c vigie.Case, f *facts, s *spool, 
 			refer = append(refer[:len(refer):len(refer)], reason(ReasonConflict, ""))
 		}
 		if join && len(refer) == 0 {
-			first, err := g.joinable(tx, c.Series)
+			first, err := g.joinable(tx, c.Patient, c.Series)
 			if err != nil {
 				return err
 			}
@@ -230,13 +230,14 @@ func (g *Gateway) duplicateOf(ctx context.Context, instance vigie.InstanceUID, c
 
 // joinable returns the case of the series that further objects outside the
 // manifest join, so that a CT of 300 slices sent to a chest model is one
-// review and not 300. A case that somebody has already decided takes no more.
-func (g *Gateway) joinable(tx *store.Tx, series vigie.SeriesUID) (*vigie.Case, error) {
+// review and not 300. A case that somebody has already decided takes no more,
+// and a case of one patient takes nothing of another: it is sealed under one key.
+func (g *Gateway) joinable(tx *store.Tx, patient vigie.PatientPseudonym, series vigie.SeriesUID) (*vigie.Case, error) {
 	if series == "" {
 		return nil, nil
 	}
 	cases, err := tx.Cases(store.Filter{
-		Series: series, States: []vigie.State{vigie.Received, vigie.Diagnosed, vigie.InReview}, OldestFirst: true, Limit: 10,
+		Patient: patient, Series: series, States: []vigie.State{vigie.Received, vigie.Diagnosed, vigie.InReview}, OldestFirst: true, Limit: 10,
 	})
 	if err != nil {
 		return nil, err

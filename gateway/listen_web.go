@@ -27,7 +27,20 @@ func (g *Gateway) dicomweb() (http.Handler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("gateway: preparing DICOMweb: %w", err)
 	}
-	return handler, nil
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// A disk that is full before a request begins is told in HTTP's own
+		// words; one that fills up meanwhile, by the failure reason (A700) of
+		// each object.
+		if r.Method == http.MethodPost {
+			if err := g.probeDisk(r.Context()); err != nil {
+				g.metrics.refusals.WithLabelValues("dicomweb", "out-of-resources").Inc()
+				w.Header().Set("Retry-After", "60")
+				http.Error(w, "out of resources: try again later", http.StatusInsufficientStorage)
+				return
+			}
+		}
+		handler.ServeHTTP(w, r)
+	}), nil
 }
 
 // authorize holds a request's client certificate against http.allow. On a

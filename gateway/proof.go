@@ -8,8 +8,15 @@ import (
 )
 
 // VerifyLog verifies the site's whole audit log, and that it extends the given
-// checkpoints, which were kept elsewhere.
+// checkpoints, which were kept elsewhere, and the one in the state folder.
 func (b *Casebook) VerifyLog(ctx context.Context, witnesses [][]byte) (*audit.Report, error) {
+	published, err := b.log.Remember(b.config.StateFile("log"))
+	if err != nil {
+		return nil, err
+	}
+	if published != nil {
+		witnesses = append(witnesses[:len(witnesses):len(witnesses)], published)
+	}
 	return audit.Verify(ctx, b.store, b.log.VerifierKey(), witnesses)
 }
 

@@ -24,7 +24,12 @@ func openLog(b *Casebook, s *secrets) (*audit.Log, error) {
 	if err != nil {
 		return nil, err
 	}
-	return audit.New(b.store, signer)
+	log, err := audit.New(b.store, signer)
+	if err != nil {
+		return nil, err
+	}
+	_, err = log.Remember(b.config.StateFile("log"))
+	return log, err
 }
 
 // record appends an audit record to the transaction that makes it true. What

@@ -58,6 +58,7 @@ func (b *Casebook) openValues(ctx context.Context, c *vigie.Case, sealed map[str
 		}
 		c.Finding = &finding
 	}
+	c.Verdict = nil // the row's copy, in clear, is for lists
 	if value, ok := sealed[valueVerdict]; ok {
 		c.Verdict = new(vigie.Verdict)
 		if err := b.openValue(ctx, c, valueVerdict, value, c.Verdict); err != nil {
