@@ -48,8 +48,13 @@ func (p *Package) Predictions(output []float32) ([]vigie.Prediction, error) {
 // Review says why a person must look at predictions: the target's probability
 // is in the borderline band, or a plausibility rule is broken. about may be
 // nil or de-identified; a rule about the patient then has nothing to judge by
-// and is passed over, so ask it of the original where that is at hand.
+// and is passed over, so ask it of the original where that is at hand. Where
+// nothing was predicted there is nothing implausible: somebody else must have
+// said why.
 func (m *Manifest) Review(predictions []vigie.Prediction, about *dicom.DataSet) []vigie.Reason {
+	if len(predictions) == 0 {
+		return nil
+	}
 	by := make(map[string]vigie.Prediction, len(predictions))
 	for _, p := range predictions {
 		by[p.Label] = p

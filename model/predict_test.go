@@ -73,6 +73,15 @@ func TestABorderlineProbabilityGoesToAPerson(t *testing.T) {
 	}
 }
 
+func TestWhatWasNotPredictedIsNotImplausible(t *testing.T) {
+	p := opened(t, func(m *Manifest) {
+		m.Plausibility = []Rule{{Rule: SumsToOne, Labels: []string{"normal", "pneumonia"}, Tolerance: 0.01}}
+	})
+	if reasons := p.Manifest.Review(nil, nil); len(reasons) != 0 {
+		t.Errorf("an image that was not read is called %+v", reasons)
+	}
+}
+
 func TestEveryPlausibilityRuleCanBeBrokenAndKept(t *testing.T) {
 	p := opened(t, func(m *Manifest) { m.Output.Activation, m.Output.Borderline = Sigmoid, nil })
 	both, none, second := []float32{5, 5}, []float32{-5, -5}, []float32{-5, 5}

@@ -101,10 +101,11 @@ func (c *Client) Store(ctx context.Context, study string, files ...io.Reader) (A
 		return Answer{}, fmt.Errorf("dicomweb: storing: %w", err)
 	}
 	defer response.Body.Close()
-	switch response.StatusCode {
-	case http.StatusOK, http.StatusAccepted, http.StatusConflict:
+	switch code := response.StatusCode; {
+	case code == http.StatusOK || code == http.StatusAccepted || code == http.StatusConflict:
+	case code == http.StatusInsufficientStorage && response.Header.Get("Content-Type") == mediaJSON: // as we answer
 	default:
-		return Answer{}, &StatusError{response.StatusCode}
+		return Answer{}, &StatusError{code}
 	}
 	body, err := io.ReadAll(io.LimitReader(response.Body, maxAnswer))
 	if err != nil {

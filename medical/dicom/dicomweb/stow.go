@@ -9,6 +9,7 @@ import (
 	"mime"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 
@@ -216,8 +217,10 @@ func drain(body io.Reader, buffer []byte) error {
 }
 
 // answerStore writes the outcome of a store request: 200 all stored, 202 some
-// not or with warnings, 409 none, 400 or 413 when the body itself is at fault.
-// The document says what was stored before a fault too.
+// not or with warnings, 409 none, 507 (RFC 4918) none and only for lack of room,
+// which tells also a sender who reads no document to try again, 400 or 413 when
+// the body itself is at fault. The document says what was stored before a fault
+// too.
 func (h *handler) answerStore(w http.ResponseWriter, outcomes []stored, failure error) {
 	document := &dicom.DataSet{}
 	var referenced, failed, others []*dicom.DataSet
@@ -258,6 +261,8 @@ func (h *handler) answerStore(w http.ResponseWriter, outcomes []stored, failure 
 		status = http.StatusRequestTimeout
 	case failure != nil || len(outcomes) == 0:
 		status = http.StatusBadRequest
+	case len(referenced) == 0 && !slices.ContainsFunc(outcomes, func(o stored) bool { return !o.status.Transient() }):
+		status = http.StatusInsufficientStorage
 	case len(referenced) == 0:
 		status = http.StatusConflict
 	case len(failed)+len(others) > 0 || warned:

@@ -70,7 +70,8 @@ func TestTheStatusSaysWhatBecameOfTheObjects(t *testing.T) {
 		"all stored":         {dicomParts(file("1.1"), file("1.1")), 200, []dimse.Status{0, 0}, nil},
 		"with a warning":     {dicomParts(file("1.1"), file("1.2")), 202, []dimse.Status{0, dimse.CoercedElements}, nil},
 		"some failed":        {dicomParts(file("1.3"), file("1.1"), file("1.4")), 202, []dimse.Status{0}, []dimse.Status{dimse.OutOfResources, dimse.DataSetMismatch}},
-		"none stored":        {dicomParts(file("1.3")), 409, nil, []dimse.Status{dimse.OutOfResources}},
+		"none stored":        {dicomParts(file("1.3"), file("1.4")), 409, nil, []dimse.Status{dimse.OutOfResources, dimse.DataSetMismatch}},
+		"no room for any":    {dicomParts(file("1.3")), 507, nil, []dimse.Status{dimse.OutOfResources}},
 		"not DICOM":          {append(dicomParts(file("1.1")), part{"application/dicom", []byte("hello")}), 202, []dimse.Status{0}, []dimse.Status{dimse.CannotUnderstand}},
 		"another type":       {[]part{{"image/jpeg", file("1.1")}}, 409, nil, []dimse.Status{dimse.CannotUnderstand}},
 		"no type of its own": {[]part{{"", file("1.1")}}, 200, []dimse.Status{0}, nil},
@@ -190,7 +191,7 @@ func TestAFullDiskIsOutOfResourcesAndRecovers(t *testing.T) {
 		refuse, fail bool
 		status       int
 		want         dimse.Status
-	}{{true, false, 409, dimse.OutOfResources}, {false, true, 409, dimse.OutOfResources}, {false, false, 200, dimse.Success}} {
+	}{{true, false, 507, dimse.OutOfResources}, {false, true, 507, dimse.OutOfResources}, {false, false, 200, dimse.Success}} {
 		refuse, fail = step.refuse, step.fail
 		status, answer := s.post(t, "/studies", dicomParts(file))
 		if got, found := answer.Status("1.1"); status != step.status || !found || got != step.want {
