@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"strings"
+	"sync"
 
 	"github.com/transparency-dev/formats/log"
 	"github.com/vigie/vigie/store"
@@ -19,6 +20,9 @@ type Log struct {
 	signer      note.Signer
 	verifier    note.Verifier
 	verifierKey string
+
+	mu    sync.Mutex
+	known Checkpoint // the newest one this process knows of; zero if none
 }
 
 // KeyFromSeed derives a log's keys from 32 secret bytes: the signer key, which

@@ -29,13 +29,18 @@ func (l *Log) Latest(tx *store.Tx) (Checkpoint, error) {
 
 // Publish signs the log as it stands and stores the checkpoint, unless nothing
 // was appended since the last one, which it then returns. Before it signs, it
-// makes sure that the log still contains that last one unchanged, and returns
-// ErrForked otherwise.
+// makes sure that the log still contains that last one unchanged, and the one
+// it remembers (see Remember), and returns ErrForked otherwise: the stored one
+// alone could be removed by whoever rewrites the records.
 func (l *Log) Publish(ctx context.Context) (Checkpoint, error) {
 	var published Checkpoint
+	known := l.remembered()
 	err := l.store.Update(ctx, func(tx *store.Tx) error {
 		n, err := size(tx)
 		if err != nil {
+			return err
+		}
+		if err := l.extends(tx, known, n); err != nil {
 			return err
 		}
 		last, err := l.Latest(tx)
@@ -62,11 +67,40 @@ func (l *Log) Publish(ctx context.Context) (Checkpoint, error) {
 	if err != nil {
 		return Checkpoint{}, fmt.Errorf("audit: publishing a checkpoint: %w", err)
 	}
+	l.remember(published)
 	return published, nil
+}
+
+// Remember makes Publish hold the log to the checkpoint under dir, where a
+// Publisher of a former run wrote its tiles, and returns the signed note, nil
+// if there is none. A folder of another log is an error: its key has changed.
+func (l *Log) Remember(dir string) ([]byte, error) {
+	c, err := l.tiled(dir)
+	if err == nil {
+		l.remember(c)
+	}
+	return c.Note, err
+}
+
+func (l *Log) remember(c Checkpoint) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if c.Size >= l.known.Size {
+		l.known = c
+	}
+}
+
+func (l *Log) remembered() Checkpoint {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.known
 }
 
 // extends checks that the tree of size n has the checkpoint as a prefix.
 func (l *Log) extends(tx *store.Tx, c Checkpoint, n int64) error {
+	if c.Note == nil {
+		return nil
+	}
 	if n < c.Size {
 		return fmt.Errorf("it holds %d records, and signed %d: %w", n, c.Size, ErrForked)
 	}

@@ -27,10 +27,11 @@ const tileHeight = 8
 // The files repeat what the database holds: records carry pseudonyms and
 // digests, so serve them to whom you would show those.
 func (l *Log) WriteTiles(ctx context.Context, dir string, checkpoint Checkpoint) error {
-	done, err := l.tiledSize(dir)
+	tiled, err := l.tiled(dir)
 	if err != nil {
 		return err
 	}
+	done := tiled.Size
 	if done >= checkpoint.Size && checkpoint.Size > 0 {
 		return nil
 	}
@@ -63,21 +64,21 @@ func (l *Log) WriteTiles(ctx context.Context, dir string, checkpoint Checkpoint)
 	return nil
 }
 
-// tiledSize returns up to which size the files under dir are complete: the
-// size of the checkpoint there, which is written last.
-func (l *Log) tiledSize(dir string) (int64, error) {
+// tiled returns the checkpoint under dir, zero if there is none. It is written
+// last, so the files are complete up to its size.
+func (l *Log) tiled(dir string) (Checkpoint, error) {
 	signed, err := os.ReadFile(filepath.Join(dir, "checkpoint"))
 	if errors.Is(err, fs.ErrNotExist) {
-		return 0, nil
+		return Checkpoint{}, nil
 	}
 	if err != nil {
-		return 0, fmt.Errorf("audit: reading the published checkpoint: %w", err)
+		return Checkpoint{}, fmt.Errorf("audit: reading the published checkpoint: %w", err)
 	}
 	c, err := openCheckpoint(signed, l.verifier)
 	if err != nil {
-		return 0, fmt.Errorf("audit: the folder %s holds the tiles of another log: %w", dir, err)
+		return Checkpoint{}, fmt.Errorf("audit: the folder %s holds the tiles of another log: %w", dir, err)
 	}
-	return c.Size, nil
+	return c, nil
 }
 
 // tilePath is tlog's path without the height, which tlog-tiles leaves out, and
