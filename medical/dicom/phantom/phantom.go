@@ -58,10 +58,10 @@ type Options struct {
 	Time           time.Time
 	Identity       Identity
 
-	Opacity       float64 // strength of a consolidation, 0 (none) to 1 (as dense as the heart)
+	Opacity       float64 // strength of a consolidation and the haze around it, 0 (none) to 1 (as dense as the heart)
 	OpacityX      float64 // its centre as a fraction of the columns; 0 chooses by seed
 	OpacityY      float64 // its centre as a fraction of the rows; 0 chooses by seed
-	OpacityRadius float64 // as a fraction of the columns; default 0.16
+	OpacityRadius float64 // as a fraction of the shorter side; default 0.24
 
 	Noise    float64 // of the quantum noise, 1 is usual; negative is none
 	BurnedIn bool    // the name is written into the pixels, and declared
@@ -97,7 +97,7 @@ func (o Options) withDefaults(seed uint64, rows, columns int, age, view, part st
 		o.Time = time.Date(2026, 3, 14, 9, 26, 53, 0, time.UTC)
 	}
 	if o.OpacityRadius == 0 {
-		o.OpacityRadius = 0.16
+		o.OpacityRadius = 0.24
 	}
 	if o.Noise == 0 {
 		o.Noise = 1

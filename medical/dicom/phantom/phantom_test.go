@@ -143,7 +143,7 @@ func mean(l *dicom.Luminance, x0, y0, x1, y1 float64) float64 {
 	return sum / float64(n)
 }
 
-func TestAnOpacityBrightensTheLungWhereItIsAndNowhereElse(t *testing.T) {
+func TestAnOpacityBrightensTheLungMostWhereItLies(t *testing.T) {
 	for seed := range uint64(6) {
 		o := Options{Rows: 256, Columns: 288}
 		clear, err := chest(t, seed, o).Luminance(0)
@@ -156,11 +156,12 @@ func TestAnOpacityBrightensTheLungWhereItIsAndNowhereElse(t *testing.T) {
 			t.Fatal(err)
 		}
 		there := mean(filled, .22, .5, .28, .6) - mean(clear, .22, .5, .28, .6)
-		elsewhere := mean(filled, .72, .3, .9, .5) - mean(clear, .72, .3, .9, .5)
-		if there < 0.15 || elsewhere > 0.01 || elsewhere < -0.01 {
-			t.Errorf("seed %d: the opacity adds %.3f where it lies and %.3f in the other lung", seed, there, elsewhere)
+		haze := mean(filled, .72, .3, .8, .5) - mean(clear, .72, .3, .8, .5)
+		outside := mean(filled, .4, .9, .6, 1) - mean(clear, .4, .9, .6, 1)
+		if there < 0.15 || there < 1.5*haze || outside > 0.005 || outside < -0.005 {
+			t.Errorf("seed %d: the opacity adds %.3f where it lies, %.3f in the other lung and %.3f below", seed, there, haze, outside)
 		}
-		if lung, heart := mean(clear, .22, .5, .28, .6), mean(clear, .47, .5, .53, .6); lung > 0.45 || heart < 0.65 {
+		if lung, heart := mean(clear, .22, .5, .28, .6), mean(clear, .47, .5, .53, .6); lung > 0.5 || heart < 0.65 {
 			t.Errorf("seed %d: lung %.2f and heart %.2f do not look like a chest", seed, lung, heart)
 		}
 	}
