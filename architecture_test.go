@@ -51,6 +51,7 @@ var allowed = map[string][]string{
 	"enclave": {"", "onnx", "engine", "explain", "model", "attest", "medical/dicom"},
 	"gateway": {"", "onnx", "engine", "model", "attest", "enclave", "keys", "store", "audit",
 		"medical/dicom", "medical/dicom/..."},
+	"models":    {},
 	"demo":      {"...", "!cmd/vigie"},
 	"bench":     {"...", "!cmd/vigie"},
 	"peers":     {"...", "!cmd/vigie"},

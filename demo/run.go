@@ -22,7 +22,7 @@ import (
 // Options says what Run shows.
 type Options struct {
 	Dir        string // folder of the site; it must be empty or absent
-	Model      string // folder of the model package
+	Model      string // folder of the model package; empty means the demo package inside the binary
 	Radiograph string // a real DICOM radiograph; empty sends phantoms only
 	Serve      bool   // leave the gateway running until ctx ends
 	Colour     bool   // the output is a terminal

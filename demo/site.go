@@ -10,6 +10,7 @@ import (
 	"text/template"
 
 	"github.com/vigie/vigie/keys"
+	"github.com/vigie/vigie/models"
 )
 
 // AE titles of the members of the site.
@@ -21,7 +22,7 @@ const (
 
 // SiteOptions says what a site is made with.
 type SiteOptions struct {
-	Model  string // folder of the model package; required
+	Model  string // folder of the model package; empty means the demo package inside the binary
 	Store  string // store address; empty means SQLite inside the site's folder
 	STOW   string // address of a STOW-RS destination beside the PACS; empty means none
 	Extra  string // more settings, as YAML lines
@@ -89,12 +90,19 @@ func NewSite(dir string, options SiteOptions) (*Site, error) {
 	if entries, err := os.ReadDir(dir); err == nil && len(entries) > 0 {
 		return nil, fmt.Errorf("demo: making a site in %s: the folder is not empty: remove it or name another", dir)
 	}
-	if options.Model, err = filepath.Abs(options.Model); err != nil {
-		return nil, fmt.Errorf("demo: making a site: %w", err)
+	if options.Model != "" {
+		if options.Model, err = filepath.Abs(options.Model); err != nil {
+			return nil, fmt.Errorf("demo: making a site: %w", err)
+		}
 	}
 	for _, sub := range []string{"", "tls", "keys", "state", "pacs", "out"} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o700); err != nil {
 			return nil, fmt.Errorf("demo: making a site: %w", err)
+		}
+	}
+	if options.Model == "" {
+		if options.Model, err = models.WriteDemo(dir); err != nil {
+			return nil, err
 		}
 	}
 	authority, err := newAuthority(filepath.Join(dir, "tls"))

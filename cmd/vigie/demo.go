@@ -35,7 +35,7 @@ verifies the whole audit log and checks one case's proof offline.`,
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&options.Dir, "dir", "", "folder of the site, empty or absent (default: a new temporary folder)")
-	flags.StringVar(&options.Model, "model", "models/chest-pneumonia-28", "folder of the model package")
+	flags.StringVar(&options.Model, "model", "", "folder of the model package (default: the demo package inside the binary)")
 	flags.StringVar(&options.Radiograph, "radiograph", "", "a real DICOM radiograph to send first")
 	flags.BoolVar(&options.Serve, "serve", false, "leave the gateway running until Ctrl-C")
 	return cmd
