@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/vigie/vigie"
@@ -113,6 +114,14 @@ const (
 	keptHeader = 256 << 10
 )
 
+// alwaysKept are kept however full the header is: without them a result would
+// belong to nobody.
+var alwaysKept = []dicom.Tag{
+	dicom.SpecificCharacterSet, dicom.SOPClassUID, dicom.SOPInstanceUID, dicom.StudyDate, dicom.StudyTime, dicom.AccessionNumber,
+	dicom.PatientName, dicom.PatientID, dicom.IssuerOfPatientID, dicom.PatientBirthDate, dicom.PatientSex,
+	dicom.StudyInstanceUID, dicom.SeriesInstanceUID, dicom.StudyID,
+}
+
 // sealableHeader is the header as it is kept, sealed, beside the object: the
 // attributes that a result needs from its source, without bulk data.
 func (f *facts) sealableHeader() ([]byte, error) {
@@ -123,7 +132,7 @@ func (f *facts) sealableHeader() ([]byte, error) {
 	total := 0
 	kept.DeleteFunc(func(e *dicom.Element) bool {
 		size := weight(e)
-		if size > keptValue || total+size > keptHeader || len(e.Fragments) > 0 || e.Tag.Private() || e.Tag.Group() < 0x0008 {
+		if size > keptValue || total+size > keptHeader && !slices.Contains(alwaysKept, e.Tag) || len(e.Fragments) > 0 || e.Tag.Private() || e.Tag.Group() < 0x0008 {
 			return true
 		}
 		total += size

@@ -30,6 +30,7 @@ type Gateway struct {
 	metrics      *metrics
 	probes       []probe
 	free         func(path string) (int64, error)
+	recent       recent
 	quit         atomic.Bool
 	started      chan struct{} // closed when Run accepts
 	addresses    Addresses     // set before started is closed

@@ -48,8 +48,29 @@ func (g *Gateway) Ready(ctx context.Context) Readiness {
 	return out
 }
 
+// readyFor is how long an answer of /readyz stands. Anybody may ask, and each
+// look writes to the database.
+const readyFor = time.Second
+
+// recent is the last answer to /readyz.
+type recent struct {
+	mu     sync.Mutex
+	at     time.Time
+	answer Readiness
+}
+
+func (r *recent) get(look func() Readiness) Readiness {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.at.IsZero() || time.Since(r.at) >= readyFor {
+		r.answer, r.at = look(), time.Now()
+	}
+	return r.answer
+}
+
 func (g *Gateway) serveReady(w http.ResponseWriter, r *http.Request) {
-	answer := g.Ready(r.Context())
+	// Others wait for the answer too: it does not end with who asked first.
+	answer := g.recent.get(func() Readiness { return g.Ready(context.WithoutCancel(r.Context())) })
 	w.Header().Set("Content-Type", "application/json")
 	if !answer.Ready {
 		w.WriteHeader(http.StatusServiceUnavailable)

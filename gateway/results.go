@@ -46,6 +46,11 @@ func (g *Gateway) buildResults(ctx context.Context, c *vigie.Case) ([]result, er
 		return results, nil
 	}
 	picture, err := g.drawOverlay(ctx, c)
+	if errors.Is(err, errNoPicture) {
+		// Trying again would keep the report back for ever.
+		g.logger.Error("a case is reported without its overlay", "case", c.ID, "error", err)
+		return results, nil
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -155,6 +160,9 @@ func reportCode(c vigie.Code) report.Code {
 	return report.Code{Value: c.Value, Scheme: c.Scheme, Meaning: c.Meaning}
 }
 
+// errNoPicture marks an image that no try can draw.
+var errNoPicture = errors.New("the image cannot be drawn")
+
 // drawOverlay draws the image of a case with the model's relevance map.
 func (b *Casebook) drawOverlay(ctx context.Context, c *vigie.Case) (image.Image, error) {
 	object, err := b.firstObject(ctx, c.ID)
@@ -167,11 +175,11 @@ func (b *Casebook) drawOverlay(ctx context.Context, c *vigie.Case) (image.Image,
 	}
 	file, err := dicom.Parse(bytes.NewReader(data), dicom.Limits{})
 	if err != nil {
-		return nil, fmt.Errorf("gateway: drawing the overlay of case %s: %w", c.ID, err)
+		return nil, fmt.Errorf("gateway: drawing the overlay of case %s: %w: %w", c.ID, errNoPicture, err)
 	}
 	luminance, err := file.Luminance(0)
 	if err != nil {
-		return nil, fmt.Errorf("gateway: drawing the overlay of case %s: %w", c.ID, err)
+		return nil, fmt.Errorf("gateway: drawing the overlay of case %s: %w: %w", c.ID, errNoPicture, err)
 	}
 	f := c.Finding
 	caption := report.Caption{Model: f.ModelName + " " + f.ModelVersion}
@@ -192,7 +200,7 @@ func (b *Casebook) drawOverlay(ctx context.Context, c *vigie.Case) (image.Image,
 	}
 	picture, err := report.Overlay(luminance, heat, caption)
 	if err != nil {
-		return nil, fmt.Errorf("gateway: drawing the overlay of case %s: %w", c.ID, err)
+		return nil, fmt.Errorf("gateway: drawing the overlay of case %s: %w: %w", c.ID, errNoPicture, err)
 	}
 	return picture, nil
 }
