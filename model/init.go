@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"text/template"
 
 	"github.com/vigie/vigie/onnx"
@@ -169,6 +171,10 @@ func describe(m *onnx.Model) (map[string]any, error) {
 	var labels []string
 	for i := range max(out.Shape[1].Value, 1) {
 		labels = append(labels, fmt.Sprintf("label-%d", i+1))
+	}
+	// Graphs built or trained here name their classes.
+	if named := strings.Split(m.Metadata["labels"], ","); len(named) == len(labels) && !slices.ContainsFunc(named, func(l string) bool { return !plainName.MatchString(l) }) {
+		labels = named
 	}
 	facts["Labels"] = labels
 	for _, node := range m.Graph.Nodes {

@@ -18,7 +18,7 @@ output, labels, rules), model.onnx, calibration.json, card.md and digest, the
 SHA-256 of every other file. The digest of the digest file names the model in
 every finding and audit record.`,
 	}
-	cmd.AddCommand(newModelInspectCommand(), newModelCheckCommand(), newModelSealCommand(), newModelInitCommand())
+	cmd.AddCommand(newModelInspectCommand(), newModelCheckCommand(), newModelSealCommand(), newModelInitCommand(), newModelNewCommand())
 	return cmd
 }
 

@@ -25,7 +25,9 @@ import (
 	"maps"
 	"math"
 	"math/rand/v2"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/vigie/vigie/onnx"
@@ -48,13 +50,34 @@ type Options struct {
 	// of attention-mil open.
 	Input   []int64
 	Classes int
-	Norm    string // BatchNorm (the default) or GroupNorm
+	// Labels names the classes, if not empty: one for each, kept in the model's
+	// metadata under LabelsKey, where a package made from it finds them.
+	Labels []string
+	Norm   string // BatchNorm (the default) or GroupNorm
 	// Groups is the most groups of a group normalisation [32]. A layer has the
 	// greatest common divisor of it and its channels.
 	Groups int64
 	// Mean and Deviation, one for each channel, normalise the input within the
 	// graph. None leaves it as it is.
 	Mean, Deviation []float32
+}
+
+// LabelsKey is the metadata that names the classes, separated by commas.
+const LabelsKey = "labels"
+
+var labelForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
+
+// ParseInput reads the shape of an example, such as "1x224x224".
+func ParseInput(text string) ([]int64, error) {
+	var shape []int64
+	for part := range strings.SplitSeq(text, "x") {
+		d, err := strconv.ParseInt(part, 10, 64)
+		if err != nil {
+			return nil, fmt.Errorf("zoo: input %q: %w: want sizes such as 1x224x224", text, ErrOptions)
+		}
+		shape = append(shape, d)
+	}
+	return shape, nil
 }
 
 // Network is what was built.
@@ -153,6 +176,9 @@ func Build(name string, o Options, rng *rand.Rand) (*Network, error) {
 	if err != nil {
 		return nil, fmt.Errorf("zoo: building %s: %w", name, err)
 	}
+	if len(o.Labels) > 0 {
+		m.Metadata = map[string]string{LabelsKey: strings.Join(o.Labels, ",")}
+	}
 	return &Network{Model: m, Input: m.Graph.Inputs[0].Name, Logits: m.Graph.Outputs[0].Name, Weights: b.weights, Layer: b.layer}, nil
 }
 
@@ -176,6 +202,14 @@ func (o Options) check(a Architecture) error {
 		return fmt.Errorf("%d means and %d deviations: %w", len(o.Mean), len(o.Deviation), ErrOptions)
 	case len(o.Mean) > 0 && (a.Input != image || int64(len(o.Mean)) != o.Input[0]):
 		return fmt.Errorf("%d means for an input of %v: %w: want one for each channel of an image", len(o.Mean), o.Input, ErrOptions)
+	}
+	if len(o.Labels) > 0 && len(o.Labels) != o.Classes {
+		return fmt.Errorf("%d labels for %d classes: %w", len(o.Labels), o.Classes, ErrOptions)
+	}
+	for i, label := range o.Labels {
+		if !labelForm.MatchString(label) || slices.Contains(o.Labels[:i], label) {
+			return fmt.Errorf("label %q: %w: want letters, digits and -._, each name once", label, ErrOptions)
+		}
 	}
 	for i, d := range o.Deviation {
 		if !(d > 0) || math.IsInf(float64(d), 0) || math.IsNaN(float64(o.Mean[i])) || math.IsInf(float64(o.Mean[i]), 0) {

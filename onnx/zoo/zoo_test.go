@@ -255,11 +255,25 @@ func TestWhatCannotBeBuiltIsRefusedWithWhatItNeeds(t *testing.T) {
 		"length":     {"dna-transformer", zoo.Options{Input: []int64{4, 65}, Classes: 2}, "multiple of 16"},
 		"means":      {"resnet18", zoo.Options{Input: image, Classes: 2, Mean: []float32{0, 0}, Deviation: []float32{1, 1}}, "each channel"},
 		"deviation":  {"resnet18", zoo.Options{Input: image, Classes: 2, Mean: []float32{0}, Deviation: []float32{0}}, "deviation 0"},
+		"labels":     {"resnet18", zoo.Options{Input: image, Classes: 2, Labels: []string{"a"}}, "1 labels for 2"},
+		"label":      {"resnet18", zoo.Options{Input: image, Classes: 2, Labels: []string{"a", "b, c"}}, `"b, c"`},
+		"same label": {"resnet18", zoo.Options{Input: image, Classes: 2, Labels: []string{"a", "a"}}, "once"},
 		"no columns": {"tabular-mlp", zoo.Options{Input: []int64{0}, Classes: 2}, "columns"},
 	} {
 		_, err := zoo.Build(c.architecture, c.options, rng)
 		if err == nil || !strings.Contains(err.Error(), c.says) || c.architecture != "resnet19" && !errors.Is(err, zoo.ErrOptions) {
 			t.Errorf("%s: got %v, want %q in it", name, err, c.says)
+		}
+	}
+}
+
+func TestTheShapeOfAnExampleIsReadFromText(t *testing.T) {
+	if got, err := zoo.ParseInput("1x224x200"); err != nil || !slices.Equal(got, []int64{1, 224, 200}) {
+		t.Errorf("got %v, %v", got, err)
+	}
+	for _, text := range []string{"", "1x", "224,224", "1xax3", "1x99999999999999999999"} {
+		if _, err := zoo.ParseInput(text); !errors.Is(err, zoo.ErrOptions) {
+			t.Errorf("%q: %v, want ErrOptions", text, err)
 		}
 	}
 }

@@ -1,0 +1,72 @@
+package main
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/vigie/vigie/model"
+	"github.com/vigie/vigie/onnx/zoo"
+)
+
+func newModelNewCommand() *cobra.Command {
+	var (
+		options    zoo.Options
+		input, out string
+		seed       uint64
+	)
+	var members strings.Builder
+	for _, a := range zoo.Architectures() {
+		fmt.Fprintf(&members, "  %-16s %s; input %s\n", a.Name, a.About, a.Input)
+	}
+	cmd := &cobra.Command{
+		Use:   "new ARCHITECTURE --input 1x224x224 --labels normal,pneumonia --out FILE.onnx|DIR",
+		Short: "Build a known architecture with fresh weights, ready to train",
+		Long: `New builds an ONNX graph with initial weights, for any size of input. It writes a
+.onnx file, or starts a model package in a new folder, as model init does.
+
+Architectures:
+` + members.String(),
+		Example: "  vigie model new resnet18 --input 1x224x224 --labels normal,pneumonia --norm group --out resnet18.onnx",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var err error
+			if options.Input, err = zoo.ParseInput(input); err != nil {
+				return err
+			}
+			options.Classes = len(options.Labels)
+			n, err := zoo.Build(args[0], options, rand.New(rand.NewPCG(seed, 0)))
+			if err != nil {
+				return err
+			}
+			if strings.HasSuffix(out, ".onnx") {
+				err = n.Model.Save(out)
+			} else {
+				var data []byte
+				if data, err = n.Model.Marshal(); err == nil {
+					err = model.Init(out, filepath.Base(out), data)
+				}
+			}
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: %d parameters, seed %d, written to %s\n", args[0], n.Parameters(), seed, out)
+			return err
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&input, "input", "", "shape of one example, such as 1x224x224 (required)")
+	flags.StringSliceVar(&options.Labels, "labels", nil, "names of the classes, separated by commas (required)")
+	flags.StringVar(&options.Norm, "norm", zoo.BatchNorm, "normalisation: batch or group")
+	flags.Float32SliceVar(&options.Mean, "mean", nil, "mean of each channel, subtracted within the graph")
+	flags.Float32SliceVar(&options.Deviation, "deviation", nil, "deviation of each channel, divided by within the graph")
+	flags.Uint64Var(&seed, "seed", 1, "seed of the weights")
+	flags.StringVar(&out, "out", "", "file that ends in .onnx, or new folder for a package (required)")
+	for _, name := range []string{"input", "labels", "out"} {
+		cobra.CheckErr(cmd.MarkFlagRequired(name))
+	}
+	return cmd
+}
