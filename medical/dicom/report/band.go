@@ -53,7 +53,7 @@ func face(ttf []byte, size float64) (font.Face, error) {
 // newBand lays the caption out for an image of that width.
 func newBand(c Caption, width int) (*band, error) {
 	size := min(max(float64(width)/52, 13), 20)
-	b := &band{width: width, margin: int(size), scaleWidth: min(int(10*size), width/4)}
+	b := &band{width: width, margin: int(size), scaleWidth: min(int(13*size), width*3/10)}
 	var err error
 	if b.title, err = face(gobold.TTF, size*1.25); err != nil {
 		return nil, err

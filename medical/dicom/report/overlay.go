@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"image"
-	"image/color"
 	"image/draw"
 	"math"
 
@@ -61,22 +60,9 @@ func Overlay(l *dicom.Luminance, heat *Heat, caption Caption) (*image.RGBA, erro
 	}
 	defer band.close()
 	out := image.NewRGBA(image.Rect(0, 0, columns, rows+band.height))
-	for y := range rows {
-		for x := range columns {
-			v := gray[y*columns+x]
-			r, g, b := v*255, v*255, v*255
-			if heat != nil {
-				// the pixel of the source image under this one
-				sx := (float64(x) + 0.5) * float64(l.Columns) / float64(columns)
-				sy := (float64(y) + 0.5) * float64(l.Rows) / float64(rows)
-				h := heat.at(sx, sy, l.Rows, l.Columns)
-				if a := heatOpacity(h); a > 0 {
-					c := heatColour(h)
-					r, g, b = r*(1-a)+float64(c.R)*a, g*(1-a)+float64(c.G)*a, b*(1-a)+float64(c.B)*a
-				}
-			}
-			out.SetRGBA(x, y, color.RGBA{uint8(r + 0.5), uint8(g + 0.5), uint8(b + 0.5), 255})
-		}
+	paint(out, gray, rows, columns)
+	if heat != nil {
+		heat.blend(out, l, rows, columns)
 	}
 	draw.Draw(out, image.Rect(0, rows, columns, rows+band.height), image.NewUniform(bandColour), image.Point{}, draw.Src)
 	if heat != nil {
@@ -100,19 +86,66 @@ func drawnSize(rows, columns int) (int, int) {
 	return size(rows), max(size(columns), smallestSide/2)
 }
 
-// at is the relevance, 0..1, at a point of the image in pixels.
-func (h *Heat) at(x, y float64, rows, columns int) float64 {
+// paint fills the image part of out with gray values of 0..1.
+func paint(out *image.RGBA, gray []float64, rows, columns int) {
+	for y := range rows {
+		line := out.Pix[y*out.Stride:]
+		for x := range columns {
+			v := uint8(gray[y*columns+x]*255 + 0.5)
+			line[4*x], line[4*x+1], line[4*x+2], line[4*x+3] = v, v, v, 255
+		}
+	}
+}
+
+// blend lays the map over the image part of out. The map is far coarser than
+// the image; a cubic joins its cells without the creases of a linear one.
+func (h *Heat) blend(out *image.RGBA, l *dicom.Luminance, rows, columns int) {
 	w := h.Window
 	if w.Empty() {
-		w = image.Rect(0, 0, columns, rows)
+		w = image.Rect(0, 0, l.Columns, l.Rows)
 	}
-	fx := (x - float64(w.Min.X)) / float64(w.Dx())
-	fy := (y - float64(w.Min.Y)) / float64(w.Dy())
-	if fx < 0 || fx >= 1 || fy < 0 || fy >= 1 {
-		return 0
+	// where a pixel of out lies in the window, as a fraction of it
+	inside := func(i, drawn, source, low, size int) float64 {
+		return ((float64(i)+0.5)*float64(source)/float64(drawn) - float64(low)) / float64(size)
 	}
-	value := func(r, c int) float64 { return float64(h.Values[r*h.Columns+c]) / 255 }
-	return between(fy*float64(h.Rows)-0.5, fx*float64(h.Columns)-0.5, h.Rows, h.Columns, value)
+	line := make([]float64, h.Columns) // the map at the height of one row of out
+	for y := range rows {
+		fy := inside(y, rows, l.Rows, w.Min.Y, w.Dy())
+		if fy < 0 || fy >= 1 {
+			continue
+		}
+		for c := range line {
+			line[c] = cubic(fy*float64(h.Rows)-0.5, h.Rows, func(r int) float64 { return float64(h.Values[r*h.Columns+c]) / 255 })
+		}
+		for x := range columns {
+			fx := inside(x, columns, l.Columns, w.Min.X, w.Dx())
+			if fx < 0 || fx >= 1 {
+				continue
+			}
+			v := cubic(fx*float64(h.Columns)-0.5, h.Columns, func(c int) float64 { return line[c] })
+			alpha := heatOpacity(v)
+			if alpha == 0 {
+				continue
+			}
+			c := heatColour(v)
+			p := out.Pix[y*out.Stride+4*x:]
+			mix := func(under, over uint8) uint8 {
+				return uint8(float64(under)*(1-alpha) + float64(over)*alpha + 0.5)
+			}
+			p[0], p[1], p[2] = mix(p[0], c.R), mix(p[1], c.G), mix(p[2], c.B)
+		}
+	}
+}
+
+// cubic interpolates n values at a position among them (Catmull-Rom), the last
+// values going on beyond the ends, within 0..1.
+func cubic(at float64, n int, value func(i int) float64) float64 {
+	i := int(math.Floor(at))
+	f := at - float64(i)
+	v := func(k int) float64 { return value(min(max(i+k, 0), n-1)) }
+	a, b, c, d := v(-1), v(0), v(1), v(2)
+	y := b + 0.5*f*(c-a+f*(2*a-5*b+4*c-d+f*(3*(b-c)+d-a)))
+	return min(max(y, 0), 1)
 }
 
 // between interpolates linearly among the four cells around a point.
