@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/vigie/vigie"
@@ -73,17 +74,16 @@ func prediction(ctx context.Context, o options) ([]Row, error) {
 	if err != nil {
 		return rows, err
 	}
-	list := func() ([]vigie.Case, error) {
-		output, err := exec.CommandContext(ctx, binary, "case", "list", "-c", site.Config, "--json", "--limit", "100000").Output()
+	ask := func(answer any, arguments ...string) error {
+		output, err := exec.CommandContext(ctx, binary, append(arguments, "-c", site.Config, "--json")...).Output()
 		if err != nil {
 			var exit *exec.ExitError
 			if errors.As(err, &exit) {
 				err = fmt.Errorf("%w: %s", err, exit.Stderr)
 			}
-			return nil, err
+			return fmt.Errorf("bench: vigie %s: %w", strings.Join(arguments, " "), err)
 		}
-		var cases []vigie.Case
-		return cases, json.Unmarshal(output, &cases)
+		return json.Unmarshal(output, answer)
 	}
 	config := dimse.ClientConfig{CallingAE: demo.ModalityAE, CalledAE: demo.GatewayAE, TLS: modality, Timeout: time.Minute}
 	association, err := dimse.Dial(ctx, site.DIMSE, config, dimse.Contexts(t.class, t.syntax))
@@ -105,7 +105,8 @@ func prediction(ctx context.Context, o options) ([]Row, error) {
 
 	var cases []vigie.Case
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Second) {
-		if cases, err = list(); err != nil {
+		cases = nil
+		if err := ask(&cases, "case", "list", "--limit", "100000"); err != nil {
 			return rows, err
 		}
 		if !slices.ContainsFunc(cases, func(c vigie.Case) bool {
@@ -129,7 +130,11 @@ func prediction(ctx context.Context, o options) ([]Row, error) {
 		}
 	}
 	var total []float64
-	for _, c := range cases {
+	for _, listed := range cases {
+		var c vigie.Case // the list leaves findings sealed
+		if err := ask(&c, "case", "show", string(listed.ID)); err != nil {
+			return rows, err
+		}
 		add(c.Stages, "gateway:")
 		if c.Finding != nil {
 			add(c.Finding.Stages, "enclave:")

@@ -8,7 +8,7 @@ var DemoCNN = CNN{
 	Mean: 0.5719, Deviation: 0.1684, // of PneumoniaMNIST's training split
 }
 
-// DemoRecipe is how the demo model was trained. It was chosen among four on
+// DemoRecipe is how the demo model was trained. It was chosen among three on
 // the validation split: erasing rectangles and a second convolution a stage
 // gained most.
 var DemoRecipe = Recipe{
