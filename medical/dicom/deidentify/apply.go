@@ -175,6 +175,9 @@ func (w *work) dataSet(in *dicom.DataSet, depth int) (*dicom.DataSet, error) {
 			return nil, err
 		}
 		w.count(e.Tag, action, basis)
+		if renders[e.Tag] && !e.Empty() && (kept == nil || kept.Empty() || e.VR == dicom.UN) {
+			w.doubt(vigie.ReasonPixels, e.Tag.String(), rendersText)
+		}
 		if kept != nil {
 			out.Put(kept)
 		}

@@ -16,6 +16,22 @@ const (
 	doubleFloatPixelData dicom.Tag = 0x7FE00009
 )
 
+// renders are the attributes that decide how pixels look. Where one of them
+// says something that cannot be vouched for, the copy shows another picture
+// than the original, inverted perhaps, and nobody may take it for the same.
+var renders = map[dicom.Tag]bool{
+	dicom.PhotometricInterpretation: true, dicom.PresentationLUTShape: true, dicom.VOILUTFunction: true,
+	dicom.WindowCenter: true, dicom.WindowWidth: true, dicom.RescaleIntercept: true, dicom.RescaleSlope: true,
+	dicom.PixelPaddingValue: true, dicom.PixelPaddingRangeLimit: true, dicom.PixelRepresentation: true,
+	dicom.BitsAllocated: true, dicom.BitsStored: true, dicom.HighBit: true, dicom.SamplesPerPixel: true,
+	dicom.PlanarConfiguration: true, dicom.NumberOfFrames: true, dicom.Rows: true, dicom.Columns: true,
+	dicom.ModalityLUTSequence: true, dicom.VOILUTSequence: true, lutDescriptor: true,
+}
+
+var rendersText = vigie.Text{
+	English: "An attribute that decides how the image looks is in a form that cannot be vouched for and was left out of the copy.",
+	French:  "Un attribut qui détermine l’aspect de l’image a une forme qui ne peut pas être garantie et est absent de la copie."}
+
 // bulk decides about pixel data and look-up tables. They are measured by what
 // stayed of the attributes that describe them (d), because nobody else will have
 // more than that.
