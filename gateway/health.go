@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vigie/vigie/store"
 )
 
 // probe is one thing that must hold for the gateway to take work.
@@ -86,12 +88,18 @@ func (g *Gateway) serveHealth(w http.ResponseWriter, _ *http.Request) {
 	fmt.Fprintln(w, "ok")
 }
 
+// mountedReadOnly is ST_RDONLY of Linux and MNT_RDONLY of macOS and the BSDs.
+const mountedReadOnly = 1
+
 // diskFree returns the bytes that an unprivileged process may still write to
 // the file system of path.
 func diskFree(path string) (int64, error) {
 	var s unix.Statfs_t
 	if err := unix.Statfs(path, &s); err != nil {
 		return 0, fmt.Errorf("gateway: asking for the free space of %s: %w", path, err)
+	}
+	if s.Flags&mountedReadOnly != 0 {
+		return 0, fmt.Errorf("gateway: asking for the free space of %s: %w", path, store.ErrReadOnly)
 	}
 	return int64(s.Bavail) * int64(s.Bsize), nil
 }

@@ -31,8 +31,8 @@ import (
 
 const modelDir = "../models/chest-pneumonia-28"
 
-// binary is the vigie that every site runs, built once.
-var binary string
+// vigieBinary is the vigie that every site runs, built once.
+var vigieBinary string
 
 func TestMain(m *testing.M) { os.Exit(testMain(m)) }
 
@@ -43,8 +43,8 @@ func testMain(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
-	binary = filepath.Join(dir, "vigie")
-	if out, err := exec.Command("go", "build", "-o", binary, "../cmd/vigie").CombinedOutput(); err != nil {
+	vigieBinary = filepath.Join(dir, "vigie")
+	if out, err := exec.Command("go", "build", "-o", vigieBinary, "../cmd/vigie").CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "building vigie: %v\n%s", err, out)
 		return 1
 	}
@@ -115,7 +115,7 @@ func (s *site) spawn() {
 		s.t.Fatal(err)
 	}
 	defer log.Close()
-	s.process = exec.Command(binary, "gateway", "run", "-c", s.Config, "--log-level", "debug", "--log-format", "json")
+	s.process = exec.Command(vigieBinary, "gateway", "run", "-c", s.Config, "--log-level", "debug", "--log-format", "json")
 	s.process.Stdout, s.process.Stderr = log, log
 	s.process.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := s.process.Start(); err != nil {
