@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"iter"
 	"slices"
 
 	"github.com/vigie/vigie"
+	"github.com/vigie/vigie/audit"
 	"github.com/vigie/vigie/keys"
 	"github.com/vigie/vigie/medical/dicom"
 	"github.com/vigie/vigie/medical/dicom/dicomweb"
@@ -25,7 +27,7 @@ var _ dicomweb.Archive = (*archive)(nil)
 
 // Instances implements dicomweb.Archive. Studies are found by their keyed
 // pseudonym; our own series and instance UIDs are kept as they are.
-func (a *archive) Instances(ctx context.Context, _ dicomweb.Peer, scope dicomweb.Scope) iter.Seq2[dicomweb.Instance, error] {
+func (a *archive) Instances(ctx context.Context, peer dicomweb.Peer, scope dicomweb.Scope) iter.Seq2[dicomweb.Instance, error] {
 	return func(yield func(dicomweb.Instance, error) bool) {
 		objects, patients, err := a.list(ctx, scope)
 		if err != nil {
@@ -33,7 +35,10 @@ func (a *archive) Instances(ctx context.Context, _ dicomweb.Peer, scope dicomweb
 			return
 		}
 		for i := range objects {
-			instance, err := a.instance(ctx, patients[objects[i].Case], &objects[i])
+			instance, err := a.instance(ctx, peer, patients[objects[i].Case], &objects[i])
+			if errors.Is(err, keys.ErrErased) {
+				continue // one patient's erasure hides nobody else
+			}
 			if !yield(instance, err) || err != nil {
 				return
 			}
@@ -73,15 +78,33 @@ func (a *archive) list(ctx context.Context, scope dicomweb.Scope) (objects []sto
 	return objects, patients, err
 }
 
-func (a *archive) instance(ctx context.Context, patient vigie.PatientPseudonym, o *store.Object) (dicomweb.Instance, error) {
+func (a *archive) instance(ctx context.Context, peer dicomweb.Peer, patient vigie.PatientPseudonym, o *store.Object) (dicomweb.Instance, error) {
 	header, err := a.book.openHeader(ctx, patient, o)
 	if err != nil {
 		return dicomweb.Instance{}, err
 	}
 	return dicomweb.Instance{
 		Header: header, TransferSyntax: o.TransferSyntax,
-		Open: func(ctx context.Context) (io.ReadCloser, error) { return a.book.openObject(ctx, patient, o) },
+		Open: func(ctx context.Context) (io.ReadCloser, error) {
+			if err := a.viewed(ctx, peer, patient, o); err != nil {
+				return nil, err
+			}
+			return a.book.openObject(ctx, patient, o)
+		},
 	}, nil
+}
+
+// viewed records, before a result leaves with an identity, to whom it goes.
+func (a *archive) viewed(ctx context.Context, peer dicomweb.Peer, patient vigie.PatientPseudonym, o *store.Object) error {
+	source := vigie.Source{Protocol: "dicomweb"}
+	if c := peer.Certificate; c != nil {
+		source.Certificate, source.Subject = certificateDigest(c), certificateSubject(c)
+	}
+	return a.book.store.Update(ctx, func(tx *store.Tx) error {
+		return a.book.record(tx, &vigie.Case{ID: o.Case, Patient: patient}, audit.Record{
+			Kind: audit.KindViewed, Source: source, Instance: o.Instance, Output: o.Digest, Decision: "retrieve",
+		})
+	})
 }
 
 // result is one object that Vigie made for a case, ready to be kept.

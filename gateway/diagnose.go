@@ -130,6 +130,13 @@ func (g *Gateway) diagnose(ctx context.Context, job *river.Job[diagnoseArgs]) er
 			d.reasons = append(d.reasons, reason(reasonCodeOf(err), "no answer within "+g.config.Enclave.GiveUpAfter.String()))
 		}
 	}
+	err = g.conclude(ctx, job, c, d, watch)
+	if d.result == nil || err == nil || store.OutOfResources(err) || errors.Is(err, store.ErrJobLost) || errors.Is(err, errOtherModel) ||
+		ctx.Err() != nil || time.Since(c.Received) < g.config.Enclave.GiveUpAfter {
+		return err
+	}
+	g.logger.Error("a case goes to a person without its answer", "case", c.ID, "error", err)
+	d = diagnosis{reasons: append(d.reasons, reason(vigie.ReasonEnclave, "the answer cannot be recorded"))}
 	return g.conclude(ctx, job, c, d, watch)
 }
 
@@ -272,6 +279,10 @@ func (g *Gateway) analyse(ctx context.Context, c *vigie.Case, object *store.Obje
 		return fmt.Errorf("%w: %w", errEnclave, err)
 	}
 	watch.lap("enclave")
+	if len(result.Finding.Predictions) > 0 && result.Finding.Instance != c.Instance {
+		refer(reason(vigie.ReasonEnclave, "the answer is about another instance"))
+		return nil
+	}
 	d.result = &result
 	// Rules about the patient need attributes that the copy no longer has.
 	refer(g.model.Manifest.Review(result.Finding.Predictions, original.DataSet)...)

@@ -209,6 +209,9 @@ func (g *Gateway) Run(ctx context.Context) error {
 	stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownGrace)
 	defer cancel()
 	err = errors.Join(err, g.store.StopJobs(stopping))
+	if failed := g.recordStop(stopping); failed != nil {
+		g.logger.Warn("the log does not say that the gateway stopped", "error", failed)
+	}
 	endPublishing()
 	err = errors.Join(err, <-published)
 	g.logger.Info("gateway stopped", "error", err)

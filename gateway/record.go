@@ -13,6 +13,9 @@ import (
 const (
 	kindJoined audit.Kind = "joined" // a further object became part of a case
 	kindResult audit.Kind = "result" // a report or overlay was made and kept
+	// kindStopped: a run ended in good order. A start that follows another
+	// start without it tells of a crash.
+	kindStopped audit.Kind = "stopped"
 )
 
 // roleGateway is the actor of what the gateway does by itself.
@@ -54,6 +57,13 @@ func (b *Casebook) record(tx *store.Tx, c *vigie.Case, r audit.Record) error {
 func (g *Gateway) recordStart(ctx context.Context) error {
 	return g.store.Update(ctx, func(tx *store.Tx) error {
 		return g.record(tx, nil, audit.Record{Kind: audit.KindStarted, Model: g.model.Digest})
+	})
+}
+
+// recordStop notes that the run ended in good order.
+func (g *Gateway) recordStop(ctx context.Context) error {
+	return g.store.Update(ctx, func(tx *store.Tx) error {
+		return g.record(tx, nil, audit.Record{Kind: kindStopped, Model: g.model.Digest})
 	})
 }
 
