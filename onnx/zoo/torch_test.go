@@ -32,7 +32,7 @@ var compared = []struct {
 	{"densenet121", zoo.GroupNorm, []int64{1, 64, 64}},
 	{"efficientnet-b0", zoo.BatchNorm, []int64{3, 64, 64}},
 	{"vit-ti16", zoo.BatchNorm, []int64{1, 64, 48}},
-	{"unet", zoo.BatchNorm, []int64{1, 40, 33}},
+	{"unet", zoo.BatchNorm, []int64{1, 36, 40}},
 	{"attention-mil", zoo.BatchNorm, []int64{0, 24}},
 	{"dna-transformer", zoo.BatchNorm, []int64{4, 64}},
 	{"dna-transformer", zoo.GroupNorm, []int64{4, 64}},
