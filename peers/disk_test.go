@@ -215,7 +215,7 @@ func TestADiskThatIsFullToTheLastByteLosesNothingAcknowledged(t *testing.T) {
 	// No reserve: what fails is whatever write comes first, of an object, of
 	// the database or of the log.
 	s := newSite(t, demo.SiteOptions{Extra: "\nlimits:\n  disk_free: 1\n"})
-	mount(t, s.Path("state"), "48m")
+	mount(t, s.Path("state"), "192m") // an overlay takes 1.5 MB
 	w := startWard(s)
 	w.sendBoth(true)
 	for round, left := range []int64{3 << 20, 700 << 10, 0} {

@@ -328,7 +328,7 @@ type body struct {
 	data        []byte
 }
 
-func multipart(parts ...[]byte) body {
+func stowBody(parts ...[]byte) body {
 	var data bytes.Buffer
 	for _, part := range parts {
 		data.WriteString("--frontier\r\nContent-Type: application/dicom\r\n\r\n")
@@ -353,7 +353,7 @@ func claiming(t *testing.T, seed uint64, syntax string, rows, columns int64, fra
 func hostileBody(t *testing.T, rng *rand.Rand, i int) body {
 	seed := uint64(100_000 + i)
 	valid := encode(t, chest(t, seed, phantom.Options{Rows: 64, Columns: 64}))
-	good := multipart(valid)
+	good := stowBody(valid)
 	switch i % 14 {
 	case 0:
 		return body{contentType: "multipart/related; type=\"application/dicom\"", data: good.data}
@@ -367,7 +367,7 @@ func hostileBody(t *testing.T, rng *rand.Rand, i int) body {
 		good.data = append([]byte("--frontier\r\nX: "+strings.Repeat("a", 2<<20)+"\r\n\r\n"), good.data...)
 		return good
 	case 4: // more parts than allowed
-		return multipart(bytes.Split(bytes.Repeat([]byte("\x00"), 12_000), []byte(""))...)
+		return stowBody(bytes.Split(bytes.Repeat([]byte("\x00"), 12_000), []byte(""))...)
 	case 5: // promises more than it sends
 		good.announced = int64(len(good.data)) + 1_000_000
 		return good
@@ -376,15 +376,15 @@ func hostileBody(t *testing.T, rng *rand.Rand, i int) body {
 		for range 4000 {
 			noise = append(noise, byte(rng.Uint32()))
 		}
-		return multipart(noise)
+		return stowBody(noise)
 	case 7: // an element of 4 GiB in the meta information
 		broken := bytes.Clone(valid)
 		copy(broken[144+8:], []byte{0xFE, 0xFF, 0xFF, 0xFF})
-		return multipart(broken)
+		return stowBody(broken)
 	case 8: // sequences in sequences
 		at := bytes.Index(valid, []byte{0x08, 0x00, 0x60, 0x00})
 		deep := bytes.Repeat([]byte{0x08, 0x00, 0x40, 0x11, 'S', 'Q', 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0xFE, 0xFF, 0x00, 0xE0, 0xFF, 0xFF, 0xFF, 0xFF}, 20_000)
-		return multipart(append(bytes.Clone(valid[:at]), deep...))
+		return stowBody(append(bytes.Clone(valid[:at]), deep...))
 	case 9: // 256 MiB of zeros, deflated
 		file := chest(t, seed, phantom.Options{Rows: 64, Columns: 64, TransferSyntax: dicom.DeflatedLittleEndian})
 		meta := encode(t, file)
@@ -407,21 +407,21 @@ func hostileBody(t *testing.T, rng *rand.Rand, i int) body {
 		if err := w.Close(); err != nil {
 			t.Fatal(err)
 		}
-		return multipart(append(meta, bomb.Bytes()...))
+		return stowBody(append(meta, bomb.Bytes()...))
 	case 10:
 		good.encoding = "gzip"
 		return good
 	case 11: // 65,000 × 65,000 pixels, says the header
-		return multipart(claiming(t, seed, dicom.RLELossless, 65_000, 65_000, nil))
+		return stowBody(claiming(t, seed, dicom.RLELossless, 65_000, 65_000, nil))
 	case 12: // so says the JPEG as well
 		jpeg := []byte{0xFF, 0xD8, 0xFF, 0xC0, 0, 11, 8, 0xFF, 0xFF, 0xFF, 0xFF, 1, 1, 0x11, 0, 0xFF, 0xDA, 0, 8, 1, 1, 0, 0, 63, 0, 0, 0xFF, 0xD9}
-		return multipart(claiming(t, seed, dicom.JPEGBaseline, 65_535, 65_535, jpeg))
+		return stowBody(claiming(t, seed, dicom.JPEGBaseline, 65_535, 65_535, jpeg))
 	default: // a chest radiograph in which bytes were flipped
 		broken := bytes.Clone(valid)
 		for range 20 {
 			broken[132+rng.IntN(2000)] = byte(rng.Uint32())
 		}
-		return multipart(broken)
+		return stowBody(broken)
 	}
 }
 
