@@ -227,6 +227,9 @@ func (g *Gateway) sendResults(ctx context.Context, c *vigie.Case) error {
 		if files[p.Instance], err = NewOutgoing(data); err != nil {
 			return err
 		}
+		if files[p.Instance].SOPInstance != string(p.Instance) {
+			return fmt.Errorf("gateway: delivering case %s: %s is kept as another object: %w", c.ID, p.Instance, errNotVouched)
+		}
 	}
 	var wait sync.WaitGroup
 	var mu sync.Mutex

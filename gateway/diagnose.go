@@ -228,6 +228,12 @@ func (g *Gateway) analyse(ctx context.Context, c *vigie.Case, object *store.Obje
 	if err != nil {
 		return err
 	}
+	// A row of the same patient opens in the place of another: its seal does
+	// not name the case.
+	if vigie.DigestOf(data) != c.Input {
+		refer(reason(vigie.ReasonUnreadable, "the stored object is not the one that was received"))
+		return nil
+	}
 	watch.lap("open")
 	original, err := dicom.Parse(bytes.NewReader(data), dicom.Limits{})
 	if err != nil {

@@ -169,6 +169,7 @@ const shutdownGrace = 20 * time.Second
 // of the log. What could not end goes on at the next start.
 func (g *Gateway) Run(ctx context.Context) error {
 	began := time.Now()
+	time.Sleep(coarseTime) // so that what this run writes is surely younger
 	listeners, err := g.listen()
 	if err != nil {
 		return err
@@ -218,13 +219,17 @@ func (g *Gateway) Run(ctx context.Context) error {
 	return err
 }
 
+// coarseTime is how far the times of files lag behind the clock: a tick of the
+// kernel.
+const coarseTime = 10 * time.Millisecond
+
 // sweep removes what a crash left in the folder of objects. It must come after
 // startJobs, which on SQLite only one process can do: what another running
 // gateway receives is not left over. Our own jobs make objects too, so nothing
 // younger than this run is judged, nor, on PostgreSQL, where several gateways
 // share the folder, anything younger than an hour.
 func (g *Gateway) sweep(ctx context.Context, began time.Time) error {
-	age := time.Since(began) + 20*time.Millisecond // file times are coarse
+	age := time.Since(began)
 	if g.store.Database() != "sqlite" {
 		age += time.Hour
 	}

@@ -144,3 +144,30 @@ func TestManyWhoAskWhetherItIsReadyCostOneLook(t *testing.T) {
 		}
 	})
 }
+
+func TestAnObjectPutInThePlaceOfAnotherIsNoticed(t *testing.T) {
+	config := testConfig(t)
+	release := make(chan struct{})
+	enclave := newStandIn(t, config.Model, func(enclaveRequest) (float64, error) { <-release; return 0.03, nil })
+	config.Limits.DiagnoseJobs = 1
+	g := start(t, config, Options{Diagnoser: enclave})
+	identity := phantom.Identity{Name: "A^B", ID: "P1"}
+	first := mustGive(t, g.Gateway, chest(t, 1, phantom.Options{Identity: identity}))
+	for len(enclave.requests()) == 0 {
+		time.Sleep(5 * time.Millisecond) // the one worker is busy with the first
+	}
+	second := mustGive(t, g.Gateway, chest(t, 2, phantom.Options{Identity: identity}))
+	err := g.store.Update(context.Background(), func(tx *store.Tx) error {
+		_, err := tx.Exec(`UPDATE objects SET blob = o.blob, sealed = o.sealed, size = o.size
+			FROM objects AS o WHERE o.case_id = $1 AND objects.case_id = $2`, string(first.Case), string(second.Case))
+		return err
+	})
+	close(release)
+	if err != nil {
+		t.Fatal(err)
+	}
+	settled(t, g.Casebook, first.Case, vigie.Delivered)
+	if c := settled(t, g.Casebook, second.Case, vigie.Quarantined, vigie.Delivered); c.State != vigie.Quarantined || len(enclave.requests()) != 1 {
+		t.Errorf("the case with another image of its patient is %s for %q", c.State, codesOf(c))
+	}
+}
