@@ -86,11 +86,7 @@ var syntaxes = []struct {
 func TestStorescuSendsInEverySyntax(t *testing.T) {
 	program(t, "storescu")
 	s := startSite(t, demo.SiteOptions{})
-	pacs, err := s.StartPACS(t.Context(), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { pacs.Close() })
+	s.startPACS()
 	dir := t.TempDir()
 	var original *vigie.Case
 	for i, syntax := range syntaxes {
@@ -253,6 +249,7 @@ func sopClassKeyword(uid string) string {
 func TestAnAssociationOfStorescuThatDiesHarmsNobody(t *testing.T) {
 	program(t, "storescu")
 	s := startSite(t, demo.SiteOptions{})
+	s.startPACS()
 	dir := t.TempDir()
 	large := write(t, dir, "large.dcm", chest(t, 23, phantom.Options{Rows: 2048, Columns: 2048}))
 	for range 3 {

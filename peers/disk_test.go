@@ -85,11 +85,7 @@ type ward struct {
 
 func startWard(s *site) *ward {
 	s.start()
-	pacs, err := s.StartPACS(s.t.Context(), nil)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	s.t.Cleanup(func() { pacs.Close() })
+	s.startPACS()
 	return &ward{site: s}
 }
 
@@ -183,7 +179,7 @@ func (s *site) notReady(probe, want string) {
 	var checks map[string]string
 	for deadline := time.Now().Add(15 * time.Second); ; time.Sleep(100 * time.Millisecond) {
 		var ready bool
-		if ready, checks = s.ready(); !ready && strings.Contains(checks[probe], want) {
+		if ready, checks = s.ready(); !ready && checks[probe] != "ok" && strings.Contains(checks[probe], want) {
 			return
 		}
 		if time.Now().After(deadline) {

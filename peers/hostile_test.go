@@ -38,11 +38,7 @@ func TestHostilePeersCostLittleMemoryAndHarmNobody(t *testing.T) {
 		t.Skip("holds 800 hostile conversations")
 	}
 	s := startSite(t, demo.SiteOptions{})
-	pacs, err := s.StartPACS(t.Context(), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { pacs.Close() })
+	s.startPACS()
 	warm := chest(t, 400, phantom.Options{})
 	if status, err := s.cstoreFile(warm); err != nil || !status.Stored() {
 		t.Fatalf("%v, %v", status, err)

@@ -201,11 +201,7 @@ func TestOrthancPushesBySTOWAndReceivesReportAndOverlayBySTOW(t *testing.T) {
 	proxy.TLS = s.tls("archive")
 	proxy.StartTLS()
 	t.Cleanup(proxy.Close)
-	pacs, err := s.StartPACS(t.Context(), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { pacs.Close() })
+	s.startPACS()
 	o := startOrthanc(s, web, false)
 	sources := []*dicom.File{chest(t, 35, phantom.Options{}), chest(t, 36, phantom.Options{Opacity: 1})}
 	var ids []string

@@ -110,11 +110,7 @@ func TestEveryFileOfPydicomGetsAClearAnswerAndTheRightReasonAndLeavesNoIdentity(
 	outcomes := map[string][]outcome{}
 	for _, protocol := range protocols {
 		s := startSite(t, demo.SiteOptions{})
-		pacs, err := s.StartPACS(t.Context(), nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { pacs.Close() })
+		s.startPACS()
 		sites[protocol] = s
 		known := map[vigie.CaseID]bool{}
 		for _, name := range names {

@@ -47,11 +47,7 @@ func (s *site) search(path string) (found []attributes) {
 
 func TestWhatVigieMadeIsFoundAndRetrievedOverDICOMweb(t *testing.T) {
 	s := startSite(t, demo.SiteOptions{})
-	pacs, err := s.StartPACS(t.Context(), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { pacs.Close() })
+	pacs := s.startPACS()
 	source, other := chest(t, 51, phantom.Options{Opacity: 0.9}), chest(t, 52, phantom.Options{})
 	for _, file := range []*dicom.File{source, other} {
 		if status, err := s.cstoreFile(file); err != nil || !status.Stored() {

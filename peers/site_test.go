@@ -98,6 +98,17 @@ func startSite(t testing.TB, options demo.SiteOptions) *site {
 	return s
 }
 
+// startPACS starts the site's own PACS, ended with the test.
+func (s *site) startPACS() *demo.PACS {
+	s.t.Helper()
+	pacs, err := s.StartPACS(context.Background(), nil)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { pacs.Close() })
+	return pacs
+}
+
 func (s *site) tls(member string) *tls.Config {
 	s.t.Helper()
 	secure, err := s.TLS(member)
