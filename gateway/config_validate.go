@@ -50,6 +50,9 @@ func (v *validator) roles() {
 	if !strings.HasPrefix(c.Store, "sqlite:") && !strings.HasPrefix(c.Store, "postgres://") && !strings.HasPrefix(c.Store, "postgresql://") {
 		v.fail("store", "%q is no store: want sqlite:/path/vigie.db or postgres://user@host/database", redactURL(c.Store))
 	}
+	if c.Production && isRemoteInClear(c.Store) {
+		v.fail("store", "production needs TLS to a database on another machine: add sslmode=verify-full to its URL")
+	}
 	if c.Model == "" {
 		// Also with a remote enclave: the package says which studies may be
 		// analysed, and its digest is what the enclave must prove to serve.
@@ -239,6 +242,21 @@ func (v *validator) numbers() {
 	if !(c.Review.Margin >= 0 && c.Review.Margin <= 0.5) {
 		v.fail("review.margin", "%v is out of range: want 0 to 0.5", c.Review.Margin)
 	}
+}
+
+// isRemoteInClear reports whether a PostgreSQL URL leads to another machine
+// without making sure which one it is. What is unset may come from the
+// environment, and counts as in clear.
+func isRemoteInClear(store string) bool {
+	u, err := url.Parse(store)
+	if err != nil || !strings.HasPrefix(u.Scheme, "postgres") {
+		return false
+	}
+	host := u.Query().Get("host") // it overrides the other, and may be a folder
+	if host == "" {
+		host = u.Hostname()
+	}
+	return !isLoopback(host) && !strings.HasPrefix(host, "/") && u.Query().Get("sslmode") != "verify-full"
 }
 
 // redactURL removes a password from text that may be printed.

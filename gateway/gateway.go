@@ -100,7 +100,8 @@ func Open(ctx context.Context, config *Config, logger *slog.Logger, options Opti
 // that the configuration names. Either must prove to serve our model package.
 func (g *Gateway) openEnclave(ctx context.Context) error {
 	verifier, err := attest.NewVerifier(attest.Policy{
-		Production: g.config.Production, Providers: []string{attest.DevelopmentName}, Model: g.model.Digest,
+		// Only a site that says development takes evidence that proves nothing.
+		Production: !g.config.Development, Providers: []string{attest.DevelopmentName}, Model: g.model.Digest,
 	}, g.logger)
 	if err != nil {
 		return fmt.Errorf("gateway: preparing to verify the enclave: %w", err)
@@ -121,8 +122,8 @@ func (g *Gateway) openEnclave(ctx context.Context) error {
 			places = append(places, remote)
 		}
 	} else {
-		if g.config.Production {
-			return fmt.Errorf("gateway: an enclave inside the gateway's process has development evidence only: name an attested one in enclave.url, or drop production: %w", attest.ErrDevelopmentEvidence)
+		if !g.config.Development {
+			return fmt.Errorf("gateway: an enclave inside the gateway's process has development evidence only: name an attested one in enclave.url, or say development: true where no patient's data come: %w", attest.ErrDevelopmentEvidence)
 		}
 		worker, err := enclave.New(g.model, attest.NewDevelopment(g.logger), enclave.Options{
 			Threads: g.config.Enclave.Threads, Timeout: g.config.Enclave.Timeout, Logger: g.logger,
