@@ -165,7 +165,7 @@ func (r *Record) check() error {
 	}
 	for _, c := range []byte(r.Kind) {
 		if !(c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '-' || c == '.') {
-			return errors.New("the kind holds something other than a-z, 0-9, - and .")
+			return errors.New("the kind holds something other than a-z, 0-9, the dash and the dot")
 		}
 	}
 	if year := r.Time.UTC().Year(); year < 1970 || year > 9999 {

@@ -69,9 +69,9 @@ const (
 
 // classify maps err to the package's errors and says how bad it is. It keeps
 // err in the chain.
-func classify(err error) (error, severity) {
+func classify(err error) (severity, error) {
 	if err == nil {
-		return nil, harmless
+		return harmless, nil
 	}
 	var lite *sqlite.Error
 	if errors.As(err, &lite) {
@@ -80,45 +80,45 @@ func classify(err error) (error, severity) {
 		// sqlite.org/lang_transaction.html).
 		switch lite.Code() & 0xff {
 		case sqlite3.SQLITE_FULL:
-			return mark(ErrFull, err), fatal
+			return fatal, mark(ErrFull, err)
 		case sqlite3.SQLITE_READONLY:
-			return mark(ErrReadOnly, err), fatal
+			return fatal, mark(ErrReadOnly, err)
 		case sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR:
-			return mark(fromSystem(err, ErrUnavailable), err), fatal
+			return fatal, mark(fromSystem(err, ErrUnavailable), err)
 		case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED:
-			return err, retry
+			return retry, err
 		case sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_INTERRUPT:
-			return err, fatal
+			return fatal, err
 		case sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB:
-			return mark(ErrUnavailable, err), fatal
+			return fatal, mark(ErrUnavailable, err)
 		}
-		return err, harmless
+		return harmless, err
 	}
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) {
 		switch {
 		case pg.Code == "53100": // disk_full
-			return mark(ErrFull, err), harmless
+			return harmless, mark(ErrFull, err)
 		case pg.Code == "25006": // read_only_sql_transaction
-			return mark(ErrReadOnly, err), harmless
+			return harmless, mark(ErrReadOnly, err)
 		case pg.Code == "40001", pg.Code == "40P01", pg.Code == "55P03": // serialization_failure, deadlock_detected, lock_not_available
-			return err, retry
+			return retry, err
 		case strings.HasPrefix(pg.Code, "53"), strings.HasPrefix(pg.Code, "58"), strings.HasPrefix(pg.Code, "57P"), strings.HasPrefix(pg.Code, "08"):
 			// insufficient resources, system error, shutdown, connection
-			return mark(ErrUnavailable, err), fatal
+			return fatal, mark(ErrUnavailable, err)
 		}
-		return err, harmless
+		return harmless, err
 	}
 	if kind := fromSystem(err, nil); kind != nil {
-		return mark(kind, err), harmless
+		return harmless, mark(kind, err)
 	}
 	var connect *pgconn.ConnectError
 	var network *net.OpError
 	if errors.As(err, &connect) || errors.As(err, &network) || errors.Is(err, driver.ErrBadConn) || errors.Is(err, sql.ErrConnDone) ||
 		errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) {
-		return mark(ErrUnavailable, err), fatal
+		return fatal, mark(ErrUnavailable, err)
 	}
-	return err, harmless
+	return harmless, err
 }
 
 // uncertain marks the error of a commit that may have taken effect all the
@@ -154,6 +154,6 @@ func mark(kind, err error) error {
 
 // mapped is classify for callers that need no severity.
 func mapped(err error) error {
-	err, _ = classify(err)
+	_, err = classify(err)
 	return err
 }

@@ -94,7 +94,7 @@ func (tx *Tx) failed(err error) error {
 	if err == nil {
 		return nil
 	}
-	err, severity := classify(err)
+	severity, err := classify(err)
 	if severity != harmless && tx.fault == nil {
 		tx.fault, tx.severity = err, severity
 	}

@@ -123,7 +123,7 @@ func (s *Store) batch(first *pending, rest []*pending) (again []*pending) {
 	ctx := context.Background()
 	conn, tx, err := s.beginBatch(ctx)
 	if err != nil {
-		err, _ = classify(fmt.Errorf("store: beginning a transaction: %w", err))
+		_, err = classify(fmt.Errorf("store: beginning a transaction: %w", err))
 		for _, p := range append([]*pending{first}, rest...) {
 			p.finish(err)
 		}
@@ -140,7 +140,7 @@ func (s *Store) batch(first *pending, rest []*pending) (again []*pending) {
 		return append(ran, rest...)
 	}
 	for p := first; p != nil; {
-		result, outcome := s.step(ctx, tx, p, len(ran) > 0)
+		outcome, result := s.step(ctx, tx, p, len(ran) > 0)
 		switch outcome {
 		case worked:
 			ran = append(ran, p)
@@ -170,7 +170,7 @@ func (s *Store) batch(first *pending, rest []*pending) (again []*pending) {
 		return nil
 	}
 	if err := tx.Commit(); err != nil {
-		err, severity := classify(fmt.Errorf("store: committing: %w", err))
+		severity, err := classify(fmt.Errorf("store: committing: %w", err))
 		tx.Rollback()
 		discard(conn)
 		for _, p := range ran {
@@ -198,7 +198,7 @@ func (s *Store) beginBatch(ctx context.Context) (*sql.Conn, *sql.Tx, error) {
 	}
 	tx, err := s.db.begin(ctx, conn)
 	if err != nil {
-		if _, severity := classify(err); severity != harmless {
+		if severity, _ := classify(err); severity != harmless {
 			discard(conn)
 		}
 		conn.Close()
@@ -237,9 +237,9 @@ const (
 
 // step gives p its turn. Every closure but the first runs inside a savepoint;
 // if the first fails, rolling everything back costs nobody anything.
-func (s *Store) step(ctx context.Context, sqlTx *sql.Tx, p *pending, savepoint bool) (error, outcome) {
+func (s *Store) step(ctx context.Context, sqlTx *sql.Tx, p *pending, savepoint bool) (outcome, error) {
 	if !p.state.CompareAndSwap(waiting, running) && p.state.Load() == withdrawn {
-		return nil, failed
+		return failed, nil
 	}
 	if savepoint {
 		if _, err := sqlTx.ExecContext(ctx, "SAVEPOINT step"); err != nil {
@@ -255,43 +255,43 @@ func (s *Store) step(ctx context.Context, sqlTx *sql.Tx, p *pending, savepoint b
 			result = tx.fault
 		}
 		if tx.severity == retry {
-			return result, repeat
+			return repeat, result
 		}
-		return result, gone
+		return gone, result
 	}
 	if !savepoint {
 		if result == nil {
-			return nil, worked
+			return worked, nil
 		}
 		if err := sqlTx.Rollback(); err != nil {
-			return result, gone
+			return gone, result
 		}
-		return result, undone
+		return undone, result
 	}
 	if result == nil {
 		if _, err := sqlTx.ExecContext(ctx, "RELEASE SAVEPOINT step"); err == nil {
-			return nil, worked
+			return worked, nil
 		} else {
 			// PostgreSQL refuses here if the closure hid a failed statement.
-			result, _ = classify(fmt.Errorf("store: a statement failed and its error was not returned: %w", err))
+			_, result = classify(fmt.Errorf("store: a statement failed and its error was not returned: %w", err))
 		}
 	}
 	if _, err := sqlTx.ExecContext(ctx, "ROLLBACK TO SAVEPOINT step"); err != nil {
-		return result, gone
+		return gone, result
 	}
 	if _, err := sqlTx.ExecContext(ctx, "RELEASE SAVEPOINT step"); err != nil {
-		return result, gone
+		return gone, result
 	}
-	return result, failed
+	return failed, result
 }
 
 // gravely sorts an error that cost the transaction.
-func gravely(err error) (error, outcome) {
-	err, severity := classify(err)
+func gravely(err error) (outcome, error) {
+	severity, err := classify(err)
 	if severity == retry {
-		return err, repeat
+		return repeat, err
 	}
-	return err, gone
+	return gone, err
 }
 
 // finish tells the caller how it ended. Callers that withdrew do not listen;
