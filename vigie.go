@@ -248,13 +248,22 @@ type Verdict struct {
 	Reasons  []Reason `json:"reasons,omitempty"`
 }
 
+// Label is one label of a model with its coded concept.
+type Label struct {
+	Name string `json:"name"`
+	Code Code   `json:"code"`
+}
+
 // HumanDecision is what a person did with a case in review or quarantine.
 type HumanDecision struct {
-	Action string    `json:"action"` // "release": the model's answer stands; "override": Predictions replaced by Labels; "reject": nothing is reported
-	Actor  string    `json:"actor"`
-	Labels []string  `json:"labels,omitempty"` // labels the person found present (override)
-	Note   string    `json:"note,omitempty"`   // sealed in the vault, never in the audit log
-	Time   time.Time `json:"time"`
+	Action string   `json:"action"` // "release": the model's answer stands; "override": Predictions replaced by Labels; "reject": nothing is reported
+	Actor  string   `json:"actor"`
+	Labels []string `json:"labels,omitempty"` // labels the person found present (override)
+	// Choices are all labels that the person chose from (override): a report
+	// says of each whether it is present, whichever model runs by then.
+	Choices []Label   `json:"choices,omitempty"`
+	Note    string    `json:"note,omitempty"` // sealed in the vault, never in the audit log
+	Time    time.Time `json:"time"`
 }
 
 // Case is the gateway's view of one case, free of identity.

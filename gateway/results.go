@@ -130,7 +130,7 @@ func (g *Gateway) reportOf(c *vigie.Case) report.Result {
 		r.Reviewer = &report.Reviewer{Name: d.Actor, Organization: g.config.Site, Time: d.Time}
 	}
 	if c.Decision != nil && c.Decision.Action == ActionOverride {
-		for _, label := range g.model.Manifest.Output.Labels {
+		for _, label := range c.Decision.Choices {
 			r.Findings = append(r.Findings, report.Finding{
 				Code: reportCode(label.Code), French: label.Code.French,
 				TrackingUID: ResultUID(c.ID, c.Model, "finding "+label.Name),

@@ -36,6 +36,12 @@ func (b *Casebook) Decide(ctx context.Context, id vigie.CaseID, decision vigie.H
 	if !c.State.CanBecome(vigie.Reviewed) {
 		return nil, fmt.Errorf("gateway: deciding case %s: it is %s, not in review or quarantined: %w", id, c.State, vigie.ErrTransition)
 	}
+	decision.Choices = nil
+	if decision.Action == ActionOverride {
+		if decision.Choices, err = b.choices(c); err != nil {
+			return nil, err
+		}
+	}
 	if err := b.checkDecision(ctx, c, decision); err != nil {
 		return nil, err
 	}
@@ -86,9 +92,9 @@ func (b *Casebook) checkDecision(ctx context.Context, c *vigie.Case, d vigie.Hum
 			return fail("a quarantined case is not released as it is: override or reject it")
 		}
 	case ActionOverride:
-		known, err := b.labels()
-		if err != nil {
-			return err
+		var known []string
+		for _, choice := range d.Choices {
+			known = append(known, choice.Name)
 		}
 		for _, label := range d.Labels {
 			if !slices.Contains(known, label) {
@@ -128,15 +134,22 @@ func (b *Casebook) openModel() (*model.Package, error) {
 	return b.model, nil
 }
 
-// labels lists the label names of the model.
-func (b *Casebook) labels() ([]string, error) {
+// choices are the labels that a person may override a case with: those of its
+// finding, and without one those of the model package.
+func (b *Casebook) choices(c *vigie.Case) ([]vigie.Label, error) {
+	var out []vigie.Label
+	if c.Finding != nil && len(c.Finding.Predictions) > 0 {
+		for _, p := range c.Finding.Predictions {
+			out = append(out, vigie.Label{Name: p.Label, Code: p.Code})
+		}
+		return out, nil
+	}
 	pkg, err := b.openModel()
 	if err != nil {
 		return nil, err
 	}
-	var names []string
 	for _, l := range pkg.Manifest.Output.Labels {
-		names = append(names, l.Name)
+		out = append(out, vigie.Label{Name: l.Name, Code: l.Code})
 	}
-	return names, nil
+	return out, nil
 }
