@@ -127,7 +127,7 @@ func (g *Gateway) reportOf(c *vigie.Case) report.Result {
 			French:  "Résultat d’IA – à vérifier par un médecin. Pas de diagnostic sans vérification."}},
 	}
 	if d := c.Decision; d != nil {
-		r.Reviewer = &report.Reviewer{Name: d.Actor, Organization: g.config.Site, Time: d.Time}
+		r.Reviewer = &report.Reviewer{Name: d.Actor, Organization: g.config.Site}
 	}
 	if c.Decision != nil && c.Decision.Action == ActionOverride {
 		for _, label := range c.Decision.Choices {

@@ -58,8 +58,16 @@ func TestAPersonsDecisionIsDeliveredAndProvenAndItsNoteStaysSealed(t *testing.T)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := file.DataSet.String(dicom.VerificationFlag); got != "VERIFIED" {
-		t.Errorf("a report that a physician decided is %q", got)
+	// Nobody authenticated dr.test: the report names the person, and verifies nothing.
+	if got := file.DataSet.String(dicom.VerificationFlag); got != "UNVERIFIED" || file.DataSet.Has(dicom.VerifyingObserverSequence) {
+		t.Errorf("a report that somebody at a command line decided is %q", got)
+	}
+	named := false
+	for set := range dataSets(file.DataSet) {
+		named = named || set.String(0x0040A123) == "dr.test"
+	}
+	if !named {
+		t.Error("the report does not name who decided")
 	}
 
 	rejected := inReview(3)

@@ -64,11 +64,11 @@ type Finding struct {
 	ByPerson    bool    // a physician's judgement replaced the model's
 }
 
-// Reviewer is the person who decided. Without one the report is unverified.
+// Reviewer is the person who is said to have decided: an observer of the
+// report (TID 1003), not its verifier.
 type Reviewer struct {
 	Name         string // PN
 	Organization string
-	Time         time.Time
 }
 
 // Result is everything that a structured report says.

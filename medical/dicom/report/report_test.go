@@ -2,6 +2,7 @@ package report
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"image"
@@ -105,11 +106,11 @@ func TestTheStructuredReportConforms(t *testing.T) {
 		"by a model":       func(*Result) {},
 		"without findings": func(r *Result) { r.Findings = nil },
 		"without remarks":  func(r *Result) { r.Remarks = nil },
-		"verified by a physician": func(r *Result) {
-			r.Reviewer = &Reviewer{Name: "Lemaître^Inès^^Dr", Organization: "Hôpital", Time: noon}
+		"released by a physician": func(r *Result) {
+			r.Reviewer = &Reviewer{Name: "Lemaître^Inès^^Dr", Organization: "Hôpital"}
 		},
 		"corrected by a physician": func(r *Result) {
-			r.Reviewer = &Reviewer{Name: "Lemaître^Inès^^Dr", Time: noon}
+			r.Reviewer = &Reviewer{Name: "Lemaître^Inès^^Dr"}
 			for i := range r.Findings {
 				r.Findings[i].ByPerson = true
 			}
@@ -124,6 +125,22 @@ func TestTheStructuredReportConforms(t *testing.T) {
 			}
 			conforms(t, f, "ComprehensiveSR")
 		})
+	}
+}
+
+func TestAReviewerIsAnObserverAndVerifiesNothing(t *testing.T) {
+	r := result()
+	r.Reviewer = &Reviewer{Name: "Lemaître^Inès^^Dr", Organization: "Hôpital"}
+	f, err := StructuredReport(source(t).DataSet, r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := f.DataSet
+	if v, p := d.String(dicom.VerificationFlag), d.String(dicom.PreliminaryFlag); v != "UNVERIFIED" || p != "PRELIMINARY" || d.Has(dicom.VerifyingObserverSequence) {
+		t.Errorf("%s, %s, verifying observer %v", v, p, d.Has(dicom.VerifyingObserverSequence))
+	}
+	if data, err := json.Marshal(d); err != nil || !strings.Contains(string(data), "Lemaître^Inès") || !strings.Contains(string(data), "121008") {
+		t.Errorf("the content does not name the reviewer as observer: %v", err)
 	}
 }
 

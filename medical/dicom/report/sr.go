@@ -11,7 +11,11 @@ import (
 // model as device observer, the source in the image library, a measurement
 // group (TID 1501) with probability, operating point and algorithm
 // identification (TID 4019) for each finding, and the remarks in English and
-// French. It is unverified unless a reviewer decided.
+// French.
+//
+// It is always unverified and preliminary (PS3.3 C.17.2): verifying is the act
+// of a person whom somebody authenticated, in the system that the report goes
+// to. A reviewer is named as an observer in the content.
 func StructuredReport(source *dicom.DataSet, r Result) (*dicom.File, error) {
 	ref, err := referenceTo(source)
 	if err != nil {
@@ -36,10 +40,6 @@ func StructuredReport(source *dicom.DataSet, r Result) (*dicom.File, error) {
 	d.PutString(dicom.CompletionFlag, "COMPLETE")
 	d.PutString(dicom.PreliminaryFlag, "PRELIMINARY")
 	d.PutString(dicom.VerificationFlag, "UNVERIFIED")
-	if r.Reviewer != nil {
-		d.PutString(dicom.PreliminaryFlag, "FINAL")
-		verify(d, *r.Reviewer)
-	}
 	d.PutItems(dicom.PerformedProcedureCodeSequence)
 	d.PutItems(dicom.CurrentRequestedProcedureEvidenceSequence, evidence(ref))
 	d.PutItems(dicom.ContentTemplateSequence, template("1500"))
@@ -56,22 +56,6 @@ func StructuredReport(source *dicom.DataSet, r Result) (*dicom.File, error) {
 	}
 	d.ConvertToUTF8() // items built before they had a parent name the set themselves
 	return dicom.NewFile(d, dicom.ExplicitLittleEndian), nil
-}
-
-// verify puts who verified (PS3.3 C.17.2).
-func verify(d *dicom.DataSet, by Reviewer) {
-	d.PutString(dicom.VerificationFlag, "VERIFIED")
-	observer := new(dicom.DataSet)
-	observer.PutString(dicom.VerifyingObserverName, clip(by.Name, 64))
-	identification, _ := dicom.TagOf("VerifyingObserverIdentificationCodeSequence")
-	observer.PutItems(identification)
-	organization := by.Organization
-	if organization == "" {
-		organization = "not given"
-	}
-	observer.PutString(dicom.VerifyingOrganization, clip(organization, 64))
-	observer.PutDateTime(dicom.VerificationDateTime, by.Time)
-	d.PutItems(dicom.VerifyingObserverSequence, observer)
 }
 
 // evidence lists the source by study and series (PS3.3 C.17.2).
