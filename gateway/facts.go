@@ -16,6 +16,7 @@ import (
 // announced is what the transport said of an object, before anybody looked.
 type announced struct {
 	sopClass, sopInstance, transferSyntax string
+	target                                string // the one study that the object may belong to; "": any
 }
 
 // facts is what intake reads from an object's attributes. It holds identities:

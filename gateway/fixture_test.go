@@ -277,7 +277,7 @@ func give(t testing.TB, g *Gateway, data []byte) (intakeOutcome, error) {
 	}
 	said := announced{}
 	if o, err := NewOutgoing(data); err == nil {
-		said = announced{o.SOPClass, o.SOPInstance, o.TransferSyntax}
+		said = announced{sopClass: o.SOPClass, sopInstance: o.SOPInstance, transferSyntax: o.TransferSyntax}
 	}
 	return g.receive(context.Background(), vigie.Source{Protocol: "dimse", AETitle: "MODALITY"}, s, said)
 }

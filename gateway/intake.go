@@ -48,6 +48,10 @@ func (o intakeOutcome) label() string {
 	}
 }
 
+// errOtherStudy refuses an object that was stored to the resource of a study
+// that it does not belong to (PS3.18 section 10.5).
+var errOtherStudy = errors.New("gateway: the object belongs to another study than the one it was sent to")
+
 // receive takes a complete object out of its spool. When it returns nil, the
 // sealed bytes, the case, its audit record and its job are durable, and only
 // then may the sender be told so. On an error nothing is left but what the
@@ -62,6 +66,10 @@ func (g *Gateway) receive(ctx context.Context, source vigie.Source, s *spool, sa
 	f, err := g.readSpool(s, said)
 	if err != nil {
 		return intakeOutcome{}, err
+	}
+	// An object that names no study is kept like any other that is damaged.
+	if said.target != "" && f.study != "" && f.study != said.target {
+		return intakeOutcome{}, errOtherStudy
 	}
 	input, content := s.digest.sums(f.transferSyntax)
 	c := vigie.Case{

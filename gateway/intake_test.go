@@ -208,7 +208,7 @@ func TestAnObjectThatContradictsItsTransportIsQuarantined(t *testing.T) {
 		t.Fatal(err)
 	}
 	outcome, err := g.receive(context.Background(), vigie.Source{Protocol: "dimse"}, s,
-		announced{"1.2.840.10008.5.1.4.1.1.1", "1.2.3.4", dicom.ExplicitLittleEndian})
+		announced{sopClass: "1.2.840.10008.5.1.4.1.1.1", sopInstance: "1.2.3.4", transferSyntax: dicom.ExplicitLittleEndian})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -64,7 +64,7 @@ func (g *Gateway) storeDIMSE(ctx context.Context, r dimse.StoreRequest) dimse.St
 	if c := r.Peer.Certificate; c != nil {
 		source.Certificate, source.Subject = certificateDigest(c), certificateSubject(c)
 	}
-	return g.take(ctx, source, r.Spool, announced{r.SOPClass, r.SOPInstance, r.TransferSyntax})
+	return g.take(ctx, source, r.Spool, announced{sopClass: r.SOPClass, sopInstance: r.SOPInstance, transferSyntax: r.TransferSyntax})
 }
 
 // take answers for one object, in DICOM's words on either protocol.
@@ -78,6 +78,9 @@ func (g *Gateway) take(ctx context.Context, source vigie.Source, from dimse.Spoo
 		return dimse.Success
 	}
 	g.refused(source.Protocol, err)
+	if errors.Is(err, errOtherStudy) {
+		return dimse.DataSetMismatch
+	}
 	if store.OutOfResources(err) || errors.Is(err, ErrTooLarge) {
 		return dimse.OutOfResources
 	}
@@ -90,6 +93,8 @@ func (g *Gateway) refused(protocol string, err error) {
 	switch {
 	case errors.Is(err, ErrTooLarge):
 		label = "too-large"
+	case errors.Is(err, errOtherStudy):
+		label = "other-study"
 	case store.OutOfResources(err):
 		label = "out-of-resources"
 	}

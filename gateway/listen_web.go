@@ -82,5 +82,5 @@ func (g *Gateway) storeWeb(ctx context.Context, r dicomweb.StoreRequest) dimse.S
 	if c := r.Peer.Certificate; c != nil {
 		source.Certificate, source.Subject = certificateDigest(c), certificateSubject(c)
 	}
-	return g.take(ctx, source, r.Spool, announced{r.SOPClass, r.SOPInstance, r.TransferSyntax})
+	return g.take(ctx, source, r.Spool, announced{sopClass: r.SOPClass, sopInstance: r.SOPInstance, transferSyntax: r.TransferSyntax, target: r.Study})
 }
