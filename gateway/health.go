@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"sync"
 	"time"
@@ -23,6 +24,19 @@ type probe struct {
 type Readiness struct {
 	Ready  bool              `json:"ready"`
 	Checks map[string]string `json:"checks"` // "ok", or what is wrong
+}
+
+// forStrangers tells what works and what does not, without the texts, which
+// name machines and files.
+func (r Readiness) forStrangers() Readiness {
+	out := Readiness{Ready: r.Ready, Checks: map[string]string{}}
+	for name, text := range r.Checks {
+		out.Checks[name] = "ok"
+		if text != "ok" {
+			out.Checks[name] = "not ok"
+		}
+	}
+	return out
 }
 
 // probeTimeout bounds one probe, so that a hanging disk is an answer too.
@@ -61,18 +75,33 @@ type recent struct {
 	answer Readiness
 }
 
-func (r *recent) get(look func() Readiness) Readiness {
+// get returns an answer that is not older than readyFor. changed is called for
+// one in which another probe fails than in the one before.
+func (r *recent) get(look func() Readiness, changed func(Readiness)) Readiness {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.at.IsZero() || time.Since(r.at) >= readyFor {
+		former := r.answer
 		r.answer, r.at = look(), time.Now()
+		if !maps.Equal(former.forStrangers().Checks, r.answer.forStrangers().Checks) {
+			changed(r.answer)
+		}
 	}
 	return r.answer
 }
 
 func (g *Gateway) serveReady(w http.ResponseWriter, r *http.Request) {
 	// Others wait for the answer too: it does not end with who asked first.
-	answer := g.recent.get(func() Readiness { return g.Ready(context.WithoutCancel(r.Context())) })
+	answer := g.recent.get(func() Readiness { return g.Ready(context.WithoutCancel(r.Context())) }, func(now Readiness) {
+		if now.Ready {
+			g.logger.Info("ready", "checks", now.Checks)
+			return
+		}
+		g.logger.Warn("not ready", "checks", now.Checks)
+	})
+	if _, err := g.identify(r); err != nil {
+		answer = answer.forStrangers()
+	}
 	w.Header().Set("Content-Type", "application/json")
 	if !answer.Ready {
 		w.WriteHeader(http.StatusServiceUnavailable)

@@ -10,7 +10,8 @@ import (
 
 // httpServer serves DICOMweb, health, readiness and metrics. /healthz and
 // /readyz answer anybody who can connect, so that an orchestrator needs no
-// certificate; everything else needs one that is on http.allow.
+// certificate; what is wrong, and everything else, is only for certificates on
+// http.allow.
 func (g *Gateway) httpServer() (*http.Server, error) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", g.serveHealth)

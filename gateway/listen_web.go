@@ -27,39 +27,54 @@ func (g *Gateway) dicomweb() (http.Handler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("gateway: preparing DICOMweb: %w", err)
 	}
+	// A disk that is full before a request begins is told in HTTP's own words,
+	// to those who may store at all; one that fills up meanwhile, by the failure
+	// reason (A700) of each object.
+	store := g.admit(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if err := g.probeDisk(r.Context()); err != nil {
+			g.metrics.refusals.WithLabelValues("dicomweb", "out-of-resources").Inc()
+			w.Header().Set("Retry-After", "60")
+			http.Error(w, "out of resources: try again later", http.StatusInsufficientStorage)
+			return
+		}
+		handler.ServeHTTP(w, r)
+	}))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		// A disk that is full before a request begins is told in HTTP's own
-		// words; one that fills up meanwhile, by the failure reason (A700) of
-		// each object.
 		if r.Method == http.MethodPost {
-			if err := g.probeDisk(r.Context()); err != nil {
-				g.metrics.refusals.WithLabelValues("dicomweb", "out-of-resources").Inc()
-				w.Header().Set("Retry-After", "60")
-				http.Error(w, "out of resources: try again later", http.StatusInsufficientStorage)
-				return
-			}
+			store.ServeHTTP(w, r)
+			return
 		}
 		handler.ServeHTTP(w, r)
 	}), nil
 }
 
-// authorize holds a request's client certificate against http.allow. On a
+// identify holds a request's client certificate against http.allow. On a
 // plain transport (development, loopback) everybody passes.
-func (g *Gateway) authorize(r *http.Request) (dicomweb.Peer, error) {
+func (g *Gateway) identify(r *http.Request) (dicomweb.Peer, error) {
 	if g.config.HTTP.Plain {
 		return dicomweb.Peer{RemoteAddr: r.RemoteAddr}, nil
 	}
 	peer, err := dicomweb.MutualTLS(r)
 	if err != nil {
-		g.metrics.refusals.WithLabelValues("dicomweb", "no-certificate").Inc()
 		return peer, err
 	}
 	if err := allow(g.config.HTTP.Allow, "", peer.Certificate); err != nil {
-		g.metrics.refusals.WithLabelValues("dicomweb", "not-allowed").Inc()
 		return peer, err
 	}
 	peer.Name = certificateSubject(peer.Certificate)
 	return peer, nil
+}
+
+// authorize is identify for what not everybody may do: refusals are counted.
+func (g *Gateway) authorize(r *http.Request) (dicomweb.Peer, error) {
+	peer, err := g.identify(r)
+	switch {
+	case errors.Is(err, dicomweb.ErrUnauthenticated):
+		g.metrics.refusals.WithLabelValues("dicomweb", "no-certificate").Inc()
+	case err != nil:
+		g.metrics.refusals.WithLabelValues("dicomweb", "not-allowed").Inc()
+	}
+	return peer, err
 }
 
 // admit lets a request pass that authorize accepts.

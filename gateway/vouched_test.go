@@ -130,16 +130,19 @@ func TestOneCodeForManyLabelsFitsAnAuditRecord(t *testing.T) {
 
 func TestManyWhoAskWhetherItIsReadyCostOneLook(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		looks := 0
-		look := func() Readiness { looks++; return Readiness{Ready: looks == 1} }
+		looks, changes := 0, 0
+		look := func() Readiness {
+			looks++
+			return Readiness{Ready: looks == 1, Checks: map[bool]map[string]string{false: {"disk": "full"}}[looks == 1]}
+		}
 		var r recent
 		for range 1000 {
-			if !r.get(look).Ready {
+			if !r.get(look, func(Readiness) { changes++ }).Ready {
 				t.Fatal("the answer changed")
 			}
 		}
 		time.Sleep(readyFor)
-		if r.get(look).Ready || looks != 2 {
+		if r.get(look, func(Readiness) { changes++ }).Ready || looks != 2 || changes != 1 {
 			t.Errorf("after %v: %d looks, want a second one and its answer", readyFor, looks)
 		}
 	})
