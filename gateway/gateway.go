@@ -55,6 +55,9 @@ type Options struct {
 // Open opens everything that the configuration names and starts the enclave if
 // it runs inside this process. Nothing is accepted before Run.
 func Open(ctx context.Context, config *Config, logger *slog.Logger, options Options) (_ *Gateway, err error) {
+	if err := config.checkPrivateKeys(); err != nil {
+		return nil, err
+	}
 	book, err := openCasebook(ctx, config, logger, options.Files)
 	if err != nil {
 		return nil, err

@@ -3,7 +3,10 @@ package gateway
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -23,6 +26,35 @@ func TestDevelopmentEvidenceNeedsASiteThatSaysDevelopment(t *testing.T) {
 		}
 		if !errors.Is(err, attest.ErrDevelopmentEvidence) {
 			t.Errorf("%s: %v, want ErrDevelopmentEvidence", name, err)
+		}
+	}
+}
+
+func TestProductionDoesNotStartWithATLSKeyThatOthersMayRead(t *testing.T) {
+	for name, use := range map[string]func(*Config, string){
+		"dimse.tls.key": func(c *Config, key string) { c.DIMSE.Plain, c.DIMSE.TLS.Key = false, key },
+		"http.tls.key":  func(c *Config, key string) { c.HTTP.Plain, c.HTTP.TLS.Key = false, key },
+		"destinations[0].tls.key": func(c *Config, key string) {
+			c.Destinations = []DestinationConfig{{Name: "p", Kind: "stow", URL: "https://p", TLS: ClientTLS{Key: key}}}
+		},
+		"enclave.tls.key": func(c *Config, key string) { c.Enclave.TLS.Key = key },
+	} {
+		for mode, refused := range map[fs.FileMode]bool{0o600: false, 0o640: true, 0o604: true} {
+			config := testConfig(t)
+			config.Development, config.Production = false, true
+			config.DIMSE.Listen, config.HTTP.Plain = "127.0.0.1:0", true
+			key := filepath.Join(t.TempDir(), "x.key")
+			if err := os.WriteFile(key, nil, mode); err != nil {
+				t.Fatal(err)
+			}
+			use(config, key)
+			g, err := Open(context.Background(), config, slog.New(slog.DiscardHandler), Options{Diagnoser: newStandIn(t, config.Model, always(0.5))})
+			if err == nil {
+				g.Close()
+			}
+			if got := err != nil && strings.Contains(err.Error(), name) && strings.Contains(err.Error(), "chmod 600"); got != refused {
+				t.Errorf("%s with mode %04o: %v, want it refused: %v", name, mode, err, refused)
+			}
 		}
 	}
 }

@@ -6,8 +6,10 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/vigie/vigie"
@@ -91,6 +93,36 @@ func checkPrivate(path string) error {
 		return fmt.Errorf("%s has mode %04o: others may read it, run chmod 600 %s", path, mode, filepath.Base(path))
 	}
 	return nil
+}
+
+// checkPrivateKeys refuses, in production, TLS keys in use that others may
+// read.
+func (c *Config) checkPrivateKeys() error {
+	if !c.Production {
+		return nil
+	}
+	used := map[string]string{}
+	if c.DIMSE.Listen != "" && !c.DIMSE.Plain {
+		used["dimse.tls.key"] = c.DIMSE.TLS.Key
+	}
+	if c.HTTP.Listen != "" && !c.HTTP.Plain {
+		used["http.tls.key"] = c.HTTP.TLS.Key
+	}
+	for i, d := range c.Destinations {
+		if !d.Plain {
+			used[fmt.Sprintf("destinations[%d].tls.key", i)] = d.TLS.Key
+		}
+	}
+	if c.Enclave.TLS.Key != "" {
+		used["enclave.tls.key"] = c.Enclave.TLS.Key
+	}
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(used)) {
+		if err := checkPrivate(used[name]); err != nil {
+			errs = append(errs, fmt.Errorf("gateway: %s: %w", name, err))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // certificateDigest is the SHA-256 of the certificate's DER form, as
