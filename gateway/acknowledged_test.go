@@ -125,7 +125,7 @@ func TestASecondGatewayLeavesAloneWhatTheFirstReceives(t *testing.T) {
 		t.Fatal(err)
 	}
 	time.Sleep(50 * time.Millisecond) // older than the coarsest file time
-	second, err := Open(context.Background(), config, testLogger(t, new(bytes.Buffer)), Options{Diagnoser: enclave})
+	second, err := Open(context.Background(), config, testLogger(t, new(lockedBuffer)), Options{Diagnoser: enclave})
 	if err != nil {
 		t.Fatal(err)
 	}

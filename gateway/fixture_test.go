@@ -184,28 +184,35 @@ func (s *standIn) requests() []enclave.Request {
 // running is a gateway that serves until the test ends.
 type running struct {
 	*Gateway
-	log  *bytes.Buffer
+	log  *lockedBuffer
 	stop func() error
 }
 
-func testLogger(t testing.TB, w *bytes.Buffer) *slog.Logger {
-	return slog.New(slog.NewJSONHandler(&lockedWriter{w: w}, &slog.HandlerOptions{Level: slog.LevelDebug}))
+func testLogger(t testing.TB, w *lockedBuffer) *slog.Logger {
+	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
 
-type lockedWriter struct {
+// lockedBuffer is a log that a test may read while the gateway still writes.
+type lockedBuffer struct {
 	mu sync.Mutex
-	w  *bytes.Buffer
+	b  bytes.Buffer
 }
 
-func (l *lockedWriter) Write(p []byte) (int, error) {
+func (l *lockedBuffer) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.w.Write(p)
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }
 
 func start(t testing.TB, config *Config, options Options) *running {
 	t.Helper()
-	log := new(bytes.Buffer)
+	log := new(lockedBuffer)
 	ctx, cancel := context.WithCancel(context.Background())
 	g, err := Open(ctx, config, testLogger(t, log), options)
 	if err != nil {

@@ -72,7 +72,7 @@ func TestEveryRealFileIsAnalysedOrReferredWithAReason(t *testing.T) {
 // mustVerifyClosed verifies the log of a site that is not running.
 func mustVerifyClosed(t *testing.T, config *Config) {
 	t.Helper()
-	book, err := OpenCasebook(t.Context(), config, testLogger(t, new(bytes.Buffer)))
+	book, err := OpenCasebook(t.Context(), config, testLogger(t, new(lockedBuffer)))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -112,7 +112,7 @@ func soak(t *testing.T, database string) {
 		t.Fatal(err)
 	}
 
-	stderr := &lockedWriter{w: new(bytes.Buffer)}
+	stderr := new(lockedBuffer)
 	spawn := func() *exec.Cmd {
 		child := exec.Command(os.Args[0])
 		child.Env = append(os.Environ(), soakEnv+"="+path)
@@ -172,7 +172,7 @@ func soak(t *testing.T, database string) {
 	child := spawn()
 	senders.Wait()
 	if n := acknowledged.Load(); n != int64(len(studies)) {
-		t.Fatalf("only %d of %d studies were acknowledged\n%s", n, len(studies), stderr.w)
+		t.Fatalf("only %d of %d studies were acknowledged\n%s", n, len(studies), stderr)
 	}
 
 	book, err := OpenCasebook(context.Background(), config, slog.New(slog.DiscardHandler))
@@ -194,7 +194,7 @@ func soak(t *testing.T, database string) {
 		t.Fatal(err)
 	}
 	if err := child.Wait(); err != nil {
-		t.Errorf("the last gateway did not end cleanly: %v\n%s", err, stderr.w)
+		t.Errorf("the last gateway did not end cleanly: %v\n%s", err, stderr)
 	}
 
 	again := 0
@@ -239,7 +239,7 @@ func sendOnce(ctx context.Context, address string, o Outgoing) bool {
 }
 
 // restOf waits until the case of an acknowledged object rests.
-func restOf(t *testing.T, book *Casebook, o Outgoing, stderr *lockedWriter) *vigie.Case {
+func restOf(t *testing.T, book *Casebook, o Outgoing, stderr *lockedBuffer) *vigie.Case {
 	t.Helper()
 	deadline := time.Now().Add(90 * time.Second)
 	for {
@@ -258,9 +258,7 @@ func restOf(t *testing.T, book *Casebook, o Outgoing, stderr *lockedWriter) *vig
 	}
 }
 
-func tail(w *lockedWriter) string {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	lines := strings.Split(w.w.String(), "\n")
+func tail(w *lockedBuffer) string {
+	lines := strings.Split(w.String(), "\n")
 	return strings.Join(lines[max(0, len(lines)-40):], "\n")
 }

@@ -73,7 +73,7 @@ func TestNothingOfAPatientLiesInClearOnDiskOrInTheLog(t *testing.T) {
 		t.Fatal(err)
 	}
 	searched += searchFolder(t, config.State, needles)
-	searchBytes(t, "the log", g.log.Bytes(), needles)
+	searchBytes(t, "the log", []byte(g.log.String()), needles)
 	if searched < 20 {
 		t.Errorf("only %d files were searched", searched)
 	}
