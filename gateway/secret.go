@@ -24,6 +24,10 @@ type secrets struct {
 	audit      ed25519.PrivateKey // signs checkpoints
 }
 
+// errNoSiteSecret: a new secret would give every patient a second pseudonym and
+// sign the log with another key.
+var errNoSiteSecret = fmt.Errorf("the store holds cases or a log, but row %q of its table settings is gone: restore that row from a backup of the database", siteSecret)
+
 // loadSecrets reads the site's secret, and makes it on first use.
 func loadSecrets(ctx context.Context, s *store.Store, provider keys.Provider) (*secrets, error) {
 	aad := []byte("vigie site secret v1")
@@ -42,6 +46,12 @@ func loadSecrets(ctx context.Context, s *store.Store, provider keys.Provider) (*
 			// Another gateway may have been first.
 			if err := read(tx); !errors.Is(err, store.ErrNotFound) {
 				return err
+			}
+			switch pristine, err := tx.Pristine(); {
+			case err != nil:
+				return err
+			case !pristine:
+				return errNoSiteSecret
 			}
 			wrapped = fresh
 			return tx.PutSetting(siteSecret, fresh)

@@ -15,6 +15,19 @@ func (tx *Tx) PutSetting(name string, value []byte) error {
 	return nil
 }
 
+// Pristine reports whether the store has never held anything but settings: no
+// case, no patient's key, no record of the log.
+func (tx *Tx) Pristine() (bool, error) {
+	var used int64
+	err := tx.QueryRow([]any{&used}, `SELECT (SELECT COUNT(*) FROM (SELECT 1 FROM cases LIMIT 1) AS a)
+		+ (SELECT COUNT(*) FROM (SELECT 1 FROM patient_keys LIMIT 1) AS b)
+		+ (SELECT COUNT(*) FROM (SELECT 1 FROM audit_entries LIMIT 1) AS c)`)
+	if err != nil {
+		return false, fmt.Errorf("store: asking whether anything is stored: %w", err)
+	}
+	return used == 0, nil
+}
+
 // Setting returns a named value, or ErrNotFound.
 func (tx *Tx) Setting(name string) ([]byte, error) {
 	var value []byte
