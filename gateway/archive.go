@@ -54,6 +54,7 @@ func (a *archive) list(ctx context.Context, scope dicomweb.Scope) (objects []sto
 			found, err := tx.Objects(store.ObjectFilter{
 				Kind: kind, Study: vigie.StudyUID(a.book.profile.UID(scope.Study)),
 				Series: vigie.SeriesUID(scope.Series), Instance: vigie.InstanceUID(scope.Instance),
+				NewestFirst: true, // a search of everything looks at so many, and people look for today's
 			})
 			if err != nil {
 				return err

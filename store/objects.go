@@ -59,9 +59,12 @@ type ObjectFilter struct {
 	Series   vigie.SeriesUID
 	Instance vigie.InstanceUID
 	Limit    int // zero: 10000
+
+	NewestFirst bool // what was added last comes first, and is within the limit
 }
 
-// Objects lists the objects that filter selects, in the order they were added.
+// Objects lists the objects that filter selects, in the order they were added
+// or the opposite one.
 func (tx *Tx) Objects(filter ObjectFilter) ([]Object, error) {
 	var w where
 	w.equal("case_id", string(filter.Case))
@@ -69,6 +72,10 @@ func (tx *Tx) Objects(filter ObjectFilter) ([]Object, error) {
 	w.equal("study", string(filter.Study))
 	w.equal("series", string(filter.Series))
 	w.equal("instance", string(filter.Instance))
+	order := ""
+	if filter.NewestFirst {
+		order = " DESC"
+	}
 	limit := filter.Limit
 	if limit <= 0 {
 		limit = 10000
@@ -83,7 +90,7 @@ func (tx *Tx) Objects(filter ObjectFilter) ([]Object, error) {
 		found = append(found, o)
 		return err
 	}, fmt.Sprintf(`SELECT id, case_id, kind, study, series, instance, digest, blob, size, sop_class, transfer_syntax, sealed, added
-		FROM objects%s ORDER BY id LIMIT %d`, &w, limit), w.args...)
+		FROM objects%s ORDER BY id%s LIMIT %d`, &w, order, limit), w.args...)
 	if err != nil {
 		return nil, fmt.Errorf("store: listing objects: %w", err)
 	}
