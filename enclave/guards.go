@@ -36,34 +36,34 @@ var inputRules = []inputRule{
 		return fmt.Sprintf("%d values are not a brightness", f.outside), f.outside > 0
 	}, vigie.Text{
 		English: "The decoded image holds values that are not a brightness.",
-		French:  "L'image décodée contient des valeurs qui ne sont pas une luminosité."}},
+		French:  "L’image décodée contient des valeurs qui ne sont pas une luminosité."}},
 	{"image-geometry", func(f imageFacts, rows, columns int) (string, bool) {
 		aspect := float64(max(f.rows, f.columns)) / float64(max(1, min(f.rows, f.columns)))
 		return fmt.Sprintf("%d rows and %d columns, the model needs %d and %d", f.rows, f.columns, rows, columns),
 			f.rows < rows || f.columns < columns || aspect > maxAspect
 	}, vigie.Text{
 		English: "The image is too small or too elongated for the model.",
-		French:  "L'image est trop petite ou trop allongée pour le modèle."}},
+		French:  "L’image est trop petite ou trop allongée pour le modèle."}},
 	{"image-contrast", func(f imageFacts, _, _ int) (string, bool) {
 		return fmt.Sprintf("spread %.3f, %d levels", f.spread, f.used), f.spread < minSpread || f.used < minLevels
 	}, vigie.Text{
 		English: "The image is constant or has almost no contrast.",
-		French:  "L'image est uniforme ou presque sans contraste."}},
+		French:  "L’image est uniforme ou presque sans contraste."}},
 	{"image-content", func(f imageFacts, _, _ int) (string, bool) {
 		return fmt.Sprintf("%.1f %% of the pixels are alike", 100*f.modal), f.modal > maxModal
 	}, vigie.Text{
 		English: "The image is almost empty.",
-		French:  "L'image est presque vide."}},
+		French:  "L’image est presque vide."}},
 	{"image-saturation", func(f imageFacts, _, _ int) (string, bool) {
 		return fmt.Sprintf("%.1f %% of the pixels are black or white", 100*f.extreme), f.extreme > maxExtreme
 	}, vigie.Text{
 		English: "Most of the image is saturated, black or white.",
-		French:  "La plus grande partie de l'image est saturée, noire ou blanche."}},
+		French:  "La plus grande partie de l’image est saturée, noire ou blanche."}},
 	{"image-noise", func(f imageFacts, _, _ int) (string, bool) {
-		return fmt.Sprintf("correlation of neighbours %.2f", f.correlation), f.correlation < minCorrelation
+		return fmt.Sprintf("correlation of neighbours %.2f", f.correlation), f.spread >= minSpread && f.correlation < minCorrelation // a flat image has no neighbours to compare
 	}, vigie.Text{
 		English: "The image looks like noise: neighbouring pixels are unrelated.",
-		French:  "L'image ressemble à du bruit : les pixels voisins sont sans rapport."}},
+		French:  "L’image ressemble à du bruit : les pixels voisins sont sans rapport."}},
 }
 
 // A rule is not a statistic, but a GuardResult wants a p-value in (0, 1]: 1

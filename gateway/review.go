@@ -101,6 +101,16 @@ func (b *Casebook) checkDecision(ctx context.Context, c *vigie.Case, d vigie.Hum
 				return fail("label %q is not one of %s", label, strings.Join(known, ", "))
 			}
 		}
+		pkg, err := b.openModel()
+		if err != nil {
+			return err
+		}
+		for _, rule := range pkg.Manifest.Plausibility {
+			both := slices.DeleteFunc(slices.Clone(rule.Labels), func(label string) bool { return !slices.Contains(d.Labels, label) })
+			if rule.Rule == model.Exclusive && len(both) > 1 {
+				return fail("labels %s exclude each other: choose one", strings.Join(both, ", "))
+			}
+		}
 	case ActionReject:
 	default:
 		return fail("action %q is none of release, override, reject", d.Action)

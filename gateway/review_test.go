@@ -114,6 +114,7 @@ func TestADecisionThatDoesNotFitIsRefused(t *testing.T) {
 		"nobody":               {review, vigie.HumanDecision{Action: ActionRelease}, "no actor"},
 		"unknown action":       {review, vigie.HumanDecision{Action: "forget", Actor: "a"}, "none of release"},
 		"unknown label":        {review, vigie.HumanDecision{Action: ActionOverride, Labels: []string{"fracture"}, Actor: "a"}, "normal, pneumonia"},
+		"exclusive labels":     {review, vigie.HumanDecision{Action: ActionOverride, Labels: []string{"pneumonia", "normal"}, Actor: "a"}, "exclude each other"},
 		"labels on a release":  {review, vigie.HumanDecision{Action: ActionRelease, Labels: []string{"normal"}, Actor: "a"}, "belong to an override"},
 		"nothing to release":   {unread, vigie.HumanDecision{Action: ActionRelease, Actor: "a"}, "no answer"},
 		"quarantine released":  {broken, vigie.HumanDecision{Action: ActionRelease, Actor: "a"}, "no answer"},

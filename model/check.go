@@ -2,12 +2,17 @@ package model
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 
 	"github.com/vigie/vigie"
 	"github.com/vigie/vigie/medical/dicom"
 )
+
+// greyscaleOnly are modalities whose image IODs (PS3.3) allow no colour: what
+// claims to be one of them in colour is a photograph or a screenshot.
+var greyscaleOnly = []string{"CR", "CT", "DX", "IO", "MG", "MR", "PX", "RG"}
 
 const viewCodeSequence dicom.Tag = 0x00540220
 
@@ -49,12 +54,17 @@ func (m *Manifest) Check(d *dicom.DataSet) []vigie.Reason {
 		modality = shown(modality, "ABCDEFGHIJKLMNOPQRSTUVWXYZ", 10)
 		add(Block, vigie.ReasonModality, detailOutside+"modality "+modality, vigie.Text{
 			English: fmt.Sprintf("The model reads %s, not %s.", strings.Join(a.Modalities, ", "), modality),
-			French:  fmt.Sprintf("Le modèle lit %s, pas %s.", strings.Join(a.Modalities, ", "), modality)})
+			French:  fmt.Sprintf("Le modèle lit %s, et non %s.", strings.Join(a.Modalities, ", "), modality)})
 	}
 	if frames, ok := d.Int(dicom.NumberOfFrames); ok && frames > int64(a.Frames) {
 		add(Block, vigie.ReasonPixels, detailOutside+"frames", vigie.Text{
 			English: fmt.Sprintf("The object has more frames than the %d that the model reads.", a.Frames),
 			French:  fmt.Sprintf("L’objet a plus d’images que le modèle n’en lit (%d).", a.Frames)})
+	}
+	if samples, ok := d.Int(dicom.SamplesPerPixel); ok && samples > 1 && slices.Contains(greyscaleOnly, d.String(dicom.Modality)) {
+		add(Block, vigie.ReasonPixels, detailOutside+"colour", vigie.Text{
+			English: "The image is in colour; the model reads greyscale images.",
+			French:  "L’image est en couleur ; le modèle lit des images en niveaux de gris."})
 	}
 	switch where, other := locate(d, dicom.BodyPartExamined, dicom.AnatomicRegionSequence, a.BodyParts, regions); where {
 	case outside:
@@ -102,6 +112,11 @@ func (m *Manifest) CheckPatient(d *dicom.DataSet) []vigie.Reason {
 		reason.Text = vigie.Text{
 			English: fmt.Sprintf("The patient's age is outside what the model was validated for (%d to %d years).", ages.From, ages.To),
 			French:  fmt.Sprintf("L’âge du patient est hors du domaine de validation du modèle (%d à %d ans).", ages.From, ages.To)}
+	case agesDisagree(d):
+		policy, reason.Detail = ages.Unknown, detailUnknown+"age and birth date disagree"
+		reason.Text = vigie.Text{
+			English: "The patient's age and birth date contradict each other; check that the image is of this patient.",
+			French:  "L’âge et la date de naissance du patient se contredisent ; vérifiez que l’image est bien celle de ce patient."}
 	}
 	switch policy {
 	case Accept:
@@ -129,6 +144,19 @@ func ageOf(d *dicom.DataSet) (float64, bool) {
 		}
 		return age.Years(), true
 	}
+	return ageAtStudy(d)
+}
+
+// agesDisagree reports whether Patient's Age and the dates are both there and
+// two years or more apart: less is rounding, or an age counted to another day.
+func agesDisagree(d *dicom.DataSet) bool {
+	age, stated := dicom.ParseAge(d.String(dicom.PatientAge))
+	years, dated := ageAtStudy(d)
+	return stated && dated && math.Abs(age.Years()-years) >= 2
+}
+
+// ageAtStudy is the difference of Study Date and birth date in years.
+func ageAtStudy(d *dicom.DataSet) (float64, bool) {
 	born, known := d.Date(dicom.PatientBirthDate)
 	study, dated := d.Date(dicom.StudyDate)
 	if !known || !dated || study.Before(born) {

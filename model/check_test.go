@@ -54,6 +54,7 @@ func TestAnImageOutsideTheManifestIsBlockedOrReviewed(t *testing.T) {
 		blocking bool
 	}{
 		"a chest":                        {chest(), "", false},
+		"a photograph":                   {chest(func(d *dicom.DataSet) { d.PutInt(dicom.SamplesPerPixel, 3) }), vigie.ReasonPixels, true},
 		"a thorax":                       {chest(put(dicom.BodyPartExamined, "THORAX")), "", false},
 		"a portable chest":               {chest(put(dicom.BodyPartExamined, "PORT CHEST")), "", false},
 		"chest in lower case":            {chest(put(dicom.BodyPartExamined, "Chest")), "", false},
@@ -118,6 +119,8 @@ func TestAgeIsCheckedOnTheOriginalAndNeverBlocksInTheDemo(t *testing.T) {
 		"sixth birthday tomorrow":   {chest(drop(dicom.PatientAge), put(dicom.PatientBirthDate, "20150316"), put(dicom.StudyDate, "20210315")), true},
 		"born after the study":      {chest(drop(dicom.PatientAge), put(dicom.PatientBirthDate, "20220101"), put(dicom.StudyDate, "20210315")), false},
 		"born on the 29th February": {chest(drop(dicom.PatientAge), put(dicom.PatientBirthDate, "20200229"), put(dicom.StudyDate, "20210301")), true},
+		"age and dates agree":       {chest(put(dicom.PatientBirthDate, "20160601"), put(dicom.StudyDate, "20210315")), true},
+		"age against birth date":    {chest(put(dicom.PatientBirthDate, "19400101"), put(dicom.StudyDate, "20210315")), false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			reasons := m.CheckPatient(c.d)

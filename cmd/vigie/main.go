@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -63,5 +64,26 @@ Start here:
 		newDPCommand(),
 		newVersionCommand(),
 	)
+	for _, group := range root.Commands() {
+		refuseUnknownSubcommand(group)
+	}
 	return root
+}
+
+// refuseUnknownSubcommand makes a misspelt subcommand an error. Cobra answers
+// it with help and success, and a nightly `vigie audit verfy` would pass.
+func refuseUnknownSubcommand(group *cobra.Command) {
+	if !group.HasSubCommands() || group.Runnable() {
+		return
+	}
+	group.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return cmd.Help()
+		}
+		var known []string
+		for _, c := range cmd.Commands() {
+			known = append(known, c.Name())
+		}
+		return fmt.Errorf("unknown command %q for %q: want one of %s", args[0], cmd.CommandPath(), strings.Join(known, ", "))
+	}
 }

@@ -17,6 +17,17 @@ func TestMain(m *testing.M) {
 }
 
 // TestCommands runs the scripts in testdata, which read like the README.
+func TestAMisspeltSubcommandFails(t *testing.T) {
+	for _, args := range [][]string{{"audit", "verfy"}, {"gateway", "frob"}, {"case", "lst"}, {"model", "show"}, {"dp", "x"}, {"nosuch"}} {
+		if status := run(args); status != 1 {
+			t.Errorf("vigie %v: exit status %d, want 1", args, status)
+		}
+		if status := run(args[:len(args)-1]); status != 0 {
+			t.Errorf("vigie %v: exit status %d, want 0 and its help", args[:len(args)-1], status)
+		}
+	}
+}
+
 func TestCommands(t *testing.T) {
 	dir, err := filepath.Abs("../../models/chest-pneumonia-28")
 	if err != nil {
