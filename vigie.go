@@ -266,6 +266,13 @@ type HumanDecision struct {
 	Time    time.Time `json:"time"`
 }
 
+// Refusal says that a destination refuses a case's results as they are. They
+// are kept, and offered again from time to time.
+type Refusal struct {
+	Destination string `json:"destination"` // the configuration's name for it
+	Status      string `json:"status"`      // what it answered last; no patient data
+}
+
 // Case is the gateway's view of one case, free of identity.
 type Case struct {
 	ID       CaseID           `json:"id"`
@@ -282,5 +289,6 @@ type Case struct {
 	Finding  *Finding         `json:"finding,omitempty"`
 	Verdict  *Verdict         `json:"verdict,omitempty"`
 	Decision *HumanDecision   `json:"decision,omitempty"`
+	Refusals []Refusal        `json:"refusals,omitempty"`
 	Stages   []Stage          `json:"stages,omitempty"` // gateway stages, before and after the enclave's
 }

@@ -121,6 +121,11 @@ func (b *Casebook) Case(ctx context.Context, id vigie.CaseID) (*vigie.Case, erro
 		if c, err = tx.Case(id); err != nil {
 			return err
 		}
+		refused, err := tx.Deliveries(id, store.DeliveryRefused)
+		if err != nil {
+			return err
+		}
+		c.Refusals = refusals(refused)[id]
 		for _, name := range []string{valueFinding, valueVerdict, valueDecision} {
 			value, err := tx.Value(id, name)
 			switch {

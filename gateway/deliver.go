@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -44,6 +46,9 @@ func (w *deliverWorker) Work(ctx context.Context, job *river.Job[deliverArgs]) (
 	if tried := time.Since(job.CreatedAt); tried > 10*time.Minute {
 		wait = w.g.config.Limits.DeliveryRetry
 	}
+	if errors.Is(err, errResting) {
+		return river.JobSnooze(w.g.config.Limits.DeliveryRetry) // it was told when the refusals came
+	}
 	return w.g.retryLater("deliver", job.Args.Case, err, wait)
 }
 
@@ -54,6 +59,18 @@ func (w *deliverWorker) NextRetry(job *river.Job[deliverArgs]) time.Time {
 
 // errUndelivered says that a destination does not have everything yet.
 var errUndelivered = errors.New("gateway: not every destination has acknowledged")
+
+// A destination that refuses an object for good is believed the third time:
+// the first may be a restart. From then on the object is offered once an hour,
+// because somebody may change the destination's mind, and the refusal is shown.
+const (
+	refusalsBelieved = 3
+	refusedPause     = time.Hour
+)
+
+// errResting says that all that is left are refused objects whose next try is
+// not due.
+var errResting = errors.New("gateway: what is left was refused and is tried again later")
 
 // errNotVouched says that a case's state is not what its sealed values say:
 // somebody changed the database by hand.
@@ -189,12 +206,19 @@ func (g *Gateway) makeResults(ctx context.Context, c *vigie.Case) error {
 // sendResults sends what is pending, all destinations at once.
 func (g *Gateway) sendResults(ctx context.Context, c *vigie.Case) error {
 	var pending []store.Delivery
+	var now time.Time
 	objects := map[vigie.InstanceUID]*store.Object{}
 	err := g.store.View(ctx, func(tx *store.Tx) error {
 		var err error
+		now = tx.Now()
 		if pending, err = tx.Deliveries(c.ID, store.DeliveryPending); err != nil {
 			return err
 		}
+		refused, err := tx.Deliveries(c.ID, store.DeliveryRefused)
+		if err != nil {
+			return err
+		}
+		pending = append(pending, refused...)
 		for _, kind := range []string{kindReport, kindOverlay} {
 			found, err := tx.Objects(store.ObjectFilter{Case: c.ID, Kind: kind})
 			if err != nil {
@@ -206,12 +230,22 @@ func (g *Gateway) sendResults(ctx context.Context, c *vigie.Case) error {
 		}
 		return nil
 	})
-	if err != nil || len(pending) == 0 {
+	planned := len(pending)
+	if err != nil || planned == 0 {
 		return err
 	}
+	due := slices.DeleteFunc(pending, func(d store.Delivery) bool {
+		return d.State == store.DeliveryRefused && now.Sub(d.Updated) < refusedPause && g.destinations[d.Destination] != nil
+	})
+	if len(due) == 0 {
+		return errResting
+	}
+	rest := len(due) < planned
 	files := map[vigie.InstanceUID]Outgoing{}
+	attempts := map[[2]string]int{} // by destination and instance
 	byDestination := map[string][]vigie.InstanceUID{}
-	for _, p := range pending {
+	for _, p := range due {
+		attempts[[2]string{p.Destination, string(p.Instance)}] = p.Attempts
 		byDestination[p.Destination] = append(byDestination[p.Destination], p.Instance)
 		if _, read := files[p.Instance]; read {
 			continue
@@ -236,7 +270,7 @@ func (g *Gateway) sendResults(ctx context.Context, c *vigie.Case) error {
 	var failures []error
 	for name, instances := range byDestination {
 		wait.Go(func() {
-			if err := g.sendTo(ctx, c, name, instances, files); err != nil {
+			if err := g.sendTo(ctx, c, name, instances, files, attempts); err != nil {
 				mu.Lock()
 				failures = append(failures, err)
 				mu.Unlock()
@@ -244,11 +278,14 @@ func (g *Gateway) sendResults(ctx context.Context, c *vigie.Case) error {
 		})
 	}
 	wait.Wait()
+	if len(failures) == 0 && rest {
+		return errResting
+	}
 	return errors.Join(failures...)
 }
 
 // sendTo sends objects to one destination and records each outcome.
-func (g *Gateway) sendTo(ctx context.Context, c *vigie.Case, name string, instances []vigie.InstanceUID, files map[vigie.InstanceUID]Outgoing) error {
+func (g *Gateway) sendTo(ctx context.Context, c *vigie.Case, name string, instances []vigie.InstanceUID, files map[vigie.InstanceUID]Outgoing, attempts map[[2]string]int) error {
 	receiver, ok := g.destinations[name]
 	if !ok {
 		// The destination left the configuration: there is nobody to wait for.
@@ -260,12 +297,17 @@ func (g *Gateway) sendTo(ctx context.Context, c *vigie.Case, name string, instan
 	}
 	settled := make([]bool, len(instances))
 	var failures []error
+	refused := ""
 	connection := receiver.send(ctx, outgoing, func(i int, err error) {
 		settled[i] = true
 		state, detail := store.DeliveryDone, ""
 		if err != nil {
 			state, detail = store.DeliveryPending, err.Error()
 			failures = append(failures, err)
+			if errors.Is(err, ErrRefused) && attempts[[2]string{name, string(instances[i])}]+1 >= refusalsBelieved {
+				state, detail = store.DeliveryRefused, refusalOf(err)
+				refused = detail
+			}
 		}
 		g.metrics.deliveries.WithLabelValues(name, outcomeLabel(err)).Inc()
 		// The acknowledgement counts even when the process is being stopped.
@@ -284,10 +326,18 @@ func (g *Gateway) sendTo(ctx context.Context, c *vigie.Case, name string, instan
 		failures = append(failures, connection,
 			g.recordAttempts(ctx, c, name, unsettled, store.DeliveryPending, connection.Error()))
 	}
+	if refused != "" {
+		g.logger.Warn("a delivery is refused: the results are kept and offered again", "case", c.ID, "destination", name, "status", refused, "pause", refusedPause)
+	}
 	if err := errors.Join(failures...); err != nil {
 		return fmt.Errorf("%w: destination %s: %w", errUndelivered, name, err)
 	}
 	return nil
+}
+
+// refusalOf is what a destination that refuses an object said.
+func refusalOf(err error) string {
+	return strings.TrimPrefix(err.Error(), ErrRefused.Error()+": ")
 }
 
 func outcomeLabel(err error) string {
@@ -316,7 +366,7 @@ func (g *Gateway) recordAttempts(ctx context.Context, c *vigie.Case, name string
 			if err != nil {
 				return err
 			}
-			if state == store.DeliveryPending {
+			if state == store.DeliveryPending || state == store.DeliveryRefused {
 				continue
 			}
 			if err := g.record(tx, c, audit.Record{

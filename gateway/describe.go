@@ -30,7 +30,36 @@ func (b *Casebook) Find(ctx context.Context, q Query) ([]vigie.Case, error) {
 		}
 		filter.States = append(filter.States, state)
 	}
-	return b.Cases(ctx, filter)
+	var cases []vigie.Case
+	err := b.store.View(ctx, func(tx *store.Tx) (err error) {
+		if cases, err = tx.Cases(filter); err != nil {
+			return err
+		}
+		refused, err := tx.Deliveries("", store.DeliveryRefused)
+		of := refusals(refused)
+		for i := range cases {
+			cases[i].Refusals = of[cases[i].ID]
+		}
+		return err
+	})
+	return cases, err
+}
+
+// refusals gathers, by case, what destinations answered: once where they
+// answered the same about several objects.
+func refusals(refused []store.Delivery) map[vigie.CaseID][]vigie.Refusal {
+	of := map[vigie.CaseID][]vigie.Refusal{}
+	for _, d := range refused {
+		if r := (vigie.Refusal{Destination: d.Destination, Status: d.Detail}); !slices.Contains(of[d.Case], r) {
+			of[d.Case] = append(of[d.Case], r)
+		}
+	}
+	return of
+}
+
+// RefusalText says for a person which destination refuses a case's results.
+func RefusalText(r vigie.Refusal) string {
+	return fmt.Sprintf("delivery refused by %s: %s", r.Destination, r.Status)
 }
 
 // View returns a case with its finding for a person to read, and records that
@@ -92,6 +121,9 @@ func Describe(c *vigie.Case) string {
 		if d.Note != "" {
 			line("", "note: %s", d.Note)
 		}
+	}
+	for _, r := range c.Refusals {
+		line("delivery", "%s", RefusalText(r))
 	}
 	var stages []string
 	for _, st := range c.Stages {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -39,6 +40,12 @@ func (d *stowDestination) send(ctx context.Context, objects []Outgoing, done fun
 		files[i] = bytes.NewReader(o.File)
 	}
 	answer, err := d.client.Store(ctx, "", files...)
+	if status, ok := errors.AsType[*dicomweb.StatusError](err); ok && refusesBody(status.Code) {
+		for i := range objects {
+			done(i, fmt.Errorf("%w: %w", ErrRefused, err))
+		}
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -56,4 +63,14 @@ func (d *stowDestination) send(ctx context.Context, objects []Outgoing, done fun
 		}
 	}
 	return nil
+}
+
+// refusesBody reports whether an HTTP status is about what was sent. Others
+// (401, 403, 404, 5xx …) are about the service or its settings.
+func refusesBody(code int) bool {
+	switch code {
+	case http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType, http.StatusUnprocessableEntity:
+		return true
+	}
+	return false
 }

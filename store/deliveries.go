@@ -26,6 +26,7 @@ type DeliveryState string
 // The states of a delivery.
 const (
 	DeliveryPending DeliveryState = "pending" // to be tried, again
+	DeliveryRefused DeliveryState = "refused" // refused for good as it is; to be tried again, seldom
 	DeliveryDone    DeliveryState = "done"    // the destination acknowledged it
 	DeliveryGivenUp DeliveryState = "given up"
 )
@@ -64,6 +65,23 @@ func (tx *Tx) RecordAttempt(id vigie.CaseID, destination string, instance vigie.
 		return fmt.Errorf("store: recording delivery of %s to %s: %w", instance, destination, err)
 	}
 	return nil
+}
+
+// CountDeliveries returns how many deliveries stand in a state at each
+// destination that has any.
+func (tx *Tx) CountDeliveries(state DeliveryState) (map[string]int64, error) {
+	counts := map[string]int64{}
+	err := tx.Query(func(scan func(...any) error) error {
+		var name string
+		var n int64
+		err := scan(&name, &n)
+		counts[name] = n
+		return err
+	}, "SELECT destination, COUNT(*) FROM deliveries WHERE state = $1 GROUP BY destination", string(state))
+	if err != nil {
+		return nil, fmt.Errorf("store: counting deliveries: %w", err)
+	}
+	return counts, nil
 }
 
 // Deliveries lists the deliveries of a case, or those in one state if id is

@@ -88,6 +88,9 @@ func newCaseListCommand() *cobra.Command {
 							}
 						}
 					}
+					for _, r := range c.Refusals {
+						codes = append(codes, gateway.RefusalText(r))
+					}
 					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", c.ID, c.Patient, c.Received.Local().Format("2006-01-02 15:04:05"), c.State, strings.Join(codes, ", "))
 				}
 				return w.Flush()
