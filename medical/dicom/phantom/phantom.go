@@ -109,7 +109,7 @@ func (o Options) withDefaults(seed uint64, rows, columns int, age, view, part st
 	set(&i.Name, pick("Quimperlé", "Vandenplas", "Obafemi", "Lindqvist", "Tsukamoto", "Zielinska")+"^"+pick("Aurélie", "Benedikt", "Chidinma", "Domitille", "Eskil", "Fumiko"))
 	set(&i.ID, fmt.Sprintf("PHX-%07d", random.IntN(1e7)))
 	set(&i.Issuer, "SAINT-ELOI-TEST")
-	set(&i.BirthDate, o.Time.AddDate(-4, -random.IntN(10), -random.IntN(28)).Format("20060102"))
+	set(&i.BirthDate, o.born(random).Format("20060102"))
 	set(&i.Sex, pick("F", "M"))
 	set(&i.Accession, fmt.Sprintf("ACC%08d", random.IntN(1e8)))
 	set(&i.Physician, "Delacroix-Fournier^Hippolyte^^Dr")
@@ -117,6 +117,19 @@ func (o Options) withDefaults(seed uint64, rows, columns int, age, view, part st
 	set(&i.Institution, "Hôpital Saint-Éloi-des-Essais")
 	set(&i.Address, "7 rue des Fantômes, 99999 Nulleville")
 	return o, nil
+}
+
+// born is a day of birth that agrees with the age: within the year for an age
+// in years, to the day for a younger child's.
+func (o Options) born(random *rand.Rand) time.Time {
+	months, days := random.IntN(10), random.IntN(28)
+	switch age, ok := dicom.ParseAge(o.Age); {
+	case ok && age.Unit == 'Y':
+		return o.Time.AddDate(-age.Count, -months, -days)
+	case ok:
+		return o.Time.AddDate(0, 0, -int(age.Years()*365.25))
+	}
+	return o.Time.AddDate(-4, -months, -days)
 }
 
 // uid derives a UID from the seed and what it names: the UUID form of PS3.5
