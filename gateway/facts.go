@@ -130,15 +130,7 @@ func (f *facts) sealableHeader() ([]byte, error) {
 	if kept == nil {
 		kept = new(dicom.DataSet)
 	}
-	total := 0
-	kept.DeleteFunc(func(e *dicom.Element) bool {
-		size := weight(e)
-		if size > keptValue || total+size > keptHeader && !slices.Contains(alwaysKept, e.Tag) || len(e.Fragments) > 0 || e.Tag.Private() || e.Tag.Group() < 0x0008 {
-			return true
-		}
-		total += size
-		return false
-	})
+	dropUnkept(kept)
 	if kept.Empty(dicom.SOPInstanceUID) {
 		kept.PutString(dicom.SOPInstanceUID, f.sopInstance)
 	}
@@ -150,6 +142,19 @@ func (f *facts) sealableHeader() ([]byte, error) {
 		return nil, fmt.Errorf("gateway: writing the attributes to keep: %w", err)
 	}
 	return out.Bytes(), nil
+}
+
+// dropUnkept deletes what is not kept beside an object.
+func dropUnkept(header *dicom.DataSet) {
+	total := 0
+	header.DeleteFunc(func(e *dicom.Element) bool {
+		size := weight(e)
+		if size > keptValue || total+size > keptHeader && !slices.Contains(alwaysKept, e.Tag) || len(e.Fragments) > 0 || e.Tag.Private() || e.Tag.Group() < 0x0008 {
+			return true
+		}
+		total += size
+		return false
+	})
 }
 
 // weight is the size of an element with everything below it, in bytes, headers

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -31,6 +32,7 @@ type Gateway struct {
 	probes       []probe
 	free         func(path string) (int64, error)
 	recent       recent
+	examining    chan struct{} // holds one for each header in memory
 	quit         atomic.Bool
 	started      chan struct{} // closed when Run accepts
 	addresses    Addresses     // set before started is closed
@@ -68,6 +70,7 @@ func Open(ctx context.Context, config *Config, logger *slog.Logger, options Opti
 		destinations: map[string]destination{},
 		metrics:      newMetrics(),
 		free:         options.Free,
+		examining:    make(chan struct{}, 2*runtime.GOMAXPROCS(0)),
 		started:      make(chan struct{}),
 	}
 	defer func() {

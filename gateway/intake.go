@@ -63,31 +63,12 @@ func (g *Gateway) receive(ctx context.Context, source vigie.Source, s *spool, sa
 	}
 	watch.lap("receive")
 
-	f, err := g.readSpool(s, said)
+	c, f, join, err := g.examine(ctx, source, s, said)
 	if err != nil {
 		return intakeOutcome{}, err
 	}
-	// An object that names no study is kept like any other that is damaged.
-	if said.target != "" && f.study != "" && f.study != said.target {
-		return intakeOutcome{}, errOtherStudy
-	}
-	input, content := s.digest.sums(f.transferSyntax)
-	c := vigie.Case{
-		ID:       store.NewCaseID(),
-		Patient:  g.patientOf(f, input),
-		Study:    vigie.StudyUID(g.profile.UID(f.study)),
-		Series:   vigie.SeriesUID(g.profile.UID(f.series)),
-		Instance: vigie.InstanceUID(g.profile.UID(cmp.Or(f.sopInstance, string(input)))),
-		State:    vigie.Received,
-		Source:   source,
-		Input:    input,
-	}
-	referrals, join := f.unreadable, false
-	if len(referrals) == 0 {
-		for _, r := range g.model.Manifest.Check(f.header) {
-			join = join || model.Blocking(r) && (r.Code == vigie.ReasonModality || r.Code == vigie.ReasonBodyPart)
-		}
-	}
+	referrals := f.unreadable
+	_, content := s.digest.sums(f.transferSyntax)
 	watch.lap("read")
 
 	// An erasure between sealing and committing destroys the key that was used;
@@ -113,6 +94,46 @@ func (g *Gateway) receive(ctx context.Context, source vigie.Source, s *spool, sa
 			"bytes", s.size, "took", time.Since(s.started).Round(time.Millisecond))
 		return outcome, nil
 	}
+}
+
+// examine reads who and what an object is about. join tells that it lies
+// outside the manifest as a whole series does. A header can be large, and
+// there may be many associations: only so many are in memory at once, and what
+// is not kept of one is dropped before the next begins.
+func (g *Gateway) examine(ctx context.Context, source vigie.Source, s *spool, said announced) (c vigie.Case, f *facts, join bool, err error) {
+	select {
+	case g.examining <- struct{}{}:
+		defer func() { <-g.examining }()
+	case <-ctx.Done():
+		return c, nil, false, fmt.Errorf("gateway: reading a received object: %w", ctx.Err())
+	}
+	if f, err = g.readSpool(s, said); err != nil {
+		return c, nil, false, err
+	}
+	// An object that names no study is kept like any other that is damaged.
+	if said.target != "" && f.study != "" && f.study != said.target {
+		return c, nil, false, errOtherStudy
+	}
+	input, _ := s.digest.sums(f.transferSyntax)
+	c = vigie.Case{
+		ID:       store.NewCaseID(),
+		Patient:  g.patientOf(f, input),
+		Study:    vigie.StudyUID(g.profile.UID(f.study)),
+		Series:   vigie.SeriesUID(g.profile.UID(f.series)),
+		Instance: vigie.InstanceUID(g.profile.UID(cmp.Or(f.sopInstance, string(input)))),
+		State:    vigie.Received,
+		Source:   source,
+		Input:    input,
+	}
+	if len(f.unreadable) == 0 {
+		for _, r := range g.model.Manifest.Check(f.header) {
+			join = join || model.Blocking(r) && (r.Code == vigie.ReasonModality || r.Code == vigie.ReasonBodyPart)
+		}
+	}
+	if f.header != nil {
+		dropUnkept(f.header)
+	}
+	return c, f, join, nil
 }
 
 // readSpool reads the attributes back from the sealed blob.
