@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"context"
 	"net/http"
 	"strings"
@@ -10,6 +11,7 @@ import (
 	"github.com/vigie/vigie"
 	"github.com/vigie/vigie/audit"
 	"github.com/vigie/vigie/enclave"
+	"github.com/vigie/vigie/medical/dicom"
 	"github.com/vigie/vigie/medical/dicom/dicomweb"
 	"github.com/vigie/vigie/medical/dicom/phantom"
 	"github.com/vigie/vigie/store"
@@ -104,6 +106,56 @@ func TestRetrievalIsRecordedAndAnErasureHidesNobodyElse(t *testing.T) {
 	if answer.StatusCode != http.StatusOK {
 		t.Errorf("a search after the erasure of one patient: %s, want case %s in it", answer.Status, two.ID)
 	}
+}
+
+func TestAnswersToQueriesAreRecordedWithoutTheirValues(t *testing.T) {
+	config := testConfig(t)
+	g := start(t, config, Options{Diagnoser: newStandIn(t, config.Model, always(0.97))})
+	data := chest(t, 1, phantom.Options{Identity: phantom.Identity{Name: "Asked^For", ID: "ASKED-1"}})
+	settled(t, g.Casebook, mustGive(t, g.Gateway, data).Case, vigie.Delivered)
+	file, err := dicom.Parse(bytes.NewReader(data), dicom.Limits{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	study := file.DataSet.UID(dicom.StudyInstanceUID)
+	web, err := g.dicomweb()
+	if err != nil {
+		t.Fatal(err)
+	}
+	peer := certified("pacs")
+	g.config.HTTP.Plain, g.config.HTTP.Allow = false, []PeerConfig{{Subject: "CN=pacs"}}
+	for _, step := range []struct {
+		path   string
+		status int
+		want   string // "" is no record
+	}{
+		{"/studies?PatientID=ASKED-1", 200, "search study: 1"},
+		{"/instances?PatientName=Asked*", 200, "search instance: 2"},
+		{"/studies/" + study + "/series", 200, "search series: 2"},
+		{"/studies/" + study + "/metadata", 200, "metadata: 2"},
+		{"/studies?PatientID=NOBODY", 204, ""},
+	} {
+		before := len(recordsOf(t, g.Casebook, audit.KindViewed))
+		if w := ask(web, "GET", step.path, peer); w.Code != step.status {
+			t.Errorf("%s: %d %s", step.path, w.Code, w.Body)
+		}
+		seen := recordsOf(t, g.Casebook, audit.KindViewed)[before:]
+		if step.want == "" {
+			if len(seen) != 0 {
+				t.Errorf("%s: recorded %+v, want nothing", step.path, seen)
+			}
+			continue
+		}
+		if len(seen) != 1 || seen[0].Decision != step.want || seen[0].Source.Certificate != certificateDigest(peer) || seen[0].Case != "" {
+			t.Errorf("%s: recorded %+v, want %q by the peer's certificate", step.path, seen, step.want)
+		}
+		for _, r := range seen {
+			if text, err := r.Marshal(); err != nil || bytes.Contains(text, []byte("ASKED")) || bytes.Contains(text, []byte("Asked")) || bytes.Contains(text, []byte(study)) {
+				t.Errorf("the record holds what was asked: %s, %v", text, err)
+			}
+		}
+	}
+	mustVerify(t, g.Casebook)
 }
 
 func TestARunThatEndsInGoodOrderSaysSo(t *testing.T) {

@@ -97,15 +97,30 @@ func (a *archive) instance(ctx context.Context, peer dicomweb.Peer, patient vigi
 
 // viewed records, before a result leaves with an identity, to whom it goes.
 func (a *archive) viewed(ctx context.Context, peer dicomweb.Peer, patient vigie.PatientPseudonym, o *store.Object) error {
+	return a.book.store.Update(ctx, func(tx *store.Tx) error {
+		return a.book.record(tx, &vigie.Case{ID: o.Case, Patient: patient}, audit.Record{
+			Kind: audit.KindViewed, Source: webSource(peer), Instance: o.Instance, Output: o.Digest, Decision: "retrieve",
+		})
+	})
+}
+
+// disclosed records, before identities leave in the answer to a query, to whom
+// they go and how many: neither what was asked nor what was answered.
+func (a *archive) disclosed(ctx context.Context, peer dicomweb.Peer, d dicomweb.Disclosure) error {
+	return a.book.store.Update(ctx, func(tx *store.Tx) error {
+		return a.book.record(tx, nil, audit.Record{
+			Kind: audit.KindViewed, Source: webSource(peer), Decision: fmt.Sprintf("%s: %d", d.Kind, d.Count),
+		})
+	})
+}
+
+// webSource is a peer of DICOMweb as the log names it.
+func webSource(peer dicomweb.Peer) vigie.Source {
 	source := vigie.Source{Protocol: "dicomweb"}
 	if c := peer.Certificate; c != nil {
 		source.Certificate, source.Subject = certificateDigest(c), certificateSubject(c)
 	}
-	return a.book.store.Update(ctx, func(tx *store.Tx) error {
-		return a.book.record(tx, &vigie.Case{ID: o.Case, Patient: patient}, audit.Record{
-			Kind: audit.KindViewed, Source: source, Instance: o.Instance, Output: o.Digest, Decision: "retrieve",
-		})
-	})
+	return source
 }
 
 // result is one object that Vigie made for a case, ready to be kept.

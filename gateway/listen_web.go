@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/http"
 
-	"github.com/vigie/vigie"
 	"github.com/vigie/vigie/medical/dicom/dicomweb"
 	"github.com/vigie/vigie/medical/dicom/dimse"
 )
@@ -14,11 +13,13 @@ import (
 // dicomweb serves STOW-RS into intake, and QIDO-RS and WADO-RS over what Vigie
 // itself produced.
 func (g *Gateway) dicomweb() (http.Handler, error) {
+	results := &archive{g.Casebook}
 	handler, err := dicomweb.NewHandler(dicomweb.Config{
 		Authorize: g.authorize,
 		NewSpool:  func() (dimse.Spool, error) { return g.newSpool("dicomweb") },
 		Store:     g.storeWeb,
-		Archive:   &archive{g.Casebook},
+		Archive:   results,
+		Disclose:  results.disclosed,
 		BaseURL:   g.config.HTTP.URL,
 		MaxObject: int64(g.config.Limits.ObjectSize),
 		MaxStores: g.config.Limits.Associations,
@@ -93,9 +94,5 @@ func (g *Gateway) admit(next http.Handler) http.Handler {
 
 // storeWeb answers for one object of a STOW-RS request.
 func (g *Gateway) storeWeb(ctx context.Context, r dicomweb.StoreRequest) dimse.Status {
-	source := vigie.Source{Protocol: "dicomweb"}
-	if c := r.Peer.Certificate; c != nil {
-		source.Certificate, source.Subject = certificateDigest(c), certificateSubject(c)
-	}
-	return g.take(ctx, source, r.Spool, announced{sopClass: r.SOPClass, sopInstance: r.SOPInstance, transferSyntax: r.TransferSyntax, target: r.Study})
+	return g.take(ctx, webSource(r.Peer), r.Spool, announced{sopClass: r.SOPClass, sopInstance: r.SOPInstance, transferSyntax: r.TransferSyntax, target: r.Study})
 }

@@ -92,6 +92,18 @@ func (h *handler) archiveFailed(w http.ResponseWriter, err error) {
 	refuse(w, http.StatusInternalServerError, "the archive cannot answer now")
 }
 
+// disclose tells of an answer. It reports false when it has refused instead.
+func (h *handler) disclose(w http.ResponseWriter, r *http.Request, peer Peer, kind string, count int) bool {
+	if h.cfg.Disclose == nil {
+		return true
+	}
+	if err := h.cfg.Disclose(r.Context(), peer, Disclosure{Kind: kind, Count: count}); err != nil {
+		h.archiveFailed(w, err)
+		return false
+	}
+	return true
+}
+
 // retrieveURL is where an entity is retrieved.
 func (h *handler) retrieveURL(uids ...string) string {
 	path := h.base

@@ -2,6 +2,7 @@ package dicomweb
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -334,5 +335,38 @@ func TestValuesMatchAsTheirVRSays(t *testing.T) {
 		if got := matchValue(step.vr, step.pattern, step.value); got != step.want {
 			t.Errorf("%s %q against %q: %v", step.vr, step.pattern, step.value, got)
 		}
+	}
+}
+
+func TestAttributesLeaveOnlyOnceSomebodyWasTold(t *testing.T) {
+	var told []Disclosure
+	var refuse error
+	s := open(t, func(c *Config) {
+		c.Archive = library(t)
+		c.Disclose = func(_ context.Context, _ Peer, d Disclosure) error {
+			told = append(told, d)
+			return refuse
+		}
+	})
+	for _, refuse = range []error{nil, errors.New("the log is full")} {
+		for path, want := range map[string]Disclosure{
+			"/studies?PatientID=P1":  {"search study", 2},
+			"/studies/1.1/series":    {"search series", 2},
+			"/studies/1.1/instances": {"search instance", 3},
+			"/studies/1.1/metadata":  {"metadata", 3},
+		} {
+			told = nil
+			response, body := do(t, "GET", s.URL+path, nil, nil)
+			if len(told) != 1 || told[0] != want {
+				t.Errorf("%s: told %v, want %v", path, told, want)
+			}
+			if shown := strings.Contains(string(body), "1.1"); shown != (refuse == nil) || (response.StatusCode == 200) != shown {
+				t.Errorf("%s: %d, shown %v though telling gave %v", path, response.StatusCode, shown, refuse)
+			}
+		}
+	}
+	told = nil
+	if response, _ := do(t, "GET", s.URL+"/studies?PatientID=NOBODY", nil, nil); response.StatusCode != 204 || len(told) != 0 {
+		t.Errorf("an empty answer: %d, told %v", response.StatusCode, told)
 	}
 }

@@ -80,6 +80,13 @@ type StoreRequest struct {
 	Size           int64       // bytes written to Spool
 }
 
+// Disclosure is what kind of answer shows attributes, and of how much. It
+// holds no value of any.
+type Disclosure struct {
+	Kind  string // "search study", "search series", "search instance" or "metadata"
+	Count int    // entities in the answer, at least 1
+}
+
 // Defaults of a [Config].
 const (
 	DefaultMaxObject   = dimse.DefaultMaxObject
@@ -101,6 +108,10 @@ type Config struct {
 	Store    func(ctx context.Context, r StoreRequest) dimse.Status // may block until the object is durable
 	Archive  Archive                                                // nil: nothing can be searched or retrieved
 	BaseURL  string                                                 // of the handler as clients see it, for Retrieve URLs; "": only the path is given, relative to the handler's root
+
+	// Disclose is told before attributes leave without their object, which no
+	// Open tells; an error withholds them. nil: nobody is told.
+	Disclose func(ctx context.Context, peer Peer, d Disclosure) error
 
 	MaxObject   int64         // bytes of one object; a larger one fails with OutOfResources
 	MaxRequest  int64         // bytes of one store request: 413

@@ -192,6 +192,9 @@ func (h *handler) search(w http.ResponseWriter, r *http.Request, peer Peer, at *
 		w.WriteHeader(http.StatusNoContent)
 		return
 	}
+	if !h.disclose(w, r, peer, "search "+at.name, len(results)) {
+		return
+	}
 	h.answerJSON(w, http.StatusOK, results)
 }
 

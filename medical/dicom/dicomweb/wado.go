@@ -101,6 +101,9 @@ func (h *handler) metadata(w http.ResponseWriter, r *http.Request, peer Peer) {
 	if instances == nil {
 		return
 	}
+	if !h.disclose(w, r, peer, "metadata", len(instances)) {
+		return
+	}
 	out := make([]*dicom.DataSet, len(instances))
 	for i, instance := range instances {
 		out[i] = instance.Header.Clone()
