@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/vigie/vigie"
@@ -82,6 +83,17 @@ func TestAnOverrideIsReportedInTheLabelsItWasMadeWithWhateverModelRunsLater(t *t
 				t.Errorf("pneumonia %v, present %v, fracture %v: want the label that the physician found, and no other model's", codes[pneumonia], codes[present], codes[fracture])
 			}
 		})
+	}
+}
+
+func TestAReportIsHeldBackRatherThanLeaveOutWhatAPersonFound(t *testing.T) {
+	found := &vigie.HumanDecision{Action: ActionOverride, Labels: []string{"pneumonia"}, Choices: []vigie.Label{{Name: "normal"}}}
+	if err := checkChoices(&vigie.Case{Decision: found}); err == nil || !strings.Contains(err.Error(), "pneumonia") {
+		t.Errorf("a label without a code: %v", err)
+	}
+	found.Choices = append(found.Choices, vigie.Label{Name: "pneumonia"})
+	if err := checkChoices(&vigie.Case{Decision: found}); err != nil {
+		t.Error(err)
 	}
 }
 

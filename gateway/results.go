@@ -32,6 +32,9 @@ func (g *Gateway) buildResults(ctx context.Context, c *vigie.Case) ([]result, er
 	if err != nil {
 		return nil, err
 	}
+	if err := checkChoices(c); err != nil {
+		return nil, err
+	}
 	sr, err := report.StructuredReport(source, g.reportOf(c))
 	if errors.Is(err, report.ErrSource) {
 		g.logger.Warn("a case has no study to report into", "case", c.ID)
@@ -154,6 +157,19 @@ func (g *Gateway) reportOf(c *vigie.Case) report.Result {
 		}
 	}
 	return r
+}
+
+// checkChoices holds a report back that would leave out what a person found.
+func checkChoices(c *vigie.Case) error {
+	if c.Decision == nil {
+		return nil
+	}
+	for _, label := range c.Decision.Labels {
+		if !slices.ContainsFunc(c.Decision.Choices, func(l vigie.Label) bool { return l.Name == label }) {
+			return fmt.Errorf("gateway: reporting case %s: the decision names label %q without its code: it was sealed by an earlier version, report the case by hand", c.ID, label)
+		}
+	}
+	return nil
 }
 
 func reportCode(c vigie.Code) report.Code {
