@@ -7,6 +7,7 @@ import (
 
 	"github.com/vigie/vigie"
 	"github.com/vigie/vigie/medical/dicom"
+	"github.com/vigie/vigie/model"
 )
 
 // drawn makes an image from a function of its position, 0..1.
@@ -91,5 +92,22 @@ func TestTheImageFactsAreWhatTheySay(t *testing.T) {
 	stripes := factsOf(drawn(10, 100, func(_, x float64) float64 { return float64(int(math.Round(x*100)) % 2) }))
 	if stripes.correlation > -0.99 {
 		t.Errorf("stripes: correlation %v, want -1", stripes.correlation)
+	}
+}
+
+func TestAnImageThatIsMostlyCroppedAwayIsReferred(t *testing.T) {
+	in := model.Input{Rows: 28, Columns: 28, Aspect: model.CentreCrop}
+	for _, c := range []struct {
+		rows, columns int
+		referred      bool
+	}{{1024, 1152, false}, {2140, 1760, false}, {600, 1500, true}, {1500, 600, true}, {28, 28, false}} {
+		unseen := unseenShare(in.Window(c.rows, c.columns), c.rows, c.columns)
+		if got := unseen > maxUnseen; got != c.referred {
+			t.Errorf("%d×%d: %.0f %% unseen, referred %v, want %v", c.rows, c.columns, 100*unseen, got, c.referred)
+		}
+	}
+	padded := model.Input{Rows: 28, Columns: 28, Aspect: model.Pad}
+	if unseen := unseenShare(padded.Window(600, 1500), 600, 1500); unseen != 0 {
+		t.Errorf("a padded image leaves %v unseen", unseen)
 	}
 }

@@ -162,6 +162,12 @@ func (p *pipeline) read(ctx context.Context, patient vigie.PatientPseudonym, fil
 		return
 	}
 
+	// An image that is mostly cropped away is analysed all the same: what was
+	// seen may help the person who reads the rest.
+	if unseen := unseenShare(in.Window(image.Rows, image.Columns), image.Rows, image.Columns); unseen > maxUnseen {
+		finding.Referrals = append(finding.Referrals, reasonUnseen(unseen))
+	}
+
 	input, err := p.pkg.Manifest.Prepare(image)
 	if err != nil {
 		watch.lap(stageInfer)

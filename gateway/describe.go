@@ -9,6 +9,7 @@ import (
 
 	"github.com/vigie/vigie"
 	"github.com/vigie/vigie/audit"
+	"github.com/vigie/vigie/medical/dicom"
 	"github.com/vigie/vigie/store"
 )
 
@@ -73,6 +74,47 @@ func (b *Casebook) View(ctx context.Context, id vigie.CaseID, actor string) (*vi
 		return b.record(tx, c, audit.Record{Kind: audit.KindViewed, Actor: actor, Decision: "show"})
 	})
 	return c, err
+}
+
+// Identity is what a reviewer needs to find a case's study in the PACS. It
+// names the patient: it is shown to a person and never logged or stored in clear.
+type Identity struct {
+	Case             vigie.CaseID `json:"case"`
+	PatientName      string       `json:"patient_name"`
+	PatientID        string       `json:"patient_id"`
+	Issuer           string       `json:"issuer,omitempty"`
+	BirthDate        string       `json:"birth_date,omitempty"` // DA
+	AccessionNumber  string       `json:"accession_number,omitempty"`
+	StudyDate        string       `json:"study_date,omitempty"` // DA
+	StudyInstanceUID string       `json:"study_instance_uid"`
+	SOPInstanceUID   string       `json:"sop_instance_uid"`
+}
+
+// Identify opens the identity behind a case's pseudonym, for the person who
+// must find the study. The log records who asked before anything is returned.
+func (b *Casebook) Identify(ctx context.Context, id vigie.CaseID, actor string) (*Identity, error) {
+	if strings.TrimSpace(actor) == "" {
+		return nil, fmt.Errorf("gateway: identifying case %s: nobody is named who asks", id)
+	}
+	c, err := b.Case(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	source, err := b.sourceOf(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.store.Update(ctx, func(tx *store.Tx) error {
+		return b.record(tx, c, audit.Record{Kind: audit.KindViewed, Actor: actor, Decision: "identify"})
+	}); err != nil {
+		return nil, err
+	}
+	return &Identity{
+		Case: id, PatientName: source.String(dicom.PatientName), PatientID: source.String(dicom.PatientID),
+		Issuer: source.String(dicom.IssuerOfPatientID), BirthDate: source.String(dicom.PatientBirthDate),
+		AccessionNumber: source.String(dicom.AccessionNumber), StudyDate: source.String(dicom.StudyDate),
+		StudyInstanceUID: source.UID(dicom.StudyInstanceUID), SOPInstanceUID: source.UID(dicom.SOPInstanceUID),
+	}, nil
 }
 
 // Describe writes a case for a person at a terminal.

@@ -209,6 +209,9 @@ func (g *Gateway) Run(ctx context.Context) error {
 		published <- publisher.Run(publishing)
 	}()
 	g.addresses = listeners.addresses()
+	if len(g.config.Destinations) == 0 {
+		g.logger.Warn("no destination is configured: results are kept here, can be searched over DICOMweb, and are sent to nobody")
+	}
 	g.logger.Info("gateway ready", "dimse", g.addresses.DIMSE, "http", g.addresses.HTTP,
 		"model", g.model.Manifest.Name, "version", g.model.Manifest.Version, "digest", g.model.Digest, "store", g.store.Database())
 	close(g.started)

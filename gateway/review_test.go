@@ -130,3 +130,39 @@ func TestADecisionThatDoesNotFitIsRefused(t *testing.T) {
 	}
 	settled(t, g.Casebook, broken, vigie.Delivered)
 }
+
+func TestWhoAsksForAnIdentityIsInTheLogBeforeItIsShown(t *testing.T) {
+	config := testConfig(t)
+	g := start(t, config, Options{Diagnoser: newStandIn(t, config.Model, always(0.5))})
+	identity := phantom.Identity{Name: "DURAND^ELISE", ID: "PID-4711", Accession: "ACC-9"}
+	id := mustGive(t, g.Gateway, chest(t, 7, phantom.Options{Identity: identity})).Case
+	settled(t, g.Casebook, id, vigie.InReview)
+	if _, err := g.Identify(t.Context(), id, " "); err == nil {
+		t.Fatal("an identity was shown to nobody in particular")
+	}
+	who, err := g.Identify(t.Context(), id, "dr.test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if who.PatientName != identity.Name || who.PatientID != identity.ID || who.AccessionNumber != identity.Accession || who.StudyInstanceUID == "" {
+		t.Errorf("identity %+v", who)
+	}
+	if _, err := g.Gateway.log.Publish(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	proof, err := g.Prove(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	proven, err := audit.Check(bytes.NewReader(proof), g.VerifierKey())
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := proven.Records[len(proven.Records)-1]
+	if last.Kind != audit.KindViewed || last.Actor != "dr.test" || last.Decision != "identify" {
+		t.Errorf("the last record is %+v", last)
+	}
+	if strings.Contains(g.log.String(), "DURAND") || bytes.Contains(proof, []byte("DURAND")) {
+		t.Error("the name is in the log")
+	}
+}

@@ -22,9 +22,11 @@ func newCaseCommand() *cobra.Command {
 		Short: "See cases and decide those that wait for a person",
 		Long: `Works on the store and the keys of the configuration, beside a running gateway
 or without one. What a person decides is recorded in the audit log under
---actor, and delivered by the gateway. Nothing here shows an identity.`,
+--actor, and delivered by the gateway. Only identify shows who the patient is,
+and the log names who asked.`,
 		Example: `  vigie case list -c site.yaml --state "in review"
   vigie case show -c site.yaml CASE
+  vigie case identify -c site.yaml CASE --actor dr.kone
   vigie case release  -c site.yaml CASE --actor dr.kone
   vigie case override -c site.yaml CASE --label normal --note "rotated, not opaque"
   vigie case reject   -c site.yaml CASE --note "not a chest"`,
@@ -32,6 +34,7 @@ or without one. What a person decides is recorded in the audit log under
 	cmd.AddCommand(
 		newCaseListCommand(),
 		newCaseShowCommand(),
+		newCaseIdentifyCommand(),
 		newDecideCommand(gateway.ActionRelease, "Let the model's answer stand and deliver it"),
 		newDecideCommand(gateway.ActionOverride, "Replace the model's answer by the labels that you found present"),
 		newDecideCommand(gateway.ActionReject, "Close the case without reporting anything"),
@@ -130,6 +133,44 @@ func newCaseShowCommand() *cobra.Command {
 	bindConfig(cmd.Flags(), false)
 	bindActor(cmd)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON, the explanation's map included")
+	return cmd
+}
+
+func newCaseIdentifyCommand() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "identify CASE",
+		Short: "Show whose case it is and where its study lies in the PACS; the log names who asked",
+		Long: `Opens the identity behind a case's pseudonym, so that the person who must read
+the case finds the study in the PACS. The audit log records the question before
+anything is shown.`,
+		Example: "  vigie case identify -c site.yaml CASE --actor dr.kone",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return withCasebook(cmd, func(book *gateway.Casebook) error {
+				who, err := book.Identify(cmd.Context(), vigie.CaseID(args[0]), actorOf(cmd))
+				if err != nil {
+					return err
+				}
+				if asJSON {
+					return json.NewEncoder(cmd.OutOrStdout()).Encode(who)
+				}
+				w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
+				for _, line := range [][2]string{
+					{"patient", who.PatientName}, {"patient id", who.PatientID}, {"issuer", who.Issuer}, {"born", who.BirthDate},
+					{"accession", who.AccessionNumber}, {"study date", who.StudyDate}, {"study", who.StudyInstanceUID}, {"image", who.SOPInstanceUID},
+				} {
+					if line[1] != "" {
+						fmt.Fprintf(w, "%s\t%s\n", line[0], line[1])
+					}
+				}
+				return w.Flush()
+			})
+		},
+	}
+	bindConfig(cmd.Flags(), false)
+	bindActor(cmd)
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
 
