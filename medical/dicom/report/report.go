@@ -19,6 +19,7 @@ package report
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/vigie/vigie/medical/dicom"
@@ -135,6 +136,7 @@ func begin(source *dicom.DataSet, sopClass, modality, seriesUID, instanceUID str
 	d := new(dicom.DataSet)
 	d.PutString(dicom.SpecificCharacterSet, "ISO_IR 192")
 	d.Copy(source, inherited...)
+	dropMalformed(d)
 	for _, tag := range required {
 		if !d.Has(tag) {
 			d.PutString(tag)
@@ -156,6 +158,26 @@ func begin(source *dicom.DataSet, sopClass, modality, seriesUID, instanceUID str
 		d.PutString(dicom.TimezoneOffsetFromUTC, at.Format("-0700"))
 	}
 	return d, nil
+}
+
+// dropMalformed takes out inherited values that their attribute cannot hold: a
+// source that breaks the standard must not make a result that does, and an
+// archive may refuse one. What a type 2 attribute loses is left empty.
+func dropMalformed(d *dicom.DataSet) {
+	for tag, wellFormed := range map[dicom.Tag]func(dicom.Tag) bool{
+		dicom.PatientAge:       func(tag dicom.Tag) bool { _, ok := d.Age(tag); return ok },
+		dicom.PatientSize:      func(tag dicom.Tag) bool { _, ok := d.Float(tag); return ok },
+		dicom.PatientWeight:    func(tag dicom.Tag) bool { _, ok := d.Float(tag); return ok },
+		dicom.PatientBirthDate: func(tag dicom.Tag) bool { _, ok := d.Date(tag); return ok },
+		dicom.StudyDate:        func(tag dicom.Tag) bool { _, ok := d.Date(tag); return ok },
+		dicom.PatientBirthTime: func(tag dicom.Tag) bool { _, ok := d.Time(tag); return ok },
+		dicom.StudyTime:        func(tag dicom.Tag) bool { _, ok := d.Time(tag); return ok },
+		dicom.PatientSex:       func(tag dicom.Tag) bool { return slices.Contains([]string{"M", "F", "O"}, d.String(tag)) },
+	} {
+		if !d.Empty(tag) && !wellFormed(tag) {
+			d.Delete(tag)
+		}
+	}
 }
 
 // equipment puts what made the object (PS3.3 C.7.5.1).

@@ -404,3 +404,34 @@ func BenchmarkOverlay(b *testing.B) {
 		}
 	}
 }
+
+func TestASourceThatBreaksTheStandardDoesNotMakeAResultThatDoes(t *testing.T) {
+	bad := source(t).DataSet.Clone()
+	bad.PutString(dicom.PatientAge, "abc")
+	bad.PutString(dicom.PatientSex, "?")
+	bad.PutString(dicom.PatientBirthDate, "unknown")
+	bad.PutString(dicom.StudyDate, "2026-03-14")
+	bad.PutString(dicom.StudyTime, "noon")
+	bad.PutString(dicom.PatientWeight, "heavy")
+	for _, e := range []dicom.Tag{dicom.PatientAge, dicom.PatientSex, dicom.StudyDate} {
+		if bad.Empty(e) {
+			t.Fatalf("%v is not planted", e)
+		}
+	}
+	report, err := StructuredReport(bad, result())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if report.DataSet.Has(dicom.PatientAge) || !report.DataSet.Empty(dicom.StudyDate) || !report.DataSet.Has(dicom.StudyDate) {
+		t.Errorf("age %q, study date %q", report.DataSet.String(dicom.PatientAge), report.DataSet.String(dicom.StudyDate))
+	}
+	if report.DataSet.String(dicom.PatientID) != bad.String(dicom.PatientID) {
+		t.Error("the patient id was lost")
+	}
+	conforms(t, report, "ComprehensiveSR")
+	capture, err := SecondaryCapture(bad, picture(t, source(t)), capture())
+	if err != nil {
+		t.Fatal(err)
+	}
+	conforms(t, capture, "SCImage")
+}
