@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/vigie/vigie"
+	"github.com/vigie/vigie/onnx"
 )
 
 // Summary is what there is to say of a package, for people and programs.
@@ -52,7 +53,7 @@ func (p *Package) Summary() Summary {
 		Modalities: m.Accepts.Modalities, Calibration: p.Calibration, Files: p.Files, Licence: m.Training.Licence,
 		Input:       fmt.Sprintf("%s float32 %v %s, %s, %s", m.Input.Name, m.Input.Shape(1), m.Input.Layout, m.Input.Aspect, m.Input.Photometric),
 		Output:      fmt.Sprintf("%s, %s", m.Output.Name, m.Output.Activation),
-		Explanation: m.Explanation.Method, Operators: make(map[string]int), Opsets: p.Graph.Opsets, GraphBytes: len(p.ONNX),
+		Explanation: m.Explanation.Method, Opsets: p.Graph.Opsets, GraphBytes: len(p.ONNX),
 	}
 	if p.layer != "" {
 		s.Explanation += " of " + p.layer
@@ -72,13 +73,9 @@ func (p *Package) Summary() Summary {
 	if b := m.Output.Borderline; b != nil {
 		s.Borderline = fmt.Sprintf("%v to %v", b.From, b.To)
 	}
-	for _, n := range p.Graph.Graph.Nodes {
-		s.Operators[n.OpType]++
-	}
-	for _, t := range p.Graph.Graph.Initializers {
-		if n, err := t.Count(); err == nil {
-			s.Parameters += int64(n)
-		}
+	// Open has checked the graph, so looking into it again cannot fail.
+	if graph, err := onnx.Inspect(p.Graph); err == nil {
+		s.Operators, s.Parameters = graph.Operators, graph.Parameters
 	}
 	for _, d := range m.Training.Data {
 		s.Data = append(s.Data, d.Name+" ("+d.Licence+")")

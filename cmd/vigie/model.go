@@ -1,12 +1,14 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 
 	"github.com/spf13/cobra"
 
 	"github.com/vigie/vigie/model"
+	"github.com/vigie/vigie/onnx"
 )
 
 func newModelCommand() *cobra.Command {
@@ -25,10 +27,27 @@ every finding and audit record.`,
 func newModelInspectCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:   "inspect DIR",
-		Short: "Say what a package is, once it is verified",
-		Args:  cobra.ExactArgs(1),
+		Use:   "inspect DIR|FILE",
+		Short: "Say what a package is, once it is verified, or what an ONNX file holds",
+		Example: `  vigie model inspect models/chest-pneumonia-28
+  vigie model inspect resnet18.onnx --json`,
+		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if info, err := os.Stat(args[0]); err == nil && info.Mode().IsRegular() {
+				m, err := onnx.Load(args[0])
+				if err != nil {
+					return err
+				}
+				graph, err := onnx.Inspect(m)
+				if err != nil {
+					return err
+				}
+				if asJSON {
+					return json.NewEncoder(cmd.OutOrStdout()).Encode(graph)
+				}
+				_, err = fmt.Fprint(cmd.OutOrStdout(), graph)
+				return err
+			}
 			p, err := model.Open(args[0])
 			if err != nil {
 				return err
