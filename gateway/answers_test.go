@@ -3,6 +3,7 @@ package gateway
 import (
 	"bytes"
 	"context"
+	"log/slog"
 	"net/http"
 	"strings"
 	"testing"
@@ -110,9 +111,20 @@ func TestRetrievalIsRecordedAndAnErasureHidesNobodyElse(t *testing.T) {
 
 func TestAnswersToQueriesAreRecordedWithoutTheirValues(t *testing.T) {
 	config := testConfig(t)
-	g := start(t, config, Options{Diagnoser: newStandIn(t, config.Model, always(0.97))})
+	options := Options{Diagnoser: newStandIn(t, config.Model, always(0.97))}
+	receiving := start(t, config, options)
 	data := chest(t, 1, phantom.Options{Identity: phantom.Identity{Name: "Asked^For", ID: "ASKED-1"}})
-	settled(t, g.Casebook, mustGive(t, g.Gateway, data).Case, vigie.Delivered)
+	settled(t, receiving.Casebook, mustGive(t, receiving.Gateway, data).Case, vigie.Delivered)
+	if err := receiving.stop(); err != nil {
+		t.Fatal(err)
+	}
+	// The same site once more, now one that knows its peers by certificate.
+	config.HTTP.Plain, config.HTTP.Allow = false, []PeerConfig{{Subject: "CN=pacs"}}
+	g, err := Open(context.Background(), config, slog.New(slog.DiscardHandler), options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer g.Close()
 	file, err := dicom.Parse(bytes.NewReader(data), dicom.Limits{})
 	if err != nil {
 		t.Fatal(err)
@@ -123,7 +135,6 @@ func TestAnswersToQueriesAreRecordedWithoutTheirValues(t *testing.T) {
 		t.Fatal(err)
 	}
 	peer := certified("pacs")
-	g.config.HTTP.Plain, g.config.HTTP.Allow = false, []PeerConfig{{Subject: "CN=pacs"}}
 	for _, step := range []struct {
 		path   string
 		status int
