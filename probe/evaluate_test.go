@@ -179,7 +179,7 @@ func TestDataThatDoNotFitAreAnErrorThatSaysSo(t *testing.T) {
 	}{
 		"label outside": {two, dataset(t, []uint8{0, 1, 2}, []int64{0, 1, 2}), "test", "labels up to 2"},
 		"class missing": {brightness(t, -1, 1, []float32{0, 1, 2}, []float32{0, 0, 0}), good, "test", "2 classes, the model knows 3"},
-		"empty class":   {two, dataset(t, []uint8{0, 1}, []int64{1, 1}), "test", "class 0 has no image"},
+		"empty class":   {two, dataset(t, []uint8{0, 1}, []int64{1, 1}), "test", "class 0 has no example"},
 		"split":         {two, good, "val", "val_images"},
 		"channels":      {brightness(t, -1, 2, []float32{0, 1}, []float32{0, 0}), good, "test", "want float[batch,2,2,2]"},
 		"not images":    {linear(t, "", ones...), good, "test", "want one input"},

@@ -23,6 +23,16 @@ func within(rng *rand.Rand, amount float64) float64 { return amount * (2*rng.Flo
 // dst as floats in 0..1. What moves in from outside repeats the border. The same
 // rng state gives the same image.
 func (a Augmentation) Apply(dst []float32, src []uint8, channels, rows, columns int, rng *rand.Rand) {
+	apply(a, dst, src, 255, channels, rows, columns, rng)
+}
+
+// ApplyFloats is Apply for an image of floats in 0..1.
+func (a Augmentation) ApplyFloats(dst, src []float32, channels, rows, columns int, rng *rand.Rand) {
+	apply(a, dst, src, 1, channels, rows, columns, rng)
+}
+
+// apply augments an image whose white is the given value.
+func apply[T uint8 | float32](a Augmentation, dst []float32, src []T, white float32, channels, rows, columns int, rng *rand.Rand) {
 	angle := within(rng, a.Rotation) * math.Pi / 180
 	zoom := math.Exp(within(rng, math.Log1p(a.Zoom)))
 	dy, dx := within(rng, a.Shift), within(rng, a.Shift)
@@ -35,7 +45,7 @@ func (a Augmentation) Apply(dst []float32, src []uint8, channels, rows, columns 
 		for y := range rows {
 			for x := range columns {
 				u, v := float64(x)-cx-dx, float64(y)-cy-dy
-				out[y*columns+x] = sampleAt(plane, rows, columns, cy+cos*v-sin*u, cx+cos*u+sin*v)
+				out[y*columns+x] = sampleAt(plane, rows, columns, cy+cos*v-sin*u, cx+cos*u+sin*v) / white
 			}
 		}
 	}
@@ -72,14 +82,14 @@ func erase(dst []float32, channels, rows, columns int, rng *rand.Rand) {
 }
 
 // sampleAt interpolates bilinearly, repeating the border.
-func sampleAt(plane []uint8, rows, columns int, y, x float64) float32 {
+func sampleAt[T uint8 | float32](plane []T, rows, columns int, y, x float64) float32 {
 	y, x = math.Min(math.Max(y, 0), float64(rows-1)), math.Min(math.Max(x, 0), float64(columns-1))
 	y0, x0 := int(y), int(x)
 	y1, x1 := min(y0+1, rows-1), min(x0+1, columns-1)
 	fy, fx := float32(y-float64(y0)), float32(x-float64(x0))
 	top := float32(plane[y0*columns+x0])*(1-fx) + float32(plane[y0*columns+x1])*fx
 	bottom := float32(plane[y1*columns+x0])*(1-fx) + float32(plane[y1*columns+x1])*fx
-	return (top*(1-fy) + bottom*fy) / 255
+	return top*(1-fy) + bottom*fy
 }
 
 func clamp01(v float32) float32 { return min(max(v, 0), 1) }

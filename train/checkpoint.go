@@ -13,11 +13,12 @@ import (
 // state is all that a run carries from one epoch to the next. Random numbers
 // need no state: each is drawn from the seed, the epoch and the image.
 type state struct {
-	Weights   [][]float32
-	Best      [][]float32 // weights of the best epoch
-	Optimizer Optimizer
-	Average   *Average
-	History   History
+	Weights    [][]float32
+	Statistics [][]float32 // running mean and variance of each batch normalisation
+	Best       [][]float32 // weights and statistics of the best epoch
+	Optimizer  Optimizer
+	Average    *Average
+	History    History
 }
 
 func init() {
@@ -74,16 +75,18 @@ func (t *trainer) resume() error {
 	if !reflect.DeepEqual(s.History.Recipe, t.config.Recipe) || s.History.Images != t.config.Train.Len() {
 		return fmt.Errorf("train: checkpoint %s is of another recipe or data set; remove it to start afresh", path)
 	}
-	if len(s.Weights) != len(t.state.Weights) {
-		return fmt.Errorf("train: checkpoint %s is of another network; remove it to start afresh", path)
-	}
-	for i, w := range s.Weights {
-		if len(w) != len(t.state.Weights[i]) {
+	for _, kept := range [][2][][]float32{{s.Weights, t.state.Weights}, {s.Statistics, t.state.Statistics}} {
+		if len(kept[0]) != len(kept[1]) {
 			return fmt.Errorf("train: checkpoint %s is of another network; remove it to start afresh", path)
 		}
-		copy(t.state.Weights[i], w) // the sessions are bound to these slices
+		for i, w := range kept[0] {
+			if len(w) != len(kept[1][i]) {
+				return fmt.Errorf("train: checkpoint %s is of another network; remove it to start afresh", path)
+			}
+			copy(kept[1][i], w) // the sessions are bound to these slices
+		}
 	}
-	s.Weights = t.state.Weights
+	s.Weights, s.Statistics = t.state.Weights, t.state.Statistics
 	t.state = s
 	return nil
 }

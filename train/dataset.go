@@ -2,145 +2,211 @@ package train
 
 import (
 	"fmt"
-	"os"
+	"math"
 	"slices"
 )
 
-// Set is a set of labelled images held as bytes: pixel values 0..255 stand for
-// 0..1.
+// Set is a set of labelled examples: images held as bytes (pixel values 0..255
+// stand for 0..1) or as floats, or anything else that has one shape, such as the
+// columns of a table.
 type Set struct {
 	Name     string
-	Channels int
-	Rows     int
-	Columns  int
-	Pixels   []uint8 // [N, Channels, Rows, Columns]
-	Labels   []int   // class of each image, 0..Classes-1
+	Channels int       // of images
+	Rows     int       // of images
+	Columns  int       // of images
+	Shape    []int64   // of one example that is not an image; nil for images
+	Pixels   []uint8   // [N, Channels, Rows, Columns]; nil if Values is not
+	Values   []float32 // [N, shape of one example], images 0..1; nil if Pixels is not
+	Labels   []int     // class of each example, 0..Classes-1; nil if Marks is not
+	Marks    []uint8   // [N, Classes]: 1 where a label holds, for labels that do not exclude each other
 	Classes  int
+
+	ClassNames []string // of the classes or labels, if known
+	Names      []string // of the examples, such as their files, if known
+	Patients   []string // of each example, if known
 }
 
-// Len is the number of images.
-func (s *Set) Len() int { return len(s.Labels) }
+// Multi says that an example may have any number of the labels.
+func (s *Set) Multi() bool { return s.Marks != nil }
 
-// Image returns the pixels of image i, [Channels, Rows, Columns], in place.
+// Len is the number of examples.
+func (s *Set) Len() int {
+	if s.Multi() && s.Classes > 0 {
+		return len(s.Marks) / s.Classes
+	}
+	return len(s.Labels)
+}
+
+// Example is the shape of one example.
+func (s *Set) Example() []int64 {
+	if s.Shape != nil {
+		return s.Shape
+	}
+	return []int64{int64(s.Channels), int64(s.Rows), int64(s.Columns)}
+}
+
+// Image returns the pixels of image i, [Channels, Rows, Columns], in place. The
+// set must hold bytes.
 func (s *Set) Image(i int) []uint8 {
 	n := s.Channels * s.Rows * s.Columns
 	return s.Pixels[i*n : (i+1)*n : (i+1)*n]
 }
 
-// Counts returns how many images each class has.
+// values returns the floats of example i, in place. The set must hold floats.
+func (s *Set) values(i int) []float32 {
+	n := int(product(s.Example()))
+	return s.Values[i*n : (i+1)*n : (i+1)*n]
+}
+
+// Fill writes example i as floats. dst may hold it several times over: a grey
+// image fills every channel of a network that wants three.
+func (s *Set) Fill(dst []float32, i int) {
+	if s.Pixels != nil {
+		image := s.Image(i)
+		plain(dst[:len(image)], image)
+		repeat(dst, len(image))
+		return
+	}
+	v := s.values(i)
+	copy(dst, v)
+	repeat(dst, len(v))
+}
+
+// repeat fills dst with copies of its first n elements.
+func repeat(dst []float32, n int) {
+	for from := n; from < len(dst); from += n {
+		copy(dst[from:], dst[:n])
+	}
+}
+
+// Has says whether example i has a label or is of a class.
+func (s *Set) Has(i, class int) bool {
+	if s.Multi() {
+		return s.Marks[i*s.Classes+class] != 0
+	}
+	return s.Labels[i] == class
+}
+
+// Counts returns how many examples each class or label has.
 func (s *Set) Counts() []int {
 	counts := make([]int, s.Classes)
-	for _, l := range s.Labels {
-		counts[l]++
+	for i := range s.Len() {
+		for c := range counts {
+			if s.Has(i, c) {
+				counts[c]++
+			}
+		}
 	}
 	return counts
 }
 
-// Subset returns the images at the given positions, in that order.
+// Subset returns the examples at the given positions, in that order.
 func (s *Set) Subset(at []int) *Set {
 	out := *s
-	out.Pixels, out.Labels = nil, nil
+	out.Pixels, out.Values, out.Labels, out.Marks, out.Names, out.Patients = nil, nil, nil, nil, nil, nil
 	for _, i := range at {
-		out.Pixels = append(out.Pixels, s.Image(i)...)
-		out.Labels = append(out.Labels, s.Labels[i])
+		if s.Pixels != nil {
+			out.Pixels = append(out.Pixels, s.Image(i)...)
+		} else {
+			out.Values = append(out.Values, s.values(i)...)
+		}
+		if s.Multi() {
+			out.Marks = append(out.Marks, s.Marks[i*s.Classes:(i+1)*s.Classes]...)
+		} else {
+			out.Labels = append(out.Labels, s.Labels[i])
+		}
+		if s.Names != nil {
+			out.Names = append(out.Names, s.Names[i])
+		}
+		if s.Patients != nil {
+			out.Patients = append(out.Patients, s.Patients[i])
+		}
 	}
 	return &out
 }
 
-// Check finds what training would stumble over: sizes that disagree, labels
-// outside the classes, classes without an image.
-func (s *Set) Check() error {
-	if s.Channels <= 0 || s.Rows <= 0 || s.Columns <= 0 || s.Classes < 2 {
-		return fmt.Errorf("train: checking set %q: %d×%d×%d images of %d classes; want positive sizes and at least two classes", s.Name, s.Channels, s.Rows, s.Columns, s.Classes)
+// ClassName is the name of a class, or its number.
+func (s *Set) ClassName(c int) string {
+	if c < len(s.ClassNames) {
+		return s.ClassNames[c]
 	}
-	if len(s.Pixels) != s.Len()*s.Channels*s.Rows*s.Columns {
-		return fmt.Errorf("train: checking set %q: %d bytes of pixels for %d images of %d×%d×%d", s.Name, len(s.Pixels), s.Len(), s.Channels, s.Rows, s.Columns)
+	return fmt.Sprint(c)
+}
+
+// name is an example's name for messages.
+func (s *Set) name(i int) string {
+	if i < len(s.Names) {
+		return s.Names[i]
+	}
+	return fmt.Sprintf("example %d", i)
+}
+
+// Check finds what training would stumble over: sizes that disagree, values that
+// are not numbers, labels outside the classes, classes without an example.
+func (s *Set) Check() error {
+	if err := s.checkSizes(); err != nil {
+		return err
+	}
+	for i, v := range s.Values {
+		if math.IsNaN(float64(v)) || math.IsInf(float64(v), 0) {
+			per := int(product(s.Example()))
+			return fmt.Errorf("train: checking set %q: value %d of %s is %v; leave it out or correct it", s.Name, i%per, s.name(i/per), v)
+		}
 	}
 	for i, l := range s.Labels {
 		if l < 0 || l >= s.Classes {
-			return fmt.Errorf("train: checking set %q: image %d has label %d, want 0 to %d", s.Name, i, l, s.Classes-1)
+			return fmt.Errorf("train: checking set %q: %s has label %d, want 0 to %d", s.Name, s.name(i), l, s.Classes-1)
 		}
 	}
-	if empty := slices.Index(s.Counts(), 0); empty >= 0 {
-		return fmt.Errorf("train: checking set %q: class %d has no image", s.Name, empty)
+	for i, v := range s.Marks {
+		if v > 1 {
+			return fmt.Errorf("train: checking set %q: label %q of %s is %d, want 0 or 1", s.Name, s.ClassName(i%s.Classes), s.name(i/s.Classes), v)
+		}
+	}
+	counts := s.Counts()
+	if empty := slices.Index(counts, 0); empty >= 0 {
+		return fmt.Errorf("train: checking set %q: class %s has no example; add some, or leave the class out", s.Name, s.ClassName(empty))
+	}
+	if s.Multi() {
+		if full := slices.Index(counts, s.Len()); full >= 0 {
+			return fmt.Errorf("train: checking set %q: every example has label %s; add some without it, or leave the label out", s.Name, s.ClassName(full))
+		}
 	}
 	return nil
 }
 
-// LoadMedMNIST reads one split ("train", "val", "test") of a data set in the
-// layout of MedMNIST (Yang et al. 2023): SPLIT_images uint8 [N, rows, columns]
-// or [N, rows, columns, 3], and SPLIT_labels [N, 1].
-func LoadMedMNIST(path, split string, limits Limits) (*Set, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, fmt.Errorf("train: opening a data set: %w", err)
+func (s *Set) checkSizes() error {
+	least := 2
+	if s.Multi() {
+		least = 1
 	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, fmt.Errorf("train: opening a data set: %w", err)
-	}
-	arrays, err := ReadNPZ(f, info.Size(), limits, split+"_images", split+"_labels")
-	if err != nil {
-		return nil, fmt.Errorf("train: reading %s: %w", path, err)
-	}
-	s, err := medMNIST(arrays[split+"_images"], arrays[split+"_labels"])
-	if err != nil {
-		return nil, fmt.Errorf("train: reading split %q of %s: %w", split, path, err)
-	}
-	s.Name = split
-	if err := s.Check(); err != nil {
-		return nil, fmt.Errorf("train: reading %s: %w", path, err)
-	}
-	return s, nil
-}
-
-func medMNIST(images, labels Array) (*Set, error) {
-	pixels, ok := images.Data.([]uint8)
-	if !ok || len(images.Shape) != 3 && !(len(images.Shape) == 4 && images.Shape[3] == 3) {
-		return nil, fmt.Errorf("images of shape %v and type %T: %w: want bytes, [N, rows, columns] or [N, rows, columns, 3]", images.Shape, images.Data, ErrFormat)
-	}
-	n := images.Shape[0]
-	s := &Set{Channels: 1, Rows: int(images.Shape[1]), Columns: int(images.Shape[2]), Pixels: pixels}
-	if len(images.Shape) == 4 {
-		s.Channels = 3
-		s.Pixels = channelsFirst(pixels, int(n), s.Rows*s.Columns)
-	}
-	if labels.Len() != n || len(labels.Shape) == 0 || labels.Shape[0] != n {
-		return nil, fmt.Errorf("labels of shape %v for %d images: %w: want one label an image", labels.Shape, n, ErrFormat)
-	}
-	switch l := labels.Data.(type) {
-	case []uint8:
-		for _, v := range l {
-			s.Labels = append(s.Labels, int(v))
+	per := int64(1)
+	for _, d := range s.Example() {
+		if d <= 0 || per > math.MaxInt32/d {
+			return fmt.Errorf("train: checking set %q: examples of shape %v; want positive sizes", s.Name, s.Example())
 		}
-	case []int64:
-		for i, v := range l {
-			if v < 0 || v > 1<<20 {
-				return nil, fmt.Errorf("label %d of image %d: %w", v, i, ErrFormat)
-			}
-			s.Labels = append(s.Labels, int(v))
-		}
-	default:
-		return nil, fmt.Errorf("labels of type %T: %w: want integers", labels.Data, ErrFormat)
+		per *= d
 	}
-	for _, l := range s.Labels {
-		s.Classes = max(s.Classes, l+1)
+	if s.Classes < least {
+		return fmt.Errorf("train: checking set %q: %d classes; want at least two classes, or one label", s.Name, s.Classes)
 	}
-	s.Classes = max(s.Classes, 2)
-	return s, nil
-}
-
-// channelsFirst turns [N, positions, 3] into [N, 3, positions].
-func channelsFirst(pixels []uint8, n, positions int) []uint8 {
-	out := make([]uint8, len(pixels))
-	for i := range n {
-		from, to := pixels[i*positions*3:], out[i*positions*3:]
-		for p := range positions {
-			for c := range 3 {
-				to[c*positions+p] = from[p*3+c]
-			}
+	if s.Multi() && (s.Labels != nil || len(s.Marks)%s.Classes != 0) {
+		return fmt.Errorf("train: checking set %q: %d marks and %d labels for %d classes; want one mark for each label of an example, or one class", s.Name, len(s.Marks), len(s.Labels), s.Classes)
+	}
+	elements := len(s.Pixels)
+	if s.Values != nil {
+		elements = len(s.Values)
+	}
+	if s.Pixels != nil && (s.Values != nil || s.Shape != nil) || int64(elements) != int64(s.Len())*per {
+		return fmt.Errorf("train: checking set %q: %d bytes and %d floats for %d examples of shape %v", s.Name, len(s.Pixels), len(s.Values), s.Len(), s.Example())
+	}
+	for what, list := range map[string][]string{"names": s.Names, "patients": s.Patients} {
+		if list != nil && len(list) != s.Len() {
+			return fmt.Errorf("train: checking set %q: %d %s for %d examples", s.Name, len(list), what, s.Len())
 		}
 	}
-	return out
+	if s.ClassNames != nil && len(s.ClassNames) != s.Classes {
+		return fmt.Errorf("train: checking set %q: %d names of %d classes", s.Name, len(s.ClassNames), s.Classes)
+	}
+	return nil
 }

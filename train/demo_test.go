@@ -54,7 +54,7 @@ func TestTheCommittedModelScoresWhatItsRecordSays(t *testing.T) {
 	}
 	logits, err := Logits(t.Context(), m, "image", "logits", val)
 	skipWithoutRuntime(t, err)
-	auc, err := MeanAUC(logits, val.Labels)
+	auc, err := val.MeanAUC(logits)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -111,7 +111,7 @@ func TestAJobLeavesAModelThatItsRecordDescribes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	auc, err := MeanAUC(logits, val.Labels)
+	auc, err := val.MeanAUC(logits)
 	if err != nil {
 		t.Fatal(err)
 	}

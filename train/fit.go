@@ -151,7 +151,7 @@ func (f Fit) report(network *Network, training, validation *Set, result *Result)
 		TrainImages: training.Counts(), Images: validation.Counts(),
 		Network: f.Network, Parameters: result.History.Weights,
 		Input: network.Input, Output: network.Logits, Layer: network.Layer, Seed: f.Recipe.Seed,
-		Accuracy:    accuracy(result.Logits, validation.Labels),
+		Accuracy:    validation.Accuracy(result.Logits),
 		LogLoss:     [2]float64{meanLogLoss(result.Logits, validation.Labels, 1), meanLogLoss(result.Logits, validation.Labels, temperature)},
 		Calibration: [2]float64{CalibrationError(raw, positive, calibrationBins), CalibrationError(calibrated, positive, calibrationBins)},
 		Temperature: temperature, Processor: processor(), History: result.History,

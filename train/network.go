@@ -8,16 +8,6 @@ import (
 	"github.com/vigie/vigie/onnx"
 )
 
-// Network is a model built here, with what training and explaining need to know
-// of it.
-type Network struct {
-	Model   *onnx.Model
-	Input   string   // float [N, channels, rows, columns], values 0..1
-	Logits  string   // float [N, classes]
-	Weights []string // initializers to train, in order
-	Layer   string   // activation after the last convolution, for Grad-CAM
-}
-
 // CNN describes a small convolutional network for images of a few dozen pixels:
 // stages of 3×3 convolutions, each followed by group normalisation and Relu,
 // with 2×2 max pooling between stages, then average pooling over the last

@@ -160,15 +160,15 @@ func TestSetsThatTrainingWouldStumbleOverAreRefused(t *testing.T) {
 		images, labels []byte
 		says           string
 	}{
-		"an empty class":   {two, npy(header("|u1", "(2, 1)"), []byte{0, 2}), "class 1 has no image"},
-		"one class":        {two, npy(header("|u1", "(2, 1)"), []byte{0, 0}), "class 1 has no image"},
+		"an empty class":   {two, npy(header("|u1", "(2, 1)"), []byte{0, 2}), "class 1 has no example"},
+		"one class":        {two, npy(header("|u1", "(2, 1)"), []byte{0, 0}), "class 1 has no example"},
 		"too few labels":   {two, npy(header("|u1", "(1, 1)"), []byte{0}), "one label an image"},
 		"negative labels":  {two, npy(header("|i1", "(2, 1)"), []byte{0, 255}), "label -1"},
 		"fractions":        {two, npy(header("<f4", "(2, 1)"), make([]byte, 8)), "integers"},
 		"floating images":  {npy(header("<f4", "(2, 1, 1)"), make([]byte, 8)), npy(header("|u1", "(2, 1)"), []byte{0, 1}), "bytes"},
 		"several labels":   {two, npy(header("|u1", "(2, 14)"), make([]byte, 28)), "one label an image"},
 		"images of 4 axes": {npy(header("|u1", "(2, 1, 1, 1)"), []byte{1, 2}), npy(header("|u1", "(2, 1)"), []byte{0, 1}), "[N, rows, columns, 3]"},
-		"no images":        {npy(header("|u1", "(0, 1, 1)"), nil), npy(header("|u1", "(0, 1)"), nil), "no image"},
+		"no images":        {npy(header("|u1", "(0, 1, 1)"), nil), npy(header("|u1", "(0, 1)"), nil), "no example"},
 	} {
 		_, err := LoadMedMNIST(medFile(t, c.images, c.labels), "train", Limits{})
 		if err == nil || !strings.Contains(err.Error(), c.says) {

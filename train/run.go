@@ -129,7 +129,7 @@ func Run(ctx context.Context, c Config, progress func(Epoch)) (*Result, error) {
 			progress(epoch)
 		}
 	}
-	m, err := withWeights(c.Network, t.state.Best)
+	m, err := t.network.withValues(t.state.Best)
 	if err != nil {
 		return nil, err
 	}
@@ -192,12 +192,12 @@ func (t *trainer) epoch(ctx context.Context, e int) (Epoch, error) {
 		}
 		total += loss
 		rate = CosineRate(c.Rate, e*steps+s, int(c.Warmup*float64(steps)), c.Epochs*steps)
-		t.state.Optimizer.Step(rate, t.state.Weights, t.sum, t.decay)
+		t.state.Optimizer.Step(rate, t.state.Weights, t.gradient, t.decay)
 		if c.Average > 0 {
-			t.state.Average.Update(t.state.Weights)
+			t.state.Average.Update(t.variables())
 		}
 	}
-	current := t.state.Weights
+	current := t.variables()
 	if c.Average > 0 {
 		current = t.state.Average.Weights
 	}
@@ -205,14 +205,14 @@ func (t *trainer) epoch(ctx context.Context, e int) (Epoch, error) {
 	if err != nil {
 		return Epoch{}, err
 	}
-	auc, err := MeanAUC(logits, c.Validation.Labels)
+	auc, err := c.Validation.MeanAUC(logits)
 	if err != nil {
 		return Epoch{}, err
 	}
 	out := Epoch{
 		Epoch: e + 1, Loss: total / float64(steps), Rate: rate,
-		ValidationLoss: meanLogLoss(logits, c.Validation.Labels, 1), ValidationAUC: auc,
-		Accuracy: accuracy(logits, c.Validation.Labels),
+		ValidationLoss: c.Validation.LogLoss(logits, 1), ValidationAUC: auc,
+		Accuracy: c.Validation.Accuracy(logits),
 	}
 	if t.better(out) {
 		out.Best = true
@@ -240,66 +240,6 @@ func (t *trainer) better(e Epoch) bool {
 func (t *trainer) patienceOver() bool {
 	h := t.state.History
 	return t.config.Patience > 0 && len(h.Epochs)-h.Best >= t.config.Patience && h.Best > 0
-}
-
-func accuracy(logits [][]float64, labels []int) float64 {
-	right := 0
-	for i, z := range logits {
-		best := 0
-		for c := range z {
-			if z[c] > z[best] {
-				best = c
-			}
-		}
-		if best == labels[i] {
-			right++
-		}
-	}
-	return float64(right) / float64(len(labels))
-}
-
-// Margin is the score of class c in logits: its logit against the log-sum-exp
-// of the others, monotone in its softmax probability but without saturation.
-func Margin(logits []float64, c int) float64 {
-	top := math.Inf(-1)
-	for k, z := range logits {
-		if k != c {
-			top = math.Max(top, z)
-		}
-	}
-	sum := 0.0
-	for k, z := range logits {
-		if k != c {
-			sum += math.Exp(z - top)
-		}
-	}
-	return logits[c] - top - math.Log(sum)
-}
-
-// MeanAUC is the AUC of class 1 for two classes, and for more the mean over the
-// classes of one against the rest.
-func MeanAUC(logits [][]float64, labels []int) (float64, error) {
-	if len(logits) == 0 {
-		return 0, fmt.Errorf("train: no logits: %w", ErrOneClass)
-	}
-	classes := len(logits[0])
-	from := 0
-	if classes == 2 {
-		from = 1
-	}
-	sum := 0.0
-	for c := from; c < classes; c++ {
-		scores, positive := make([]float64, len(logits)), make([]bool, len(logits))
-		for i, z := range logits {
-			scores[i], positive[i] = Margin(z, c), labels[i] == c
-		}
-		auc, err := AUC(scores, positive)
-		if err != nil {
-			return 0, fmt.Errorf("class %d: %w", c, err)
-		}
-		sum += auc.Value
-	}
-	return sum / float64(classes-from), nil
 }
 
 func clone(weights [][]float32) [][]float32 {

@@ -95,7 +95,7 @@ func TestAnEasyProblemIsLearned(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		auc, err := MeanAUC(logits, corners(64, 2).Labels)
+		auc, err := corners(64, 2).MeanAUC(logits)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -151,10 +151,10 @@ func TestTheGradientDoesNotDependOnHowABatchIsSplit(t *testing.T) {
 			t.Fatal(err)
 		}
 		if reference == nil {
-			reference, loss = clone(tr.sum), got
+			reference, loss = clone(tr.gradient), got
 		}
 		near(t, "loss", got, loss, 1e-5)
-		for i, w := range tr.sum {
+		for i, w := range tr.gradient {
 			for j := range w {
 				near(t, tr.config.Network.Weights[i], float64(w[j]), float64(reference[i][j]), 1e-5)
 			}

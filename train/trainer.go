@@ -5,41 +5,39 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"runtime"
+	"slices"
 	"sync"
 
 	"github.com/vigie/vigie/engine"
 	"github.com/vigie/vigie/onnx"
-	"github.com/vigie/vigie/onnx/autodiff"
 )
 
 // trainer holds the sessions and buffers of a run.
 type trainer struct {
-	config  Config
-	state   state
-	decay   []bool      // which weights decay
-	sum     [][]float32 // gradient of the whole batch
-	parts   []*part
-	forward engine.Session // logits of any batch, weights given
-}
-
-// part computes the gradient of one part of every batch.
-type part struct {
-	session   engine.Session
-	binding   engine.Binding
-	images    []float32 // [part, C, H, W]
-	other     []float32 // one image, for mixup
-	target    []float32 // [part, classes]
-	weight    []float32 // [part]
-	loss      []float32 // [1]
-	gradients [][]float32
+	config   Config
+	network  *Network // the configuration's, with its batch normalisations
+	loss     Loss
+	outputs  int // width of the logits
+	copies   int // how often an image fills the network's input: 3 for grey in colour
+	state    state
+	decay    []bool // which weights decay
+	batch    batch
+	gradient [][]float32 // of the batch's mean loss
+	measured [][]float32 // statistics of the batch
+	step     step
+	forward  engine.Session // logits of any batch, variables given
 }
 
 func newTrainer(c Config) (*trainer, error) {
 	t := &trainer{config: c}
 	t.state.History = History{Recipe: c.Recipe, Images: c.Train.Len(), Validation: c.Validation.Len()}
-	shapes := make([][]int64, len(c.Network.Weights))
-	for i, name := range c.Network.Weights {
-		w := c.Network.Model.Graph.Initializer(name)
+	if err := t.fit(); err != nil {
+		return nil, err
+	}
+	g := t.network.Model.Graph
+	for i, name := range t.network.variables() {
+		w := g.Initializer(name)
 		if w == nil {
 			return nil, fmt.Errorf("train: the network has no weight %q", name)
 		}
@@ -47,12 +45,20 @@ func newTrainer(c Config) (*trainer, error) {
 		if err != nil {
 			return nil, fmt.Errorf("train: reading weight %q: %w", name, err)
 		}
-		shapes[i] = w.Dims
+		for j, v := range values {
+			if math.IsNaN(float64(v)) || math.IsInf(float64(v), 0) {
+				return nil, fmt.Errorf("train: element %d of weight %q is %v; the model file is damaged or was trained until it diverged: start from another", j, name, v)
+			}
+		}
+		if i >= len(t.network.Weights) {
+			t.state.Statistics = append(t.state.Statistics, values)
+			continue
+		}
 		t.state.Weights = append(t.state.Weights, values)
 		t.decay = append(t.decay, decays(w.Dims))
 		t.state.History.Weights += len(values)
 	}
-	t.sum = zerosLike(t.state.Weights)
+	t.gradient, t.measured = zerosLike(t.state.Weights), zerosLike(t.state.Statistics)
 	t.state.Average = &Average{Decay: c.Average}
 	switch c.Optimizer {
 	case "sgd":
@@ -60,11 +66,92 @@ func newTrainer(c Config) (*trainer, error) {
 	default:
 		t.state.Optimizer = &AdamW{Decay: c.Decay}
 	}
-	if err := t.open(shapes); err != nil {
-		t.close()
+	example := t.example()
+	t.batch = batch{
+		inputs:  make([]float32, c.Batch*int(product(example))),
+		targets: make([]float32, c.Batch*t.outputs),
+		weights: make([]float32, c.Batch),
+	}
+	var err error
+	if t.step, err = newStep(stepSpec{
+		network: t.network, loss: t.loss, example: example, outputs: t.outputs, size: c.Batch, parts: c.Parts,
+		batch: &t.batch, weights: t.state.Weights, gradients: t.gradient, statistics: t.measured,
+	}); err != nil {
 		return nil, err
 	}
+	if t.forward, err = engine.Open(t.network.variablesAsInputs(), engine.Options{Outputs: []string{t.network.Logits}}); err != nil {
+		t.close()
+		return nil, fmt.Errorf("train: %w", err)
+	}
 	return t, nil
+}
+
+// fit checks network and data against each other: input, width of the logits,
+// and the loss that goes with them.
+func (t *trainer) fit() error {
+	c := t.config
+	for _, name := range c.Network.Weights {
+		if c.Network.Model.Graph.Initializer(name) == nil {
+			return fmt.Errorf("train: the network has no weight %q", name)
+		}
+	}
+	var err error
+	if t.copies, err = Fits(c.Network.Model, c.Network.Input, c.Train.Example()); err != nil {
+		return err
+	}
+	if t.network, err = c.Network.withNorms(int64(c.Batch)); err != nil {
+		return err
+	}
+	shapes, err := onnx.InferShapes(c.Network.Model, batchOf(c.Network.Model, c.Network.Input, int64(c.Batch)))
+	if err != nil {
+		return fmt.Errorf("train: inferring shapes: %w", err)
+	}
+	z, ok := shapes[c.Network.Logits]
+	if !ok || len(z.Shape) != 2 || !z.Shape[1].Known() {
+		return fmt.Errorf("train: output %q is %v; want logits float[N, classes]: name another output, or give the network a new head", c.Network.Logits, z)
+	}
+	t.outputs = int(z.Shape[1].Value)
+	t.loss = CrossEntropy
+	if c.Train.Multi() || t.outputs == 1 {
+		t.loss = BinaryCrossEntropy
+	}
+	if t.outputs != c.Train.Classes && !(t.outputs == 1 && c.Train.Classes == 2 && !c.Train.Multi()) {
+		return fmt.Errorf("train: the network has %d outputs and set %q has %d classes; give the network a new head", t.outputs, c.Train.Name, c.Train.Classes)
+	}
+	return nil
+}
+
+// Fits says how often an example of that shape fills the input of a model: once,
+// or as often as the model has channels for a grey image. Other sizes are an
+// error that says what is wanted.
+func Fits(m *onnx.Model, input string, example []int64) (copies int, err error) {
+	at := slices.IndexFunc(m.Graph.Inputs, func(v onnx.Value) bool { return v.Name == input })
+	if at < 0 {
+		return 0, fmt.Errorf("train: the network has no input %q", input)
+	}
+	in := m.Graph.Inputs[at]
+	wrong := fmt.Errorf("train: examples of shape %v do not fit the input %v; resize the data to it, or build the network for them", example, in)
+	if in.Type != onnx.Float || len(in.Shape) != len(example)+1 {
+		return 0, wrong
+	}
+	copies = 1
+	for i, d := range in.Shape[1:] {
+		switch {
+		case d.Value < 0 || d.Value == example[i]:
+		case i == 0 && len(example) == 3 && example[0] == 1:
+			copies = int(d.Value)
+		default:
+			return 0, wrong
+		}
+	}
+	return copies, nil
+}
+
+// example is the shape of one example as the network takes it.
+func (t *trainer) example() []int64 {
+	shape := slices.Clone(t.config.Train.Example())
+	shape[0] *= int64(t.copies)
+	return shape
 }
 
 // decays says whether a weight is a matrix or kernel: it has more than one
@@ -79,70 +166,23 @@ func decays(dims []int64) bool {
 	return wide > 1
 }
 
-// open builds the gradient graph of one part of a batch and binds its buffers,
-// and opens the forward graph for evaluation.
-func (t *trainer) open(shapes [][]int64) error {
-	c, n := t.config, t.config.Network
-	loss, err := autodiff.SoftmaxCrossEntropy(n.Model, n.Logits)
-	if err != nil {
-		return fmt.Errorf("train: %w", err)
-	}
-	size := int64(c.Batch / c.Parts)
-	g, err := autodiff.Gradient(loss.Model, autodiff.Request{
-		Loss: loss.Total, WithRespectTo: n.Weights, Batch: size, Keep: []string{loss.Total}, WeightsAsInputs: true,
-	})
-	if err != nil {
-		return fmt.Errorf("train: %w", err)
-	}
-	pixels := c.Train.Channels * c.Train.Rows * c.Train.Columns
-	image := []int64{size, int64(c.Train.Channels), int64(c.Train.Rows), int64(c.Train.Columns)}
-	for range c.Parts {
-		p := &part{
-			images: make([]float32, int(size)*pixels), other: make([]float32, pixels),
-			target: make([]float32, int(size)*c.Train.Classes), weight: make([]float32, size),
-			loss: make([]float32, 1), gradients: zerosLike(t.state.Weights),
-		}
-		t.parts = append(t.parts, p)
-		inputs := map[string]engine.Tensor{
-			n.Input:     engine.Float32(image, p.images),
-			loss.Target: engine.Float32([]int64{size, int64(c.Train.Classes)}, p.target),
-			loss.Weight: engine.Float32([]int64{size}, p.weight),
-		}
-		outputs := map[string]engine.Tensor{loss.Total: engine.Float32([]int64{1}, p.loss)}
-		for i, name := range n.Weights {
-			inputs[name] = engine.Float32(shapes[i], t.state.Weights[i])
-			outputs[g.Of[name]] = engine.Float32(shapes[i], p.gradients[i])
-		}
-		if p.session, err = engine.Open(g.Model, engine.Options{Threads: 1}); err != nil {
-			return fmt.Errorf("train: %w", err)
-		}
-		if p.binding, err = p.session.Bind(inputs, outputs); err != nil {
-			return fmt.Errorf("train: %w", err)
-		}
-	}
-	if t.forward, err = engine.Open(weightsAsInputs(n), engine.Options{}); err != nil {
-		return fmt.Errorf("train: %w", err)
-	}
-	return nil
-}
-
 func (t *trainer) close() {
-	for _, p := range t.parts {
-		if p.binding != nil {
-			p.binding.Close()
-		}
-		if p.session != nil {
-			p.session.Close()
-		}
+	if t.step != nil {
+		t.step.close()
 	}
 	if t.forward != nil {
 		t.forward.Close()
 	}
 }
 
-// gradients leaves the gradient of the batch's mean loss in t.sum and returns
-// that loss. at are the images' positions, partner[i] the image that mixup mixes
-// image i with.
+// variables are the values of the network's variables, in place.
+func (t *trainer) variables() [][]float32 {
+	return slices.Concat(t.state.Weights, t.state.Statistics)
+}
+
+// gradients leaves the gradient of the batch's mean loss in t.gradient and
+// returns that loss. at are the examples' positions, partner[i] the one that
+// mixup mixes example i with.
 func (t *trainer) gradients(ctx context.Context, epoch int, at, partner []int, rng *rand.Rand) (float64, error) {
 	c := t.config
 	mix := 1.0
@@ -151,80 +191,112 @@ func (t *trainer) gradients(ctx context.Context, epoch int, at, partner []int, r
 	}
 	total := 0.0 // Σ class weights of the batch
 	for _, i := range at {
-		total += t.classWeight(c.Train.Labels[i])
+		total += t.classWeight(i)
 	}
-	size := len(at) / len(t.parts)
-	var running sync.WaitGroup
-	errs := make([]error, len(t.parts))
-	for k, p := range t.parts {
-		running.Go(func() {
-			for j := range size {
-				b := k*size + j
-				t.example(p, j, epoch, at[b], at[partner[b]], mix, total)
+	workers := min(runtime.GOMAXPROCS(0), len(at))
+	var filling sync.WaitGroup
+	for k := range workers {
+		filling.Go(func() {
+			other := make([]float32, len(t.batch.inputs)/len(t.batch.weights))
+			for b := k * len(at) / workers; b < (k+1)*len(at)/workers; b++ {
+				t.fill(b, other, epoch, at[b], at[partner[b]], mix, total)
 			}
-			errs[k] = p.binding.Run(ctx)
 		})
 	}
-	running.Wait()
-	loss := 0.0
-	for k, p := range t.parts {
-		if errs[k] != nil {
-			return 0, errs[k]
-		}
-		loss += float64(p.loss[0])
-		for i, g := range p.gradients { // always in the order of the parts
-			sum := t.sum[i]
-			if k == 0 {
-				copy(sum, g)
-				continue
-			}
-			for j := range g {
-				sum[j] += g[j]
-			}
-		}
+	filling.Wait()
+	loss, err := t.step.run(ctx)
+	if err != nil {
+		return 0, err
 	}
+	t.track()
 	return loss, nil
 }
 
-func (t *trainer) classWeight(label int) float64 {
+// track folds the batch's statistics into the running ones. The variance that
+// is kept is the unbiased one, as PyTorch keeps it: the graph returns the biased
+// one, which the step itself divides by.
+func (t *trainer) track() {
+	for i, running := range t.state.Statistics {
+		n := t.network.norms[i/2]
+		keep, correct := float32(n.momentum), float32(1)
+		if i%2 == 1 && n.count > 1 {
+			correct = float32(float64(n.count) / float64(n.count-1))
+		}
+		for j, v := range t.measured[i] {
+			running[j] = keep*running[j] + (1-keep)*correct*v
+		}
+	}
+}
+
+func (t *trainer) classWeight(at int) float64 {
 	if t.config.ClassWeights == nil {
 		return 1
 	}
-	return t.config.ClassWeights[label]
+	return t.config.ClassWeights[t.config.Train.Labels[at]]
 }
 
-// example fills place j of a part. Its random numbers depend on the seed, the
-// epoch and the image only, not on who computes it.
-func (t *trainer) example(p *part, j, epoch, at, other int, mix, total float64) {
-	s, c := t.config.Train, t.config
-	pixels := len(p.other)
-	image := p.images[j*pixels : (j+1)*pixels]
+// fill writes place b of the batch. Its random numbers depend on the seed, the
+// epoch and the example only, not on who computes it. other is room for one
+// example.
+func (t *trainer) fill(b int, other []float32, epoch, at, with int, mix, total float64) {
+	image := t.batch.inputs[b*len(other) : (b+1)*len(other)]
 	t.augmented(image, epoch, at)
-	target := p.target[j*s.Classes : (j+1)*s.Classes]
-	for k := range target {
-		target[k] = float32(c.Smoothing / float64(s.Classes))
-	}
-	keep := 1 - c.Smoothing
-	target[s.Labels[at]] += float32(keep * mix)
+	target := t.batch.targets[b*t.outputs : (b+1)*t.outputs]
+	clear(target)
+	t.label(target, at, mix)
 	if mix < 1 {
-		t.augmented(p.other, epoch, other)
+		t.augmented(other, epoch, with)
 		m := float32(mix)
-		for i, v := range p.other {
+		for i, v := range other {
 			image[i] = m*image[i] + (1-m)*v
 		}
-		target[s.Labels[other]] += float32(keep * (1 - mix))
+		t.label(target, with, 1-mix)
 	}
-	p.weight[j] = float32(t.classWeight(s.Labels[at]) / total)
+	weight := t.classWeight(at) / total
+	if t.loss == BinaryCrossEntropy { // the mean over the labels
+		weight /= float64(t.outputs)
+	}
+	t.batch.weights[b] = float32(weight)
+}
+
+// label adds an example's smoothed labels, times share, to target.
+func (t *trainer) label(target []float32, at int, share float64) {
+	s, smoothing := t.config.Train, t.config.Smoothing
+	if t.loss == CrossEntropy {
+		spread := smoothing / float64(s.Classes)
+		for k := range target {
+			target[k] += float32(spread * share)
+		}
+		target[s.Labels[at]] += float32((1 - smoothing) * share)
+		return
+	}
+	for k := range target {
+		class := k
+		if !s.Multi() { // one logit, of class 1
+			class = 1
+		}
+		p := smoothing / 2
+		if s.Has(at, class) {
+			p += 1 - smoothing
+		}
+		target[k] += float32(p * share)
+	}
 }
 
 func (t *trainer) augmented(dst []float32, epoch, at int) {
 	s, a := t.config.Train, t.config.Augmentation
 	if a == (Augmentation{}) {
-		plain(dst, s.Image(at))
+		s.Fill(dst, at)
 		return
 	}
 	rng := rand.New(rand.NewPCG(t.config.Seed^0x9e3779b97f4a7c15, uint64(epoch)<<32|uint64(at)))
-	a.Apply(dst, s.Image(at), s.Channels, s.Rows, s.Columns, rng)
+	n := s.Channels * s.Rows * s.Columns
+	if s.Pixels != nil {
+		a.Apply(dst[:n], s.Image(at), s.Channels, s.Rows, s.Columns, rng)
+	} else {
+		a.ApplyFloats(dst[:n], s.values(at), s.Channels, s.Rows, s.Columns, rng)
+	}
+	repeat(dst, n)
 }
 
 // beta draws from Beta(a, a) for a ≤ 1 by Jöhnk's method.
@@ -235,95 +307,4 @@ func beta(rng *rand.Rand, a float64) float64 {
 			return u / sum
 		}
 	}
-}
-
-// evaluationBatch keeps the activations of one evaluation run in cache.
-const evaluationBatch = 64
-
-// evaluate returns the validation images' logits under the given weights.
-func (t *trainer) evaluate(ctx context.Context, weights [][]float32) ([][]float64, error) {
-	n := t.config.Network
-	given := map[string]engine.Tensor{}
-	for i, name := range n.Weights {
-		given[name] = engine.Float32(n.Model.Graph.Initializer(name).Dims, weights[i])
-	}
-	return logits(ctx, t.forward, n.Input, n.Logits, t.config.Validation, given)
-}
-
-// logits runs a set through a session in batches.
-func logits(ctx context.Context, session engine.Session, input, output string, s *Set, given map[string]engine.Tensor) ([][]float64, error) {
-	pixels := s.Channels * s.Rows * s.Columns
-	var all [][]float64
-	for from := 0; from < s.Len(); from += evaluationBatch {
-		n := min(evaluationBatch, s.Len()-from)
-		images := make([]float32, n*pixels)
-		plain(images, s.Pixels[from*pixels:(from+n)*pixels])
-		feed := map[string]engine.Tensor{input: engine.Float32([]int64{int64(n), int64(s.Channels), int64(s.Rows), int64(s.Columns)}, images)}
-		for name, w := range given {
-			feed[name] = w
-		}
-		out, err := session.Run(ctx, feed, output)
-		if err != nil {
-			return nil, err
-		}
-		values, err := engine.Values[float32](out[output])
-		if err != nil {
-			return nil, err
-		}
-		classes := len(values) / n
-		for i := range n {
-			row := make([]float64, classes)
-			for k := range row {
-				row[k] = float64(values[i*classes+k])
-			}
-			all = append(all, row)
-		}
-	}
-	return all, nil
-}
-
-// Logits runs every image of a set through a model whose input takes pixel
-// values in 0..1 and returns the named output, [N][classes].
-func Logits(ctx context.Context, m *onnx.Model, input, output string, s *Set) ([][]float64, error) {
-	session, err := engine.Open(m, engine.Options{})
-	if err != nil {
-		return nil, fmt.Errorf("train: %w", err)
-	}
-	defer session.Close()
-	return logits(ctx, session, input, output, s, nil)
-}
-
-// weightsAsInputs is the network's graph with the trained weights to be given
-// at each run.
-func weightsAsInputs(n *Network) *onnx.Model {
-	trained := map[string]bool{}
-	for _, name := range n.Weights {
-		trained[name] = true
-	}
-	graph := *n.Model.Graph
-	graph.Initializers = nil
-	graph.Inputs = append([]onnx.Value{}, graph.Inputs...)
-	for _, w := range n.Model.Graph.Initializers {
-		if trained[w.Name] {
-			graph.Inputs = append(graph.Inputs, onnx.Value{Name: w.Name, Type: w.Type, Shape: onnx.Fixed(w.Dims...)})
-		} else {
-			graph.Initializers = append(graph.Initializers, w)
-		}
-	}
-	m := *n.Model
-	m.Graph = &graph
-	return &m
-}
-
-// withWeights is the network's model with other values for the trained weights.
-func withWeights(n *Network, weights [][]float32) (*onnx.Model, error) {
-	m := n.Model.Clone()
-	for i, name := range n.Weights {
-		w := m.Graph.Initializer(name)
-		*w = *onnx.NewTensor(name, w.Dims, weights[i])
-	}
-	if err := m.Check(); err != nil {
-		return nil, fmt.Errorf("train: %w", err)
-	}
-	return m, nil
 }
