@@ -88,12 +88,8 @@ type Gradients struct {
 // Gradient builds the graph described by r. The model is not changed.
 func Gradient(m *onnx.Model, r Request) (g *Gradients, err error) {
 	defer func() {
-		if p := recover(); p != nil {
-			f, ok := p.(failure)
-			if !ok {
-				panic(p)
-			}
-			g, err = nil, fmt.Errorf("autodiff: differentiating %s: %w", r.Loss, f.err)
+		if f := recoverFailure(recover()); f != nil {
+			g, err = nil, fmt.Errorf("autodiff: differentiating %s: %w", r.Loss, f)
 		}
 	}()
 	if len(r.WithRespectTo) == 0 {
@@ -102,6 +98,18 @@ func Gradient(m *onnx.Model, r Request) (g *Gradients, err error) {
 	t := newTape(m, r)
 	t.backward()
 	return t.finish(), nil
+}
+
+// recoverFailure returns what a rule refused; any other panic goes on.
+func recoverFailure(p any) error {
+	if p == nil {
+		return nil
+	}
+	f, ok := p.(failure)
+	if !ok {
+		panic(p)
+	}
+	return f.err
 }
 
 // tape is one differentiation: the model's tensors, and the gradients that
@@ -121,6 +129,7 @@ type tape struct {
 	gated    map[string]int          // contributions that respect the Relu before them
 	patterns map[*onnx.Node]*pattern // by last node
 	folded   map[string]*integers    // constants already evaluated
+	clip     *clipping               // of a graph that clips (Clip only)
 }
 
 func newTape(m *onnx.Model, r Request) *tape {
@@ -246,11 +255,11 @@ func (t *tape) backward() {
 	if !loss.float() {
 		failf("the loss has element type %d, not a floating-point type", loss.typ)
 	}
-	t.adjoint[loss.name] = []value{t.full(loss.typ, loss.shape, 1)}
+	t.adjoint[loss.name] = []value{t.full(loss.typ, loss.shape, t.seed())}
 	nodes := t.model.Graph.Nodes
 	for i := len(nodes) - 1; i >= 0; i-- {
 		n := nodes[i]
-		reached := slices.ContainsFunc(n.Outputs, func(out string) bool { return len(t.adjoint[out]) > 0 })
+		reached := slices.ContainsFunc(n.Outputs, func(out string) bool { return len(t.adjoint[out]) > 0 || t.clip.reached(out) })
 		wanted := slices.ContainsFunc(n.Inputs, func(in string) bool { return t.needs[in] })
 		if !reached || !wanted {
 			continue
@@ -281,13 +290,20 @@ func (t *tape) differentiate(n *onnx.Node) {
 	}
 	for _, name := range n.Outputs {
 		o.outputs = append(o.outputs, t.lookup(name))
+	}
+	if o.passSite(r) {
+		return
+	}
+	for _, name := range n.Outputs {
 		o.arrived = append(o.arrived, len(t.adjoint[name]))
 		o.gradients = append(o.gradients, t.gradient(name))
 	}
 	if t.request.PerExample {
 		o.checkExamples(r)
 	}
-	r.backward(o)
+	if t.clip == nil || o.takeSites(r) {
+		r.backward(o)
+	}
 }
 
 func (t *tape) lookup(name string) value {
@@ -303,6 +319,7 @@ func (t *tape) lookup(name string) value {
 
 // gradient sums what has arrived at a tensor; the zero value if nothing has.
 func (t *tape) gradient(name string) value {
+	t.materialise(name)
 	parts := t.adjoint[name]
 	if len(parts) == 0 {
 		return value{}
@@ -314,28 +331,42 @@ func (t *tape) gradient(name string) value {
 
 // finish gathers the outputs and drops everything that they do not need.
 func (t *tape) finish() *Gradients {
-	graph := &onnx.Graph{Name: t.model.Graph.Name + " gradient"}
 	g := &Gradients{Of: map[string]string{}}
+	var outputs []onnx.Value
 	for _, name := range t.request.Keep {
-		graph.Outputs = append(graph.Outputs, declare(name, t.values[name]))
+		outputs = append(outputs, declare(name, t.values[name]))
 	}
 	for _, name := range t.request.WithRespectTo {
-		if _, done := g.Of[name]; done {
-			failf("%q is asked for twice", name)
-		}
 		d := t.gradient(name)
 		if d.none() {
 			failf("%q: %w", name, ErrIndependent)
 		}
-		out := "gradient/" + name
-		if t.used[out] {
-			out = t.fresh("gradient/" + name)
+		if _, done := g.Of[name]; done {
+			failf("%q is asked for twice", name)
 		}
-		t.used[out] = true
-		t.nodes = append(t.nodes, &onnx.Node{Name: out, OpType: "Identity", Inputs: []string{d.name}, Outputs: []string{out}})
-		graph.Outputs = append(graph.Outputs, declare(out, d))
-		g.Of[name] = out
+		out := t.output("gradient/"+name, d)
+		g.Of[name] = out.Name
+		outputs = append(outputs, out)
 	}
+	g.Model = t.assemble(outputs)
+	return g
+}
+
+// output gives a value a name of its own, as near to the wanted one as is free.
+func (t *tape) output(want string, v value) onnx.Value {
+	name := want
+	if t.used[name] {
+		name = t.fresh(want)
+	}
+	t.used[name] = true
+	t.nodes = append(t.nodes, &onnx.Node{Name: name, OpType: "Identity", Inputs: []string{v.name}, Outputs: []string{name}})
+	return declare(name, v)
+}
+
+// assemble makes the model of the nodes that the outputs need. Its inputs are
+// those of the original that are used, those of WeightsAsInputs, then more.
+func (t *tape) assemble(outputs []onnx.Value, more ...onnx.Value) *onnx.Model {
+	graph := &onnx.Graph{Name: t.model.Graph.Name + " gradient", Outputs: outputs}
 	nodes, used := prune(append(slices.Clone(t.model.Graph.Nodes), t.nodes...), graph.Outputs)
 	graph.Nodes = nodes
 	asInput := map[string]bool{}
@@ -354,21 +385,22 @@ func (t *tape) finish() *Gradients {
 			graph.Inputs = append(graph.Inputs, declare(name, t.values[name]))
 		}
 	}
+	graph.Inputs = append(graph.Inputs, more...)
 	for _, w := range append(slices.Clone(t.model.Graph.Initializers), t.constants...) {
 		if used[w.Name] && !asInput[w.Name] {
 			graph.Initializers = append(graph.Initializers, w)
 		}
 	}
-	g.Model = &onnx.Model{
+	m := &onnx.Model{
 		IRVersion:    max(t.model.IRVersion, 8), // from 4 on, weights need not be inputs
 		Opsets:       maps.Clone(t.model.Opsets),
 		ProducerName: "vigie autodiff",
 		Graph:        graph,
 	}
 	if t.fused {
-		g.Model.Opsets[fusedDomain] = 1
+		m.Opsets[fusedDomain] = 1
 	}
-	return g
+	return m
 }
 
 func declare(name string, v value) onnx.Value {

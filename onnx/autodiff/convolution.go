@@ -97,14 +97,8 @@ func (o *operation) kernelGradient(x, d, kernel value, w window, group int64, pe
 	}
 	n, c, out := x.shape[0], x.shape[1], d.shape[1]
 	cg, og, positions := c/group, out/group, product(w.out)
-	padded := o.padToWindows(x, w, 0)
-	var taps []value
-	w.taps(func(tap []int64) {
-		taps = append(taps, o.reshape(o.tap(padded, w, tap), n, group, cg, positions))
-	})
-	columns := o.concat(2, taps...) // [N, group, taps·C/group, positions]
+	columns, k := o.unfold(x, w, group), product(w.kernel)
 	dd := o.reshape(d, n, group, og, positions)
-	k := int64(len(taps))
 	var g value
 	if group == 1 {
 		columns, dd = o.reshape(columns, n, k*cg, positions), o.reshape(dd, n, og, positions)
@@ -117,6 +111,17 @@ func (o *operation) kernelGradient(x, d, kernel value, w window, group int64, pe
 	}
 	g = o.reshape(g, n, out, k, cg)
 	return o.reshape(o.transpose(g, 0, 1, 3, 2), append([]int64{n}, kernel.shape...)...)
+}
+
+// unfold copies what each window of x sees into a column: [N, group,
+// taps·C/group, positions].
+func (o *operation) unfold(x value, w window, group int64) value {
+	padded := o.padToWindows(x, w, 0)
+	var taps []value
+	w.taps(func(tap []int64) {
+		taps = append(taps, o.reshape(o.tap(padded, w, tap), x.shape[0], group, x.shape[1]/group, product(w.out)))
+	})
+	return o.concat(2, taps...)
 }
 
 // sharesUnfolding says whether sharedKernelGradient applies and copies less.

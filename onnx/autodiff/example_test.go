@@ -43,3 +43,28 @@ func ExampleGradient() {
 	fmt.Println(out[g.Of["x"]].Data, out[g.Of["w"]].Data)
 	// Output: [6 80] [9 16]
 }
+
+// The clipped sum that DP-SGD adds its noise to: each row's gradient is at most
+// as long as the bound, and no row's gradient is ever alone in memory.
+func ExampleClip() {
+	b := onnx.NewBuilder(17)
+	n := onnx.Dim{Value: -1, Param: "n"}
+	x := b.Input("x", onnx.Float, n, onnx.Dim{Value: 2})
+	w := b.Weight("w", []int64{2, 1}, []float32{1, 1})
+	y := b.Op("MatMul", []string{x, w})
+	b.Node(&onnx.Node{OpType: "ReduceSum", Inputs: []string{y, b.Ints("axes", 1)}, Outputs: []string{"loss"},
+		Attributes: []onnx.Attribute{onnx.IntAttribute("keepdims", 0)}}, 1)
+	b.Output("loss", onnx.Float, n)
+	model, err := b.Build()
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	clip, err := autodiff.Clip(model, autodiff.ClipRequest{Loss: "loss", Weights: []string{"w"}, Batch: 3})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println("inputs:", len(clip.Model.Graph.Inputs), "sum in:", clip.Of["w"], "norms in:", clip.Norms)
+	// Output: inputs: 3 sum in: gradient/w norms in: gradient norms
+}

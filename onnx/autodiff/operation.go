@@ -15,6 +15,7 @@ type operation struct {
 	outputs   []value
 	gradients []value // by output; zero value: none arrived
 	arrived   []int   // by output: how many readers gave a gradient
+	sites     []*site // by input: its gradient per example is left to Clip
 }
 
 func (o *operation) in(i int) value {
@@ -24,9 +25,11 @@ func (o *operation) in(i int) value {
 	return o.inputs[i]
 }
 
-func (o *operation) has(i int) bool   { return !o.in(i).none() }
-func (o *operation) out(i int) value  { return o.outputs[i] }
-func (o *operation) wants(i int) bool { return o.has(i) && o.needs[o.in(i).name] }
+func (o *operation) has(i int) bool  { return !o.in(i).none() }
+func (o *operation) out(i int) value { return o.outputs[i] }
+func (o *operation) wants(i int) bool {
+	return o.has(i) && o.needs[o.in(i).name] && (i >= len(o.sites) || o.sites[i] == nil)
+}
 
 // dy is the gradient of the first output, which almost every rule needs. An
 // output that the loss does not use has a zero gradient.
