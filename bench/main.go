@@ -1,8 +1,9 @@
 // Command bench measures Vigie beside its peers, on one machine and in one run,
 // and prints a table.
 //
-//	go run ./bench                       everything
-//	go run ./bench -only intake -n 100   one part, more objects
+//	go run ./bench                                    everything
+//	go run ./bench -parts intake -n 100               one part, more objects
+//	go run ./bench -parts engine -rows resnet18-bn    one row of the engine's table
 //	go run ./bench -json
 //
 // Peers that are not installed are left out, saying so. `make setup-peers`
@@ -28,6 +29,9 @@ type Row struct {
 	Value  float64 `json:"value"`
 	Unit   string  `json:"unit"`
 	Second string  `json:"second,omitempty"` // the same figure in another unit
+	CPU    float64 `json:"cpu,omitempty"`    // processor time in Unit, or the ratio of processor times
+	Least  float64 `json:"least,omitempty"`  // the smallest of the values whose median Value is
+	Target float64 `json:"target,omitempty"` // what a ratio should reach
 	Note   string  `json:"note,omitempty"`
 }
 
@@ -36,7 +40,10 @@ type options struct {
 	model   string // model package
 	objects int    // per intake measurement
 	senders int
-	cases   int // per prediction measurement
+	cases   int           // per prediction measurement
+	rows    string        // of the engine's table; empty means all
+	rounds  int           // turns that each side of an engine row has
+	turn    time.Duration // about how long a turn is; at least one step
 }
 
 var parts = []struct {
@@ -45,7 +52,7 @@ var parts = []struct {
 }{
 	{"intake", intake},
 	{"prediction", prediction},
-	{"training", training},
+	{"engine", measureEngine},
 }
 
 func main() {
@@ -56,7 +63,10 @@ func main() {
 	)
 	flag.StringVar(&o.binary, "binary", "bin/vigie", "vigie binary")
 	flag.StringVar(&o.model, "model", "models/chest-pneumonia-28", "model package")
-	flag.StringVar(&only, "only", "", "comma-separated parts: intake, prediction, training")
+	flag.StringVar(&only, "parts", "", "comma-separated parts: intake, prediction, engine [all]")
+	flag.StringVar(&o.rows, "rows", "", "comma-separated rows of the engine's table [all]: "+strings.Join(rowNames(), ", "))
+	flag.IntVar(&o.rounds, "rounds", 5, "turns of each side of an engine row")
+	flag.DurationVar(&o.turn, "turn", 400*time.Millisecond, "length of a turn, at least one step")
 	flag.IntVar(&o.objects, "n", 200, "512×512 objects per intake measurement (a quarter of it for 2140×1760)")
 	flag.IntVar(&o.senders, "senders", 4, "associations at once")
 	flag.IntVar(&o.cases, "cases", 30, "predictions measured, one at a time")
@@ -65,6 +75,13 @@ func main() {
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
+	if name := os.Getenv(memoryOf); name != "" {
+		if err := measureOwnMemory(ctx, name); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	var rows []Row
 	for _, part := range parts {
 		if only != "" && !strings.Contains(","+only+",", ","+part.name+",") {
