@@ -335,24 +335,33 @@ func TestALogThatContradictsItsCheckpointIsNotSignedAgain(t *testing.T) {
 func TestThePublisherSignsEachSecondAndOnShutdown(t *testing.T) {
 	storetest.Each(t, func(t *testing.T, s *store.Store) {
 		l := newLog(t, s)
-		ctx, stop := context.WithCancel(context.Background())
-		publisher := &audit.Publisher{Log: l, Interval: 20 * time.Millisecond}
-		done := make(chan error)
-		go func() { done <- publisher.Run(ctx) }()
+		run := func(interval time.Duration) (stop func()) {
+			ctx, cancel := context.WithCancel(context.Background())
+			done := make(chan error, 1)
+			go func() { done <- (&audit.Publisher{Log: l, Interval: interval}).Run(ctx) }()
+			return func() {
+				t.Helper()
+				cancel()
+				if err := <-done; err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
 		id := take(t, s, l)
-		deadline := time.Now().Add(20 * time.Second)
-		for verify(t, s, l).Unsigned > 0 {
+		stop := run(20 * time.Millisecond)
+		for deadline := time.Now().Add(2 * time.Minute); verify(t, s, l).Unsigned > 0; time.Sleep(10 * time.Millisecond) {
 			if time.Now().After(deadline) {
 				t.Fatal("the record was not signed")
 			}
-			time.Sleep(10 * time.Millisecond)
 		}
-		publisher.Interval = time.Hour
-		walk(t, s, l, id, vigie.Received, vigie.Diagnosed)
 		stop()
-		if err := <-done; err != nil {
-			t.Fatal(err)
+		// One that would sign in an hour signs when it is told to end.
+		stop = run(time.Hour)
+		walk(t, s, l, id, vigie.Received, vigie.Diagnosed)
+		if report := verify(t, s, l); report.Unsigned != 1 {
+			t.Errorf("before the end: %+v", report)
 		}
+		stop()
 		if report := verify(t, s, l); report.Unsigned != 0 || report.Size != 2 {
 			t.Errorf("after shutdown: %+v", report)
 		}

@@ -175,7 +175,7 @@ func (r *running) send(t *testing.T, member, protocol string, seed uint64) gatew
 // rest waits until the case of an object rests.
 func (r *running) rest(t *testing.T, sopInstance string) *vigie.Case {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		c, err := r.gateway.CaseOf(context.Background(), sopInstance)
 		if err != nil {
 			t.Fatal(err)

@@ -4,11 +4,11 @@ import (
 	"bytes"
 	"crypto/tls"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"text/template"
 
+	"github.com/vigie/vigie/demo/ports"
 	"github.com/vigie/vigie/keys"
 	"github.com/vigie/vigie/models"
 )
@@ -122,7 +122,7 @@ func NewSite(dir string, options SiteOptions) (*Site, error) {
 		return nil, err
 	}
 
-	addresses, err := freeAddresses(3)
+	addresses, err := ports.Reserve(3)
 	if err != nil {
 		return nil, err
 	}
@@ -152,19 +152,4 @@ func (s *Site) TLS(member string) (*tls.Config, error) {
 // Path joins names to the site's folder.
 func (s *Site) Path(names ...string) string {
 	return filepath.Join(append([]string{s.Dir}, names...)...)
-}
-
-// freeAddresses finds n loopback addresses that nobody listens on now.
-func freeAddresses(n int) ([]string, error) {
-	var out []string
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, fmt.Errorf("demo: looking for a free port: %w", err)
-		}
-		// Held until all are found, so that no port is found twice.
-		defer l.Close()
-		out = append(out, l.Addr().String())
-	}
-	return out, nil
 }

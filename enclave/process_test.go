@@ -17,6 +17,7 @@ import (
 
 	"github.com/vigie/vigie"
 	"github.com/vigie/vigie/attest"
+	"github.com/vigie/vigie/demo/ports"
 )
 
 // enclaveVariable, if set, turns this test binary into an enclave that listens
@@ -94,8 +95,18 @@ func (p *process) await(t *testing.T, prefix string) string {
 	return p.lines.Text()
 }
 
+// reserve returns an address that an enclave can have again after it was killed.
+func reserve(t *testing.T) string {
+	t.Helper()
+	addresses, err := ports.Reserve(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return addresses[0]
+}
+
 func TestAnEnclaveKilledInTheMiddleOfACaseIsAnErrorToRetry(t *testing.T) {
-	p := startProcess(t, "127.0.0.1:0")
+	p := startProcess(t, reserve(t))
 	r := remote(t, RemoteOptions{URL: "http://" + p.address, Development: true, Attempts: 2})
 	client := NewClient(r, developmentVerifier(t, exampleModel), ClientOptions{})
 	before, err := client.Diagnose(context.Background(), exampleRequest())
@@ -128,7 +139,7 @@ func TestAnEnclaveKilledInTheMiddleOfACaseIsAnErrorToRetry(t *testing.T) {
 }
 
 func TestARestartDuringTheRetriesCostsNothing(t *testing.T) {
-	p := startProcess(t, "127.0.0.1:0")
+	p := startProcess(t, reserve(t))
 	r := remote(t, RemoteOptions{URL: "http://" + p.address, Development: true, Attempts: 20, Backoff: 10 * time.Millisecond})
 	client := NewClient(r, developmentVerifier(t, exampleModel), ClientOptions{})
 	if _, err := client.Verified(context.Background()); err != nil {

@@ -259,11 +259,20 @@ func TestACaseThatTakesTooLongIsReferredAndItsSlotStaysTakenUntilItEnds(t *testi
 func TestNoMoreCasesRunAtOnceThanAllowed(t *testing.T) {
 	var mu sync.Mutex
 	running, most := 0, 0
-	w := scriptedWorker(t, &scripted{answer: func(context.Context, vigie.PatientPseudonym, []byte) vigie.Finding {
+	full := make(chan struct{}) // closed when as many run as may
+	filled := sync.OnceFunc(func() { close(full) })
+	w := scriptedWorker(t, &scripted{answer: func(ctx context.Context, _ vigie.PatientPseudonym, _ []byte) vigie.Finding {
 		mu.Lock()
 		running++
 		most = max(most, running)
+		if running == 3 {
+			filled()
+		}
 		mu.Unlock()
+		select {
+		case <-full: // the first ones wait for each other
+		case <-ctx.Done():
+		}
 		time.Sleep(2 * time.Millisecond)
 		mu.Lock()
 		running--

@@ -48,12 +48,17 @@ func (d *deafServer) forward(client net.Conn) {
 		client.Close()
 	}()
 	buffer, marked := make([]byte, 1<<20), false
+	var seen []byte // the last bytes read: what is looked for may come in two reads
 	for {
 		n, err := client.Read(buffer)
-		if mark := d.mark.Load(); mark != nil {
-			marked = marked || bytes.Contains(buffer[:n], []byte(*mark))
+		seen = append(seen, buffer[:n]...)
+		if mark := d.mark.Load(); mark != nil && !marked {
+			if at := bytes.Index(seen, []byte(*mark)); at >= 0 {
+				marked, seen = true, seen[at:]
+			}
 		}
-		last := marked && bytes.Contains(bytes.ToLower(buffer[:n]), []byte("commit")) && d.cut.CompareAndSwap(false, true)
+		last := marked && bytes.Contains(bytes.ToLower(seen), []byte("commit")) && d.cut.CompareAndSwap(false, true)
+		seen = seen[max(0, len(seen)-512):]
 		if last {
 			client.Close()
 		}

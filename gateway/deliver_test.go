@@ -59,11 +59,7 @@ func TestADestinationThatFailsGetsTheSameBytesLaterAndOthersDoNotWait(t *testing
 	bad.refuse.Store(uint32(dimse.OutOfResources))
 	g := start(t, config, Options{Diagnoser: newStandIn(t, config.Model, always(0.97))})
 	id := mustGive(t, g.Gateway, chest(t, 1, phantom.Options{})).Case
-	for deadline := time.Now().Add(10 * time.Second); len(good.received()) < 2; time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("the good destination waits for the bad one")
-		}
-	}
+	eventually(t, "the good destination to have both results, though the bad one refuses", func() bool { return len(good.received()) == 2 })
 	if c := settled(t, g.Casebook, id, vigie.Released); len(bad.received()) != 0 {
 		t.Errorf("case %s, %d objects at the bad destination", c.State, len(bad.received()))
 	}
@@ -116,14 +112,9 @@ func TestADestinationThatLeftTheConfigurationHoldsNothingUp(t *testing.T) {
 	g := start(t, config, Options{Diagnoser: enclave})
 	id := mustGive(t, g.Gateway, chest(t, 1, phantom.Options{})).Case
 	settled(t, g.Casebook, id, vigie.Released)
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		if len(objectsOf(t, g.Casebook, store.ObjectFilter{Case: id, Kind: kindReport})) > 0 {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatal("no report was made")
-		}
-	}
+	eventually(t, "a report to be made", func() bool {
+		return len(objectsOf(t, g.Casebook, store.ObjectFilter{Case: id, Kind: kindReport})) > 0
+	})
 	if err := g.stop(); err != nil {
 		t.Fatal(err)
 	}

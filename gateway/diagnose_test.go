@@ -16,14 +16,15 @@ func TestACaseWaitsForAnEnclaveThatComesBack(t *testing.T) {
 	config := testConfig(t)
 	var down atomic.Bool
 	down.Store(true)
-	g := start(t, config, Options{Diagnoser: newStandIn(t, config.Model, func(enclaveRequest) (float64, error) {
+	remote := newStandIn(t, config.Model, func(enclaveRequest) (float64, error) {
 		if down.Load() {
 			return 0, fmt.Errorf("testing: %w", enclave.ErrUnavailable)
 		}
 		return 0.03, nil
-	})})
+	})
+	g := start(t, config, Options{Diagnoser: remote})
 	id := mustGive(t, g.Gateway, chest(t, 1, phantom.Options{})).Case
-	time.Sleep(200 * time.Millisecond)
+	eventually(t, "the enclave to be asked twice in vain", func() bool { return len(remote.requests()) >= 2 })
 	settled(t, g.Casebook, id, vigie.Received)
 	down.Store(false)
 	settled(t, g.Casebook, id, vigie.Delivered)
@@ -56,28 +57,14 @@ func TestAPanicCostsOneTryAndThenTheCaseGoesToAPerson(t *testing.T) {
 		panic("testing: a poisonous case of PLANTED^NAME")
 	})})
 	id := mustGive(t, g.Gateway, chest(t, 1, phantom.Options{})).Case
-	deadline := time.Now().Add(time.Minute)
-	for {
-		c, err := g.Case(t.Context(), id)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if c.State == vigie.InReview {
-			if !strings.Contains(codesOf(c), string(vigie.ReasonInternal)) {
-				t.Errorf("reasons %q", codesOf(c))
-			}
-			if err := g.stop(); err != nil {
-				t.Error(err)
-			}
-			if strings.Contains(g.log.String(), "PLANTED") {
-				t.Error("the log quotes the panic")
-			}
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("the case is still %s", c.State)
-		}
-		time.Sleep(50 * time.Millisecond)
+	if c := settled(t, g.Casebook, id, vigie.InReview); !strings.Contains(codesOf(c), string(vigie.ReasonInternal)) {
+		t.Errorf("reasons %q", codesOf(c))
+	}
+	if err := g.stop(); err != nil {
+		t.Error(err)
+	}
+	if strings.Contains(g.log.String(), "PLANTED") {
+		t.Error("the log quotes the panic")
 	}
 }
 

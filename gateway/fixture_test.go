@@ -289,10 +289,24 @@ func give(t testing.TB, g *Gateway, data []byte) (intakeOutcome, error) {
 	return g.receive(context.Background(), vigie.Source{Protocol: "dimse", AETitle: "MODALITY"}, s, said)
 }
 
+// patience is how long a test waits for what must come: long enough for a slow
+// and busy machine, since whoever is not disappointed never waits that long.
+const patience = 2 * time.Minute
+
+// eventually waits for a condition.
+func eventually(t testing.TB, what string, holds func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !holds(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited %v for %s", patience, what)
+		}
+	}
+}
+
 // settled waits until a case is in one of the states.
 func settled(t testing.TB, b *Casebook, id vigie.CaseID, states ...vigie.State) *vigie.Case {
 	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(patience)
 	for {
 		c, err := b.Case(context.Background(), id)
 		if err != nil {
@@ -304,7 +318,7 @@ func settled(t testing.TB, b *Casebook, id vigie.CaseID, states ...vigie.State) 
 			}
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("case %s is still %s after 20 s, want one of %v", id, c.State, states)
+			t.Fatalf("case %s is still %s after %v, want one of %v", id, c.State, patience, states)
 		}
 		time.Sleep(5 * time.Millisecond)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/vigie/vigie"
@@ -56,8 +57,8 @@ func codesOf(c *vigie.Case) string {
 
 func TestWhatIsReceivedBecomesOfItWhatTriageSays(t *testing.T) {
 	config := testConfig(t)
-	answer := 0.03
-	enclave := newStandIn(t, config.Model, func(enclaveRequest) (float64, error) { return answer, nil })
+	var answer atomic.Value // a float64; a job that is tried again reads it while the test goes on
+	enclave := newStandIn(t, config.Model, func(enclaveRequest) (float64, error) { return answer.Load().(float64), nil })
 	g := start(t, config, Options{Diagnoser: enclave})
 	ct, err := phantom.AbdomenCT(1, phantom.Options{})
 	if err != nil {
@@ -85,7 +86,7 @@ func TestWhatIsReceivedBecomesOfItWhatTriageSays(t *testing.T) {
 		{"not DICOM", 0.03, []byte(strings.Repeat("hello ", 100)), vigie.Quarantined, vigie.ReasonUnreadable, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			answer = test.answer
+			answer.Store(test.answer)
 			before := len(enclave.requests())
 			outcome := mustGive(t, g.Gateway, test.data)
 			c := settled(t, g.Casebook, outcome.Case, vigie.Delivered, vigie.InReview, vigie.Quarantined)

@@ -34,11 +34,7 @@ func TestADeliveryThatIsRefusedForGoodIsShownAndNotLost(t *testing.T) {
 		}
 		return found
 	}
-	for deadline := time.Now().Add(20 * time.Second); len(refused()) < 2; time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("the refusals are not believed")
-		}
-	}
+	eventually(t, "the refusals to be believed", func() bool { return len(refused()) == 2 })
 	time.Sleep(10 * config.Limits.DeliveryRetry)
 	for _, d := range refused() {
 		if d.Attempts != refusalsBelieved {

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"net"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -21,6 +20,7 @@ import (
 	"time"
 
 	"github.com/vigie/vigie"
+	"github.com/vigie/vigie/demo/ports"
 	"github.com/vigie/vigie/enclave"
 	"github.com/vigie/vigie/medical/dicom/dimse"
 	"github.com/vigie/vigie/medical/dicom/phantom"
@@ -95,14 +95,11 @@ func soak(t *testing.T, database string) {
 	peer := startPACS(t)
 	config.Destinations = []DestinationConfig{peer.destination("pacs")}
 	config.Limits.DeliveryRetry = time.Second
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	addresses, err := ports.Reserve(1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	config.DIMSE.Listen, config.HTTP.Listen = listener.Addr().String(), ""
-	if err := listener.Close(); err != nil {
-		t.Fatal(err)
-	}
+	config.DIMSE.Listen, config.HTTP.Listen = addresses[0], ""
 	data, err := json.Marshal(config)
 	if err != nil {
 		t.Fatal(err)
@@ -138,7 +135,7 @@ func soak(t *testing.T, database string) {
 	}
 	var acknowledged atomic.Int64
 	var senders sync.WaitGroup
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 6*time.Minute)
 	defer cancel()
 	for s := range soakSenders {
 		senders.Go(func() {
@@ -158,7 +155,12 @@ func soak(t *testing.T, database string) {
 	kills := 0
 	during := 0
 	for kills < soakKills || acknowledged.Load() < int64(len(studies)) && kills < 40 {
-		child := spawn()
+		before, child := acknowledged.Load(), spawn()
+		// Every other gateway may be killed while it starts; between them one
+		// lives to take a study at least, however slow the machine.
+		for kills%2 == 1 && acknowledged.Load() == before && before < int64(len(studies)) && ctx.Err() == nil {
+			time.Sleep(10 * time.Millisecond)
+		}
 		time.Sleep(time.Duration(300+rand.IntN(1500)) * time.Millisecond)
 		if n := acknowledged.Load(); n > 0 && n < int64(len(studies)) {
 			during++

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 
 	"github.com/vigie/vigie"
@@ -23,8 +24,9 @@ func TestNothingOfAPatientLiesInClearOnDiskOrInTheLog(t *testing.T) {
 	config := testConfig(t)
 	peer := startPACS(t)
 	config.Destinations = []DestinationConfig{peer.destination("pacs")}
-	answer := 0.97
-	g := start(t, config, Options{Diagnoser: newStandIn(t, config.Model, func(enclaveRequest) (float64, error) { return answer, nil })})
+	var answer atomic.Value // a float64
+	answer.Store(0.97)
+	g := start(t, config, Options{Diagnoser: newStandIn(t, config.Model, func(enclaveRequest) (float64, error) { return answer.Load().(float64), nil })})
 	needles := map[string]bool{}
 	for _, text := range []string{planted.Name, "Zyxwvutsrq", "Plantedname", planted.ID, planted.Issuer, planted.BirthDate, planted.Accession,
 		"Plantedphysician", "Plantedoperator", planted.Institution, planted.Address, "private-remark-of-the-reader"} {
@@ -45,7 +47,7 @@ func TestNothingOfAPatientLiesInClearOnDiskOrInTheLog(t *testing.T) {
 	settled(t, g.Casebook, send(101, phantom.Options{}, 0), vigie.Delivered)
 	settled(t, g.Casebook, send(102, phantom.Options{BurnedIn: true}, 0), vigie.InReview)
 	settled(t, g.Casebook, send(103, phantom.Options{}, 2000), vigie.Quarantined)
-	answer = 0.5
+	answer.Store(0.5)
 	reviewed := send(104, phantom.Options{}, 0)
 	settled(t, g.Casebook, reviewed, vigie.InReview)
 	if _, err := g.Decide(context.Background(), reviewed, vigie.HumanDecision{Action: ActionOverride, Labels: []string{"normal"}, Actor: "dr.test", Note: "private-remark-of-the-reader"}); err != nil {

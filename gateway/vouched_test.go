@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -33,13 +34,7 @@ func TestAStateWrittenByHandDeliversNothing(t *testing.T) {
 			}); err != nil {
 				t.Fatal(err)
 			}
-			deadline := time.Now().Add(10 * time.Second)
-			for !strings.Contains(g.log.String(), errNotVouched.Error()) {
-				if time.Now().After(deadline) {
-					t.Fatal("nobody complained within 10 s")
-				}
-				time.Sleep(10 * time.Millisecond)
-			}
+			eventually(t, "a complaint", func() bool { return strings.Contains(g.log.String(), errNotVouched.Error()) })
 			if now := settled(t, g.Casebook, c.ID, state); len(objectsOf(t, g.Casebook, store.ObjectFilter{Case: c.ID, Kind: kindReport})) > 0 {
 				t.Errorf("the case is %s and has a report", now.State)
 			}
@@ -151,21 +146,21 @@ func TestManyWhoAskWhetherItIsReadyCostOneLook(t *testing.T) {
 func TestAnObjectPutInThePlaceOfAnotherIsNoticed(t *testing.T) {
 	config := testConfig(t)
 	release := make(chan struct{})
+	free := sync.OnceFunc(func() { close(release) })
 	enclave := newStandIn(t, config.Model, func(enclaveRequest) (float64, error) { <-release; return 0.03, nil })
 	config.Limits.DiagnoseJobs = 1
 	g := start(t, config, Options{Diagnoser: enclave})
+	defer free() // or a test that fails leaves a worker that never ends
 	identity := phantom.Identity{Name: "A^B", ID: "P1"}
 	first := mustGive(t, g.Gateway, chest(t, 1, phantom.Options{Identity: identity}))
-	for len(enclave.requests()) == 0 {
-		time.Sleep(5 * time.Millisecond) // the one worker is busy with the first
-	}
+	eventually(t, "the one worker to be busy with the first", func() bool { return len(enclave.requests()) > 0 })
 	second := mustGive(t, g.Gateway, chest(t, 2, phantom.Options{Identity: identity}))
 	err := g.store.Update(context.Background(), func(tx *store.Tx) error {
 		_, err := tx.Exec(`UPDATE objects SET blob = o.blob, sealed = o.sealed, size = o.size
 			FROM objects AS o WHERE o.case_id = $1 AND objects.case_id = $2`, string(first.Case), string(second.Case))
 		return err
 	})
-	close(release)
+	free()
 	if err != nil {
 		t.Fatal(err)
 	}

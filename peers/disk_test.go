@@ -177,7 +177,7 @@ func (w *ward) recovered() {
 func (s *site) notReady(probe, want string) {
 	s.t.Helper()
 	var checks map[string]string
-	for deadline := time.Now().Add(15 * time.Second); ; time.Sleep(100 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); ; time.Sleep(100 * time.Millisecond) {
 		var ready bool
 		if ready, checks = s.ready(); !ready && checks[probe] != "ok" && strings.Contains(checks[probe], want) {
 			return

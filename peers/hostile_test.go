@@ -296,7 +296,7 @@ func hostileConversation(rng *rand.Rand, i int, request []byte) [][]byte {
 // converse sends messages to the DICOM listener and hangs up. An error means
 // that the listener does not even shake hands.
 func (s *site) converse(secure *tls.Config, messages [][]byte) error {
-	dialer := tls.Dialer{Config: secure, NetDialer: &net.Dialer{Timeout: 20 * time.Second}}
+	dialer := tls.Dialer{Config: secure, NetDialer: &net.Dialer{Timeout: patience}}
 	conn, err := dialer.Dial("tcp", s.DIMSE)
 	if err != nil {
 		return err
@@ -423,7 +423,7 @@ func hostileBody(t *testing.T, rng *rand.Rand, i int) body {
 
 // post sends a body and returns the status, 0 if the connection was closed.
 func (s *site) post(web *http.Client, b body) (int, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://"+s.HTTP+"/dicom-web/studies", bytes.NewReader(b.data))
 	if err != nil {

@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/vigie/vigie/demo/ports"
 )
 
 // program finds a peer's executable or skips, saying so.
@@ -26,10 +28,10 @@ func program(t testing.TB, name string) string {
 	return ""
 }
 
-// runPeer runs a peer's program to its end, killed after half a minute.
+// runPeer runs a peer's program to its end, killed after three minutes.
 func runPeer(t testing.TB, name string, args ...string) (string, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, program(t, name), args...).CombinedOutput()
 	return string(out), err
@@ -73,12 +75,11 @@ func hostPort(t testing.TB, address string) (host, port string) {
 
 func freeAddress(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	addresses, err := ports.Reserve(1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	return addresses[0]
 }
 
 // valid reports what dciodvfy finds wrong with a file.

@@ -85,7 +85,7 @@ func newSite(t testing.TB, options demo.SiteOptions) *site {
 	}
 	s := &site{Site: made, t: t}
 	secure := s.tls("modality")
-	s.web = &http.Client{Timeout: time.Minute, Transport: &http.Transport{TLSClientConfig: secure, ForceAttemptHTTP2: true}}
+	s.web = &http.Client{Timeout: patience, Transport: &http.Transport{TLSClientConfig: secure, ForceAttemptHTTP2: true}}
 	t.Cleanup(s.web.CloseIdleConnections)
 	return s
 }
@@ -187,8 +187,8 @@ func (s *site) stop() {
 	}
 	select {
 	case <-s.exited:
-	case <-time.After(30 * time.Second):
-		s.t.Fatalf("the gateway did not end within 30 s of SIGTERM\n%s", s.logTail())
+	case <-time.After(patience):
+		s.t.Fatalf("the gateway did not end within %v of SIGTERM\n%s", patience, s.logTail())
 	}
 	if code := s.process.ProcessState.ExitCode(); code != 0 {
 		s.t.Errorf("the gateway ended with status %d\n%s", code, s.logTail())
@@ -218,17 +218,21 @@ func (s *site) ready() (ready bool, checks map[string]string) {
 	return answer.Ready, answer.Checks
 }
 
-// eventually waits for a condition, a minute at most.
+// eventually waits for a condition.
 func (s *site) eventually(what string, holds func() bool) {
 	s.t.Helper()
 	waitFor(s.t, what, holds)
 }
 
+// patience is how long a test waits for what must come: enough for a slow and
+// busy machine.
+const patience = 3 * time.Minute
+
 func waitFor(t testing.TB, what string, holds func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(time.Minute); !holds(); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); !holds(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("waited a minute for %s", what)
+			t.Fatalf("waited %v for %s", patience, what)
 		}
 	}
 }
@@ -347,7 +351,7 @@ func instanceOf(file *dicom.File) string { return file.DataSet.UID(dicom.SOPInst
 
 // cstore sends one data set as it is, on an association of its own.
 func (s *site) cstore(class, instance, syntax string, dataSet []byte) (dimse.Status, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	a, err := dimse.Dial(ctx, s.DIMSE, dimse.ClientConfig{CallingAE: demo.ModalityAE, CalledAE: demo.GatewayAE, TLS: s.tls("modality")},
 		dimse.Contexts(class, syntax))
@@ -376,7 +380,7 @@ func (s *site) cstoreFile(file *dicom.File) (dimse.Status, error) {
 func (s *site) stow(file []byte) (int, dicomweb.Answer, error) {
 	client := &dicomweb.Client{BaseURL: "https://" + s.HTTP + "/dicom-web"}
 	var code int
-	client.HTTP = &http.Client{Timeout: time.Minute, Transport: spy(func(r *http.Request) (*http.Response, error) {
+	client.HTTP = &http.Client{Timeout: patience, Transport: spy(func(r *http.Request) (*http.Response, error) {
 		response, err := s.web.Transport.RoundTrip(r)
 		if err == nil {
 			code = response.StatusCode

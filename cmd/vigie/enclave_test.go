@@ -5,12 +5,12 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"net"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/vigie/vigie/attest"
+	"github.com/vigie/vigie/demo/ports"
 	"github.com/vigie/vigie/enclave"
 	"github.com/vigie/vigie/medical/dicom/deidentify"
 	"github.com/vigie/vigie/medical/dicom/phantom"
@@ -22,7 +22,7 @@ func enclaveError(args ...string) error {
 	root := newRootCommand()
 	root.SetArgs(append([]string{"enclave"}, args...))
 	root.SetErr(&bytes.Buffer{})
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	return root.ExecuteContext(ctx)
 }
@@ -59,12 +59,11 @@ func TestAGatewayCanUseTheEnclaveCommand(t *testing.T) {
 	if err != nil {
 		t.Skipf("the demo package cannot be opened: %v", err)
 	}
-	free, err := net.Listen("tcp", "127.0.0.1:0")
+	reserved, err := ports.Reserve(1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	address := free.Addr().String()
-	free.Close()
+	address := reserved[0]
 
 	t.Setenv("VIGIE_ENCLAVE_MODEL", folder)
 	root := newRootCommand()
@@ -72,11 +71,12 @@ func TestAGatewayCanUseTheEnclaveCommand(t *testing.T) {
 	root.SetErr(&log)
 	root.SetArgs([]string{"enclave", "--development", "--listen", address})
 	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
 	ended := make(chan error, 1)
 	go func() { ended <- root.ExecuteContext(ctx) }()
 
 	quiet := slog.New(slog.DiscardHandler)
-	place, err := enclave.NewRemote(enclave.RemoteOptions{URL: "http://" + address, Development: true, Attempts: 8})
+	place, err := enclave.NewRemote(enclave.RemoteOptions{URL: "http://" + address, Development: true, Attempts: 20})
 	if err != nil {
 		t.Fatal(err)
 	}

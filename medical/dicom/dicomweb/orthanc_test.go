@@ -24,6 +24,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vigie/vigie/demo/ports"
 	"github.com/vigie/vigie/medical/dicom"
 	"github.com/vigie/vigie/medical/dicom/dimse"
 )
@@ -89,12 +90,15 @@ func startOrthanc(t testing.TB, url string, ca, client tls.Certificate) *orthanc
 		}
 	}
 	dir := t.TempDir()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	addresses, err := ports.Reserve(1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	port := listener.Addr().(*net.TCPAddr).Port
-	listener.Close()
+	_, number, _ := net.SplitHostPort(addresses[0])
+	port, err := strconv.Atoi(number)
+	if err != nil {
+		t.Fatal(err)
+	}
 	key, err := x509.MarshalPKCS8PrivateKey(client.PrivateKey)
 	if err != nil {
 		t.Fatal(err)
@@ -130,7 +134,7 @@ func startOrthanc(t testing.TB, url string, ca, client tls.Certificate) *orthanc
 		}
 	})
 	o := &orthanc{t: t, address: "http://127.0.0.1:" + strconv.Itoa(port)}
-	for end := time.Now().Add(15 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(2 * time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		if response, err := http.Get(o.address + "/system"); err == nil {
 			response.Body.Close()
 			return o
@@ -260,7 +264,7 @@ func TestOurClientStoresToOrthanc(t *testing.T) {
 	ca := identity(t, "Test CA", nil)
 	o := startOrthanc(t, "https://127.0.0.1:1/", ca, identity(t, "orthanc.test", &ca))
 	client := &Client{BaseURL: o.address + "/dicom-web"}
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	var readers []io.Reader
 	var uids []string

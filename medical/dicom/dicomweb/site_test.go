@@ -152,7 +152,7 @@ func multipartBody(t testing.TB, parts []part) (contentType string, body []byte)
 // do sends a request and returns the status and the body.
 func do(t testing.TB, method, url string, headers map[string]string, body io.Reader) (*http.Response, []byte) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	r, err := http.NewRequestWithContext(ctx, method, url, body)
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vigie/vigie/demo/ports"
 	"github.com/vigie/vigie/medical/dicom"
 )
 
@@ -44,10 +45,10 @@ func pydicomFile(t testing.TB, name string) string {
 	return path
 }
 
-// runPeer runs a peer's program to its end, killed after half a minute.
+// runPeer runs a peer's program to its end, killed after three minutes.
 func runPeer(t testing.TB, name string, args ...string) (string, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, program(t, name), args...).CombinedOutput()
 	return string(out), err
@@ -88,12 +89,11 @@ func startPeer(t testing.TB, name string, arguments func(port string) []string) 
 
 func freeAddr(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	addresses, err := ports.Reserve(1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	return addresses[0]
 }
 
 func host(addr string) []string {
@@ -202,7 +202,7 @@ func TestOurClientStoresToDcmtkOverTLS13(t *testing.T) {
 		t.Fatal(err)
 	}
 	const instance = "1.3.6.1.4.1.5962.1.1.1.1.1.20040119072730.12322"
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	var version uint16
 	secure := ClientTLS(ca.issue("vigie.test"), ca.pool(), "pacs.test")

@@ -120,7 +120,7 @@ func TestSixHundredMalformedPDUsHarmNeitherMemoryNorAnotherAssociation(t *testin
 	digests := map[string]string{} // of what the friend sent
 	var log lockedBuffer
 	s := open(t, func(cfg *ServerConfig) {
-		cfg.ARTIM, cfg.IdleTimeout = 300*time.Millisecond, 2*time.Second
+		cfg.ARTIM, cfg.IdleTimeout = 20*time.Second, 20*time.Second
 		cfg.MaxObject = 8 << 20
 		cfg.Logger = slog.New(slog.NewTextHandler(&log, nil))
 		cfg.NewSpool = func() (Spool, error) { return digestSpool{sha256.New()}, nil }
@@ -217,7 +217,7 @@ func (s *site) attack(t testing.TB, bare bool, attack []byte) {
 		return
 	}
 	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(5 * time.Second))
+	conn.SetDeadline(time.Now().Add(time.Minute))
 	if !bare {
 		conn.Write(sampleRequest().encode(pduAssociateRQ))
 		kind, length, err := readHeader(conn, MaxMaxPDU)
@@ -306,7 +306,7 @@ func TestAPanicInTheOwnersCodeEndsOneAssociationOnly(t *testing.T) {
 
 func TestSlowPeersAreCutOffAndKeepNobodyOut(t *testing.T) {
 	s := open(t, func(cfg *ServerConfig) {
-		cfg.ARTIM, cfg.IdleTimeout, cfg.ObjectTimeout = 400*time.Millisecond, 400*time.Millisecond, 900*time.Millisecond
+		cfg.ARTIM, cfg.IdleTimeout, cfg.ObjectTimeout = 2*time.Second, 2*time.Second, 3*time.Second
 		cfg.MaxConnections, cfg.MaxAssociations = 8, 8
 	})
 	begin := time.Now()
@@ -327,7 +327,7 @@ func TestSlowPeersAreCutOffAndKeepNobodyOut(t *testing.T) {
 				}
 			}
 		}()
-		conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+		conn.SetReadDeadline(time.Now().Add(time.Minute))
 		_, err = io.Copy(io.Discard, conn)
 		var late net.Error
 		if errors.As(err, &late) && late.Timeout() {
@@ -361,7 +361,7 @@ func TestSlowPeersAreCutOffAndKeepNobodyOut(t *testing.T) {
 		t.Errorf("behind the crowd: %v, %v", status, err)
 	}
 	all.Wait()
-	if took := time.Since(begin); took > 3*time.Second {
+	if took := time.Since(begin); took > 30*time.Second {
 		t.Errorf("the slow peers stayed for %v", took)
 	}
 }
@@ -373,7 +373,7 @@ func TestManyAssociationsStoreAtOnce(t *testing.T) {
 	s := open(t, func(cfg *ServerConfig) {
 		ca.secure(cfg)
 		cfg.MaxAssociations = peers
-		cfg.IdleTimeout, cfg.ARTIM = time.Minute, time.Minute
+		cfg.IdleTimeout, cfg.ARTIM = 5*time.Minute, 5*time.Minute
 		cfg.NewSpool = func() (Spool, error) { return nullSpool{}, nil }
 		cfg.Store = func(_ context.Context, r StoreRequest) Status { bytesSeen.Add(r.Size); return Success }
 	})
@@ -382,7 +382,7 @@ func TestManyAssociationsStoreAtOnce(t *testing.T) {
 	var all sync.WaitGroup
 	for i := range peers {
 		all.Go(func() {
-			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 			defer cancel()
 			a, err := Dial(ctx, s.addr, ClientConfig{CallingAE: fmt.Sprintf("PEER%d", i), CalledAE: "VIGIE", TLS: ClientTLS(identity, ca.pool(), "")},
 				Contexts(ctStorage, dicom.ExplicitLittleEndian))

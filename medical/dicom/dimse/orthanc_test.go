@@ -78,7 +78,7 @@ func number(port string) int {
 
 // call makes a REST request and decodes the answer.
 func (o *orthanc) call(method, path string, body []byte, answer any) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	r, err := http.NewRequestWithContext(ctx, method, "http://"+o.web+path, bytes.NewReader(body))
 	if err != nil {
@@ -159,7 +159,7 @@ func TestOrthancStoresToUsOverTLS13(t *testing.T) {
 func TestWeStoreToOrthancOverTLS13(t *testing.T) {
 	ca := newAuthority(t)
 	o := startOrthanc(t, ca, "127.0.0.1:104")
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	files := map[string]*dicom.File{}
 	var contexts []Context

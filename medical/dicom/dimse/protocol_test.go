@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"reflect"
 	"strings"
@@ -267,7 +268,7 @@ func TestBreachesOfTheProtocolAbort(t *testing.T) {
 		"release inside a message":       {[][]byte{pdata(pdv(1, 3, set)), pdata(pdv(1, 0, set)), releaseRQ()}, abortByProvider, reasonUnexpectedPDU},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := open(t, func(cfg *ServerConfig) { cfg.ARTIM = 200 * time.Millisecond })
+			s := open(t, nil)
 			r := s.raw(t)
 			r.establish()
 			r.send(step.send...)
@@ -286,7 +287,7 @@ func TestBreachesOfTheProtocolAbort(t *testing.T) {
 }
 
 func TestWhatIsNotARequestAbortsAsServiceUser(t *testing.T) {
-	s := open(t, func(cfg *ServerConfig) { cfg.ARTIM = 200 * time.Millisecond })
+	s := open(t, nil)
 	for _, first := range [][]byte{pdata(pdv(1, 3, echoRQ().encode())), releaseRQ(), releaseRP(), sampleRequest().encode(pduAssociateAC)} {
 		r := s.raw(t)
 		r.send(first)
@@ -294,6 +295,16 @@ func TestWhatIsNotARequestAbortsAsServiceUser(t *testing.T) {
 			t.Errorf("PDU type %d answered %s %v", first[0], kind, body)
 		}
 		r.wantClosed()
+	}
+}
+
+func TestAPeerThatDoesNotHangUpAfterAnAbortIsHungUpOn(t *testing.T) {
+	s := open(t, func(cfg *ServerConfig) { cfg.ARTIM = 2 * time.Second })
+	r := s.raw(t)
+	r.send(releaseRQ())
+	r.wantAbort(abortByUser, reasonUnexpectedPDU)
+	if n, err := io.Copy(io.Discard, r); n > 0 || err != nil && !isReset(err) {
+		t.Errorf("after the abort: %d bytes, %v, want the end", n, err)
 	}
 }
 

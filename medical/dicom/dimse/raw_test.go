@@ -24,7 +24,7 @@ func (s *site) raw(t testing.TB) *raw {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	conn.SetDeadline(time.Now().Add(15 * time.Second))
+	conn.SetDeadline(time.Now().Add(time.Minute))
 	return &raw{conn, t}
 }
 
@@ -69,9 +69,13 @@ func (r *raw) wantAbort(source abortSource, reason abortReason) {
 	}
 }
 
-// wantClosed checks that the server hangs up.
+// wantClosed checks that the server hangs up once the peer has, as it waits
+// for (PS3.8 9.1.5).
 func (r *raw) wantClosed() {
 	r.t.Helper()
+	if err := r.Conn.(*net.TCPConn).CloseWrite(); err != nil && !isReset(err) {
+		r.t.Fatal(err)
+	}
 	n, err := io.Copy(io.Discard, r)
 	if err != nil && !errors.Is(err, io.EOF) && !isReset(err) {
 		r.t.Fatalf("waiting for the end: %v", err)

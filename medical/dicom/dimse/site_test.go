@@ -143,7 +143,7 @@ func open(t testing.TB, adjust func(*ServerConfig)) *site {
 	t.Helper()
 	s := &site{done: make(chan error, 1)}
 	cfg := ServerConfig{
-		AETitle: "VIGIE", Plain: true, ARTIM: 2 * time.Second, IdleTimeout: 5 * time.Second, ShutdownGrace: 5 * time.Second,
+		AETitle: "VIGIE", Plain: true, ARTIM: time.Minute, IdleTimeout: time.Minute, ShutdownGrace: time.Minute,
 		NewSpool: func() (Spool, error) {
 			spool := &memorySpool{}
 			s.mu.Lock()
@@ -180,7 +180,7 @@ func open(t testing.TB, adjust func(*ServerConfig)) *site {
 			if err != nil {
 				t.Errorf("the server ended with %v", err)
 			}
-		case <-time.After(20 * time.Second):
+		case <-time.After(2 * time.Minute):
 			t.Error("the server did not stop")
 		}
 	})
@@ -204,7 +204,7 @@ const (
 )
 
 func plainClient() ClientConfig {
-	return ClientConfig{CallingAE: "SENDER", CalledAE: "VIGIE", Plain: true, Timeout: 10 * time.Second}
+	return ClientConfig{CallingAE: "SENDER", CalledAE: "VIGIE", Plain: true, Timeout: time.Minute}
 }
 
 // dial calls a site in plain and hangs up at the end of the test.
