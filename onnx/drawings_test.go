@@ -169,11 +169,6 @@ var networkDrawings = map[string]drawing{
 		}
 		return r.op("MatMul", []string{r.input(onnx.Float, append(a, r.between(1, 3), k)), r.floats(append(b, k, r.between(1, 3))...)})
 	}},
-	"Einsum": {from: 12, draw: func(r *random) []string {
-		i, j, k := r.between(1, 4), r.between(1, 4), r.between(1, 4)
-		equation := []string{"bij,bjk->bik", "bij, bjk", "bij,bjk->kb", "bij,bjk->"}[r.IntN(3)]
-		return r.op("Einsum", []string{r.input(onnx.Float, []int64{2, i, j}), r.floats(2, j, k)}, onnx.TextAttribute("equation", equation))
-	}},
 	"Resize": {from: 11, draw: func(r *random) []string {
 		dims := r.dims(4, 1, 5)
 		x := r.input(onnx.Float, dims)

@@ -1,6 +1,7 @@
 package onnx
 
 import (
+	"fmt"
 	"math"
 	"slices"
 )
@@ -146,6 +147,21 @@ func (f *fact) complete(typ DataType, shape []Dim) {
 			}
 		}
 	}
+}
+
+// measure refuses a tensor of more elements than MaxElements, so that nobody
+// who multiplies the sizes of a shape can overflow.
+func (f *fact) measure() error {
+	n := int64(1)
+	for _, d := range f.shape {
+		if d.Known() && d.Value > MaxElements/max(n, 1) {
+			return fmt.Errorf("%w: %v has more than %d elements", ErrLimit, f, int64(MaxElements))
+		}
+		if d.Known() {
+			n *= max(d.Value, 1)
+		}
+	}
+	return nil
 }
 
 // limit forgets elements that are too many or do not fit the shape.

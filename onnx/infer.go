@@ -24,15 +24,49 @@ var ErrUnknownOperator = errors.New("unknown operator")
 // map of what was found; any other error, such as operands whose shapes do not
 // fit, comes with a nil map.
 func InferShapes(m *Model, bind map[string]int64) (map[string]Value, error) {
+	in, err := Infer(m, bind)
+	if in == nil {
+		return nil, err
+	}
+	return in.Values(), err
+}
+
+// Infer is InferShapes for callers who also need the elements of small tensors
+// that do not depend on the inputs' elements: axes, shapes, pads. Its result is
+// nil where InferShapes' map is.
+func Infer(m *Model, bind map[string]int64) (*Inference, error) {
 	in, err := infer(m, bind)
 	if err != nil && !errors.Is(err, ErrUnknownOperator) {
 		return nil, err
 	}
+	return &Inference{in.facts}, err
+}
+
+// Inference is what is known of a model's tensors before it runs.
+type Inference struct {
+	facts map[string]*fact
+}
+
+// Values returns the type and shape of every tensor by name.
+func (in *Inference) Values() map[string]Value {
 	values := make(map[string]Value, len(in.facts))
 	for name, f := range in.facts {
 		values[name] = Value{Name: name, Type: f.typ, Shape: f.shape}
 	}
-	return values, err
+	return values
+}
+
+// Ints returns the elements, in row-major order, of an integer or boolean (as
+// 0 and 1) tensor of at most 1024 elements; false if they are not all known.
+func (in *Inference) Ints(name string) ([]int64, bool) { return in.facts[name].numbers() }
+
+// Floats is Ints for tensors of floats.
+func (in *Inference) Floats(name string) ([]float64, bool) {
+	f := in.facts[name]
+	if f == nil || f.data.floats == nil {
+		return nil, false
+	}
+	return slices.Clone(f.data.floats), true
 }
 
 // Operators returns the operators that InferShapes knows, sorted, those of a
@@ -62,6 +96,7 @@ var operators = func() family {
 	all := family{}
 	for _, f := range []family{
 		elementwise, matrices, convolutions, pools, normalizations, layouts, extents, indexing, reductions, constants, resizes,
+		recurrent, control, microsoft,
 	} {
 		for name, row := range f {
 			if _, twice := all[name]; twice {
@@ -83,9 +118,10 @@ func (n *Node) key() string {
 
 // inference is the state of one run over a graph.
 type inference struct {
-	model *Model
-	bind  map[string]int64
-	facts map[string]*fact
+	model   *Model
+	bind    map[string]int64
+	facts   map[string]*fact
+	unknown map[string]bool // operators that the table lacks
 }
 
 func infer(m *Model, bind map[string]int64) (*inference, error) {
@@ -97,35 +133,16 @@ func infer(m *Model, bind map[string]int64) (*inference, error) {
 			return nil, fmt.Errorf("onnx: inferring shapes: dimension %q is bound to %d", name, size)
 		}
 	}
-	in := &inference{model: m, bind: bind, facts: map[string]*fact{}}
-	declared := map[string]Value{}
-	for _, v := range m.Graph.ValueInfo {
-		declared[v.Name] = v
-	}
+	in := &inference{model: m, bind: bind, facts: map[string]*fact{}, unknown: map[string]bool{}}
 	for _, v := range m.Graph.Inputs {
-		in.facts[v.Name] = &fact{typ: v.Type, shape: in.bound(v.Shape)}
+		f := &fact{typ: v.Type, shape: in.bound(v.Shape)}
+		if err := f.measure(); err != nil {
+			return nil, fmt.Errorf("onnx: inferring shapes of graph %q: input %q: %w", m.Graph.Name, v.Name, err)
+		}
+		in.facts[v.Name] = f
 	}
-	for _, t := range m.Graph.Initializers {
-		f, err := constantFact(t)
-		if err != nil {
-			return nil, fmt.Errorf("onnx: inferring shapes of graph %q: %w", m.Graph.Name, err)
-		}
-		in.facts[t.Name] = f
-	}
-	unknown := map[string]bool{}
-	for _, n := range m.Graph.Nodes {
-		known, err := in.node(n)
-		if err != nil {
-			return nil, fmt.Errorf("onnx: inferring shapes of graph %q: %v: %w", m.Graph.Name, n, err)
-		}
-		if known != "" {
-			unknown[known] = true
-		}
-		for _, name := range n.Outputs {
-			if v, ok := declared[name]; ok {
-				in.facts[name].complete(v.Type, in.bound(v.Shape))
-			}
-		}
+	if err := in.nodes(m.Graph, 1); err != nil {
+		return nil, fmt.Errorf("onnx: inferring shapes of graph %q: %w", m.Graph.Name, err)
 	}
 	for _, v := range m.Graph.Outputs {
 		f := in.facts[v.Name]
@@ -139,11 +156,66 @@ func infer(m *Model, bind map[string]int64) (*inference, error) {
 		}
 		f.complete(v.Type, shape)
 	}
-	if len(unknown) > 0 {
+	if len(in.unknown) > 0 {
 		return in, fmt.Errorf("onnx: inferring shapes of graph %q: %w: %s", m.Graph.Name, ErrUnknownOperator,
-			strings.Join(slices.Sorted(maps.Keys(unknown)), ", "))
+			strings.Join(slices.Sorted(maps.Keys(in.unknown)), ", "))
 	}
 	return in, nil
+}
+
+// nodes applies the rules to the constants and nodes of a graph whose inputs
+// are known.
+func (in *inference) nodes(g *Graph, depth int) error {
+	if depth > MaxDepth {
+		return fmt.Errorf("%w: graphs nested deeper than %d", ErrLimit, MaxDepth)
+	}
+	for _, t := range g.Initializers {
+		f, err := constantFact(t)
+		if err != nil {
+			return err
+		}
+		in.facts[t.Name] = f
+	}
+	declared := map[string]Value{}
+	for _, v := range g.ValueInfo {
+		declared[v.Name] = v
+	}
+	for _, n := range g.Nodes {
+		unknown, err := in.node(n, depth)
+		if err != nil {
+			return fmt.Errorf("%v: %w", n, err)
+		}
+		if unknown != "" {
+			in.unknown[unknown] = true
+		}
+		for _, name := range n.Outputs {
+			if v, ok := declared[name]; ok {
+				in.facts[name].complete(v.Type, in.bound(v.Shape))
+			}
+		}
+	}
+	return nil
+}
+
+// branch returns what is known of the results of a graph within the graph,
+// which sees the values around it.
+func (in *inference) branch(g *Graph, depth int) ([]fact, error) {
+	if g == nil {
+		return nil, mistake("a branch without a graph")
+	}
+	if err := in.nodes(g, depth+1); err != nil {
+		return nil, err
+	}
+	out := make([]fact, len(g.Outputs))
+	for i, v := range g.Outputs {
+		f := in.facts[v.Name]
+		if f == nil {
+			return nil, mistake("output %q of a branch is never computed", v.Name)
+		}
+		out[i] = *f
+		out[i].complete(v.Type, in.bound(v.Shape))
+	}
+	return out, nil
 }
 
 // bound returns the shape with the bound names replaced by their sizes.
@@ -169,12 +241,13 @@ func (in *inference) bound(shape []Dim) []Dim {
 
 // node applies the rule of a node and stores facts for all its outputs. If
 // the table lacks the operator, its name is returned.
-func (in *inference) node(n *Node) (unknown string, err error) {
+func (in *inference) node(n *Node, depth int) (unknown string, err error) {
 	version, ok := in.model.Opsets[n.Domain]
 	if !ok {
 		return "", fmt.Errorf("%w: the model imports no operator set of domain %q", ErrInvalid, n.Domain)
 	}
 	o := &op{Node: n, version: version, in: make([]*fact, len(n.Inputs)), out: make([]fact, len(n.Outputs))}
+	o.branch = func(g *Graph) ([]fact, error) { return in.branch(g, depth) }
 	for i, name := range n.Inputs {
 		if name == "" {
 			continue
@@ -199,6 +272,9 @@ func (in *inference) node(n *Node) (unknown string, err error) {
 			return "", fmt.Errorf("%w: %d dimensions", ErrLimit, len(o.out[i].shape))
 		}
 		if name != "" {
+			if err := o.out[i].measure(); err != nil {
+				return "", fmt.Errorf("output %q: %w", name, err)
+			}
 			o.out[i].limit()
 			in.facts[name] = &o.out[i]
 		}
@@ -212,6 +288,7 @@ type op struct {
 	version int64
 	in      []*fact
 	out     []fact
+	branch  func(*Graph) ([]fact, error) // the results of a graph within the node
 }
 
 // x returns what is known of input i, nil if it is omitted.

@@ -9,6 +9,10 @@ const (
 	MaxItems = 1 << 21   // nodes, their inputs and outputs, attributes, values and tensors together
 	MaxDepth = 16        // of graphs within graphs
 	MaxRank  = 32        // dimensions of a tensor
+
+	// MaxElements of a tensor that shape inference accepts, 2⁴⁰: far beyond what
+	// any machine holds, and far below what overflows.
+	MaxElements = 1 << 40
 )
 
 // ErrCorrupt says that the bytes are not an ONNX model.

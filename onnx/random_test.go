@@ -190,7 +190,7 @@ func drawings() map[string]drawing {
 			return r.microsoft(name, []string{r.input(onnx.Float, r.dims(3, 1, 4))})
 		}}
 	}
-	for _, list := range []map[string]drawing{networkDrawings, layoutDrawings, indexDrawings} {
+	for _, list := range []map[string]drawing{networkDrawings, layoutDrawings, indexDrawings, recurrentDrawings, fusedDrawings} {
 		for name, d := range list {
 			all[name] = d
 		}

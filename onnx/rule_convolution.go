@@ -3,9 +3,8 @@ package onnx
 import "math"
 
 var convolutions = family{
-	"Conv":                    {1, convolution},
-	"ConvTranspose":           {1, transposedConvolution},
-	"com.microsoft.FusedConv": {1, convolution},
+	"Conv":          {1, convolution},
+	"ConvTranspose": {1, transposedConvolution},
 }
 
 // window is how an operator slides over the spatial axes.

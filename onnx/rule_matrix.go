@@ -1,17 +1,12 @@
 package onnx
 
-import (
-	"slices"
-	"strings"
-)
+import "slices"
 
 // matrices are the products.
 var matrices = family{
-	"MatMul":                    {1, matmul},
-	"Gemm":                      {7, gemm},
-	"Einsum":                    {12, einsum},
-	"com.microsoft.FusedMatMul": {1, matmul},
-	"com.microsoft.FusedGemm":   {1, gemm},
+	"MatMul": {1, matmul},
+	"Gemm":   {7, gemm},
+	"Einsum": {12, einsum},
 }
 
 // matmul is numpy.matmul; FusedMatMul can transpose either operand first.
@@ -107,62 +102,45 @@ func gemm(o *op) error {
 	return nil
 }
 
-// einsum follows the indices of the equation; an ellipsis gives an unknown
-// shape.
+// einsum follows the indices of the equation.
 func einsum(o *op) error {
 	if err := o.need(1); err != nil {
 		return err
 	}
-	equation := strings.ReplaceAll(o.Text("equation", ""), " ", "")
-	left, right, arrow := strings.Cut(equation, "->")
-	terms := strings.Split(left, ",")
-	if len(terms) != len(o.in) {
-		return mistake("equation %q has %d terms for %d inputs", equation, len(terms), len(o.in))
-	}
-	o.set(0, o.x(0).typ, nil)
-	if strings.Contains(equation, ".") {
-		return nil
-	}
-	sizes, uses := map[rune]Dim{}, map[rune]int{}
-	for i, term := range terms {
-		x := o.x(i)
-		if x == nil {
+	ranks := make([]int, len(o.in))
+	for i := range o.in {
+		if o.x(i) == nil {
 			return mistake("input %d is missing", i)
 		}
-		if x.shape != nil && len(x.shape) != len(term) {
-			return mistake("term %q for %v", term, x)
-		}
-		for j, letter := range term {
-			uses[letter]++
+		ranks[i] = o.x(i).rank()
+	}
+	o.set(0, o.x(0).typ, nil)
+	e, err := ParseEinsum(o.Text("equation", ""), ranks)
+	if err != nil {
+		return err
+	}
+	if e == nil {
+		return nil // an ellipsis over an unknown rank
+	}
+	sizes := map[int]Dim{}
+	for i, term := range e.Terms {
+		x := o.x(i)
+		for j, index := range term {
 			d := anyDim
 			if x.shape != nil {
 				d = x.shape[j]
 			}
-			if seen, ok := sizes[letter]; ok {
+			if seen, ok := sizes[index]; ok {
 				if d, ok = stretch(seen, d); !ok {
-					return mistake("index %c is %v and %v", letter, seen, x.shape[j])
+					return mistake("equation %q: an index is %v and %v", o.Text("equation", ""), seen, x.shape[j])
 				}
 			}
-			sizes[letter] = d
+			sizes[index] = d
 		}
-	}
-	if !arrow { // the classical form: indices that occur once, in order of the alphabet
-		for letter, n := range uses {
-			if n == 1 {
-				right += string(letter)
-			}
-		}
-		letters := []rune(right)
-		slices.Sort(letters)
-		right = string(letters)
 	}
 	shape := []Dim{}
-	for _, letter := range right {
-		d, ok := sizes[letter]
-		if !ok {
-			return mistake("equation %q: index %c of the result is in no term", equation, letter)
-		}
-		shape = append(shape, d)
+	for _, index := range e.Result {
+		shape = append(shape, sizes[index])
 	}
 	o.set(0, o.x(0).typ, shape)
 	return nil

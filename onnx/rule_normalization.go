@@ -5,7 +5,7 @@ var normalizations = merged(
 		"BatchNormalization":           {7, batchNormalization},
 		"InstanceNormalization":        {6, perChannel},
 		"GroupNormalization":           {18, groupNormalization},
-		"LayerNormalization":           {17, layerNormalization},
+		"LayerNormalization":           {1, layerNormalization}, // of the standard since 17, ONNX Runtime's before
 		"SimplifiedLayerNormalization": {1, layerNormalization}, // ONNX Runtime's name before RMSNormalization
 		"RMSNormalization":             {23, layerNormalization},
 	},

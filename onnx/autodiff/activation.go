@@ -93,16 +93,21 @@ func erfSlope(o *operation, x, _ value) value {
 // geluSlope: exact form Φ(x) + x·φ(x), or the tanh form (opset 20, approximate="tanh").
 func geluSlope(o *operation, x, _ value) value {
 	if o.node.Text("approximate", "none") == "tanh" {
-		const a, b = 0.7978845608028654, 0.044715 // √(2/π)
-		x2 := o.mul(x, x)
-		t := o.unary("Tanh", o.scale(o.mul(x, o.shift(o.scale(x2, b), 1)), a))
-		left := o.scale(o.shift(t, 1), 0.5)
-		inner := o.scale(o.shift(o.scale(x2, 3*b), 1), a)
-		right := o.scale(o.mul(o.mul(x, tanhSlope(o, x, t)), inner), 0.5)
-		return o.add(left, right)
+		return o.geluTanhSlope(x)
 	}
 	cdf := o.scale(o.shift(o.unary("Erf", o.scale(x, math.Sqrt(0.5))), 1), 0.5)
 	return o.add(cdf, o.mul(x, o.normalDensity(x)))
+}
+
+// geluTanhSlope is of y = x/2·(1 + tanh(√(2/π)·(x + 0.044715·x³))).
+func (o *operation) geluTanhSlope(x value) value {
+	const a, b = 0.7978845608028654, 0.044715 // √(2/π)
+	x2 := o.mul(x, x)
+	t := o.unary("Tanh", o.scale(o.mul(x, o.shift(o.scale(x2, b), 1)), a))
+	left := o.scale(o.shift(t, 1), 0.5)
+	inner := o.scale(o.shift(o.scale(x2, 3*b), 1), a)
+	right := o.scale(o.mul(o.mul(x, tanhSlope(o, x, t)), inner), 0.5)
+	return o.add(left, right)
 }
 
 // eluSlope: 1 for x ≥ 0, y + α below, both times gamma (1 for Elu).
@@ -160,14 +165,71 @@ func clipRule(o *operation) {
 	o.give(0, d)
 }
 
-// dropoutRule: in inference Dropout is the identity. Training mode has no rule,
-// because the mask is not reproducible from outside the graph.
+// dropoutRule: in inference Dropout is the identity. In training dy passes
+// where the mask, output 1, let x pass, scaled as x was; lower sees to it that
+// the node has its mask. A training_mode that is an input of the graph decides
+// when the graph runs.
 func dropoutRule(o *operation) {
-	if o.has(2) {
-		mode := o.fold(o.in(2).name)
-		if mode == nil || mode.data[0] != 0 {
-			failf("Dropout in training mode: %w", ErrNotDifferentiable)
-		}
+	if !o.has(2) {
+		o.give(0, o.dy())
+		return
 	}
-	o.give(0, o.dy())
+	if mode, ok := o.fold(o.in(2).name); ok && mode[0] == 0 {
+		o.give(0, o.dy())
+		return
+	}
+	x := o.in(0)
+	one := o.scalar(x.typ, 1)
+	ratio := o.scalar(x.typ, 0.5)
+	if o.has(1) {
+		ratio = o.cast(o.in(1), x.typ)
+	}
+	kept := o.where(o.in(2), o.sub(one, ratio), one)
+	o.give(0, o.mul(o.dy(), o.div(o.cast(o.out(1), x.typ), kept)))
+}
+
+func acosSlope(o *operation, x, _ value) value { return o.unary("Neg", asinSlope(o, x, x)) }
+
+func asinSlope(o *operation, x, _ value) value { // 1/√(1-x²)
+	return o.unary("Reciprocal", o.unary("Sqrt", o.sub(o.scalar(x.typ, 1), o.mul(x, x))))
+}
+
+func atanSlope(o *operation, x, _ value) value {
+	return o.unary("Reciprocal", o.shift(o.mul(x, x), 1))
+}
+
+func acoshSlope(o *operation, x, _ value) value { // 1/√(x²-1)
+	return o.unary("Reciprocal", o.unary("Sqrt", o.shift(o.mul(x, x), -1)))
+}
+
+func asinhSlope(o *operation, x, _ value) value { // 1/√(x²+1)
+	return o.unary("Reciprocal", o.unary("Sqrt", o.shift(o.mul(x, x), 1)))
+}
+
+func atanhSlope(o *operation, x, _ value) value {
+	return o.unary("Reciprocal", o.sub(o.scalar(x.typ, 1), o.mul(x, x)))
+}
+
+// half of the sum or difference of eˣ and e⁻ˣ: the runtime has Sinh and Cosh in
+// single precision only.
+func (o *operation) hyperbolic(x value, sign float64) value {
+	return o.scale(o.add(o.unary("Exp", x), o.scale(o.unary("Exp", o.unary("Neg", x)), sign)), 0.5)
+}
+
+func sinhSlope(o *operation, x, _ value) value { return o.hyperbolic(x, 1) }
+
+func coshSlope(o *operation, x, _ value) value { return o.hyperbolic(x, -1) }
+
+func tanSlope(o *operation, _, y value) value { return o.shift(o.mul(y, y), 1) }
+
+// celuSlope: y = max(0, x) + min(0, α(e^(x/α) - 1)).
+func celuSlope(o *operation, x, _ value) value {
+	below := o.unary("Exp", o.scale(x, 1/o.floatAttr("alpha", 1)))
+	return o.where(o.compare("Less", x, o.scalar(x.typ, 0)), below, o.scalar(x.typ, 1))
+}
+
+// shrinkSlope: x moved towards 0 by bias, and 0 where |x| ≤ λ.
+func shrinkSlope(o *operation, x, _ value) value {
+	beyond := o.compare("Greater", o.unary("Abs", x), o.scalar(x.typ, o.floatAttr("lambd", 0.5)))
+	return o.cast(beyond, x.typ)
 }

@@ -105,3 +105,14 @@ func preluRule(o *operation) {
 		o.settle(1, o.where(negative, o.mul(d, x), zero))
 	}
 }
+
+// modRule: a mod b = a - b·q with q whole, in either form of the operator.
+func modRule(o *operation) {
+	if o.wants(0) {
+		o.settle(0, o.dy())
+	}
+	if o.wants(1) {
+		quotient := o.unary("Round", o.div(o.sub(o.in(0), o.out(0)), o.in(1)))
+		o.settle(1, o.unary("Neg", o.mul(o.dy(), quotient)))
+	}
+}

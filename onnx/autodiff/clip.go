@@ -28,6 +28,8 @@ type ClipRequest struct {
 	Keep []string
 	// WeightsAsInputs: see Request.WeightsAsInputs.
 	WeightsAsInputs bool
+	// Kernels: see Request.Kernels.
+	Kernels int
 }
 
 // Clipped is a graph that computes, for R = Batch/Views records g_1 … g_R,
@@ -81,7 +83,7 @@ func Clip(m *onnx.Model, r ClipRequest) (c *Clipped, err error) {
 		return nil, errors.New("autodiff: clipping: name the weights")
 	}
 	t := newTape(m, Request{
-		Loss: r.Loss, WithRespectTo: r.Weights, PerExample: true, Batch: r.Batch, Keep: r.Keep, WeightsAsInputs: r.WeightsAsInputs,
+		Loss: r.Loss, WithRespectTo: r.Weights, PerExample: true, Batch: r.Batch, Keep: r.Keep, WeightsAsInputs: r.WeightsAsInputs, Kernels: r.Kernels,
 	})
 	groups := r.groupOf()
 	views := max(1, r.Views)
@@ -202,11 +204,7 @@ func (t *tape) settled(name string) *site {
 	if pending := t.clip.pending[name]; len(pending) == 1 && len(t.adjoint[name]) == 0 {
 		return pending[0]
 	}
-	g := t.gradient(name)
-	if g.none() {
-		failf("%q: %w", name, ErrIndependent)
-	}
-	return t.materialised(t.averageViews(g), t.values[name].shape)
+	return t.materialised(t.averageViews(t.answer(name)), t.values[name].shape)
 }
 
 // averageViews sums [N, S…] over the rows of each record, which carry 1/views

@@ -29,6 +29,7 @@ type siteRule func(o *operation, i int) *site
 // squares of its records' gradients without storing them adds a row here.
 var siteRules = map[string]siteRule{
 	"Conv":          convSite,
+	"vigie.Conv":    kernelConvSite,
 	"ConvTranspose": convTransposeSite,
 	"MatMul":        matmulSite,
 	"Gemm":          gemmSite,
@@ -49,7 +50,7 @@ func (o *operation) takeSites(r rule) (more bool) {
 		key = o.node.Domain + "." + key
 	}
 	siteFor := siteRules[key]
-	if siteFor == nil || o.perExample(o.out(0)) {
+	if siteFor == nil || o.perExample(o.out(0)) || !o.layouts[o.out(0).name].plain() {
 		return true
 	}
 	sites := make([]*site, len(o.inputs))

@@ -12,14 +12,11 @@ func convRule(o *operation) {
 	x, weight, d := o.in(0), o.in(1), o.dy()
 	w := o.windowOf(weight.shape[2:], x.shape[2:], d.shape[2:])
 	group := o.node.Int("group", 1)
-	if o.perExample(x) {
-		failf("convolution of a tensor without a batch axis: %w", ErrMixesExamples)
-	}
 	if o.wants(2) {
-		o.give(2, o.sum(d, o.allButChannel(o.in(2), d.rank()), false))
+		o.give(2, o.sumToChannel(2, d))
 	}
 	if o.wants(1) {
-		o.give(1, o.kernelGradient(x, d, weight, w, group, o.perExample(weight)))
+		o.give(1, o.eachRecord(weight, o.kernelGradient(x, d, weight, w, group, o.perExample(weight))))
 	}
 	if o.wants(0) {
 		o.give(0, o.convInputGradient(d, weight, x.shape, w, group))
@@ -33,14 +30,11 @@ func convTransposeRule(o *operation) {
 	x, weight, d := o.in(0), o.in(1), o.dy()
 	w := o.transposedWindow(weight.shape[2:], d.shape[2:], x.shape[2:])
 	group := o.node.Int("group", 1)
-	if o.perExample(x) {
-		failf("convolution of a tensor without a batch axis: %w", ErrMixesExamples)
-	}
 	if o.wants(2) {
-		o.give(2, o.sum(d, o.allButChannel(o.in(2), d.rank()), false))
+		o.give(2, o.sumToChannel(2, d))
 	}
 	if o.wants(1) {
-		o.give(1, o.kernelGradient(d, x, weight, w, group, o.perExample(weight)))
+		o.give(1, o.eachRecord(weight, o.kernelGradient(d, x, weight, w, group, o.perExample(weight))))
 	}
 	if o.wants(0) {
 		// after is set so that exactly x's positions come out (output_padding).
@@ -48,6 +42,16 @@ func convTransposeRule(o *operation) {
 		zero := window{kernel: w.kernel, stride: w.stride, dilation: w.dilation, before: repeat(0, len(w.in)), after: repeat(0, len(w.in))}
 		o.give(0, o.conv(padded, weight, x.shape, zero, group))
 	}
+}
+
+// eachRecord sums a parameter's gradient for each row of the batch axis, [rows, …],
+// over the rows of each example. Outside per-example requests there is nothing
+// to do.
+func (o *operation) eachRecord(parameter, g value) value {
+	if !o.perExample(parameter) {
+		return g
+	}
+	return o.foldRows(g, o.layouts[o.out(0).name])
 }
 
 // transposedWindow reads ConvTranspose's geometry: pads, or auto_pad and

@@ -50,10 +50,13 @@ type emitter struct {
 	nodes     []*onnx.Node
 	constants []*onnx.Tensor
 	opset     int64
-	used      map[string]bool  // every tensor and node name of the graph
-	cache     map[string]value // constants by content, and repeated pure operations
+	used      map[string]bool         // every tensor and node name of the graph
+	values    map[string]value        // every tensor of the model and of what was emitted
+	inits     map[string]*onnx.Tensor // initializers by name
+	cache     map[string]value        // constants by content, and repeated pure operations
 	counter   int
 	fused     bool // some node needs com.microsoft
+	kernels   bool // some node needs the engine\'s own operators
 }
 
 // fresh returns an unused name that hints at what it names.
@@ -92,6 +95,7 @@ func (e *emitter) opIn(domain, opType string, typ onnx.DataType, shape []int64, 
 		e.fused = true
 	}
 	e.cache[key] = out
+	e.values[out.name] = out
 	return out
 }
 
@@ -104,8 +108,9 @@ func (e *emitter) constant(typ onnx.DataType, dims []int64, raw []byte) value {
 		return v
 	}
 	v := value{name: e.fresh("k"), typ: typ, shape: slices.Clone(dims)}
-	e.constants = append(e.constants, &onnx.Tensor{Name: v.name, Type: typ, Dims: slices.Clone(dims), Raw: raw})
-	e.cache[key] = v
+	w := &onnx.Tensor{Name: v.name, Type: typ, Dims: slices.Clone(dims), Raw: raw}
+	e.constants = append(e.constants, w)
+	e.cache[key], e.values[v.name], e.inits[v.name] = v, v, w
 	return v
 }
 

@@ -2,7 +2,6 @@ package autodiff_test
 
 import (
 	"encoding/json"
-	"errors"
 	"math"
 	"os"
 	"slices"
@@ -126,9 +125,6 @@ func TestWholeNetworksAgreeWithPyTorch(t *testing.T) {
 // one image, and add up to the batch's.
 func TestPerExampleGradientsAreThoseOfEachExampleAlone(t *testing.T) {
 	for _, name := range goldens {
-		if name == "attention" { // see TestABatchAxisThatIsMovedIsRefused
-			continue
-		}
 		t.Run(name, func(t *testing.T) {
 			m, want := loadGolden(t, name)
 			l, err := autodiff.SoftmaxCrossEntropy(m, "logits")
@@ -172,20 +168,6 @@ func TestPerExampleGradientsAreThoseOfEachExampleAlone(t *testing.T) {
 				}
 			}
 		})
-	}
-}
-
-// The exporter of this attention layer moves the batch behind the split into
-// query, key and value. Refusing is right until the batch axis is tracked.
-func TestABatchAxisThatIsMovedIsRefused(t *testing.T) {
-	m, want := loadGolden(t, "attention")
-	l, err := autodiff.SoftmaxCrossEntropy(m, "logits")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = autodiff.Gradient(l.Model, autodiff.Request{Loss: l.Each, WithRespectTo: want.weights(), Batch: want.Shape[0], PerExample: true})
-	if !errors.Is(err, autodiff.ErrMixesExamples) {
-		t.Errorf("error is %v", err)
 	}
 }
 

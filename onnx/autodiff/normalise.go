@@ -41,7 +41,7 @@ func (e *emitter) channelwise(v value, rank int) value {
 
 // sumToChannel sums [N, C, spatial…] to the gradient of the [C] input i.
 func (o *operation) sumToChannel(i int, d value) value {
-	return o.sum(d, o.allButChannel(o.in(i), d.rank()), false)
+	return o.eachRecord(o.in(i), o.sum(d, o.allButChannel(o.in(i), d.rank()), false))
 }
 
 func batchNormRule(o *operation) {
@@ -78,9 +78,6 @@ func batchNormRule(o *operation) {
 // batchStatisticsRule is BatchNormalization in training mode. The running
 // statistics that it also returns are not differentiated.
 func batchStatisticsRule(o *operation) {
-	if o.request.PerExample {
-		failf("batch statistics: %w", ErrMixesExamples)
-	}
 	x, d, scale := o.in(0), o.dy(), o.in(1)
 	axes := o.allButChannel(scale, x.rank())
 	xhat, rstd := o.standardise(x, axes, o.epsilon())
@@ -135,7 +132,9 @@ func groupNormGradient(o *operation, groups int64, xhat value) {
 		if o.in(i).size() != c {
 			s = o.sum(o.reshape(s, n, groups, per), axes, false)
 		}
-		if !o.perExample(o.in(i)) {
+		if o.perExample(o.in(i)) {
+			s = o.eachRecord(o.in(i), s)
+		} else {
 			s = o.sum(s, []int64{0}, false)
 		}
 		o.give(i, o.reshape(s, o.expects(o.in(i))...))

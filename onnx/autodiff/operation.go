@@ -16,6 +16,8 @@ type operation struct {
 	gradients []value // by output; zero value: none arrived
 	arrived   []int   // by output: how many readers gave a gradient
 	sites     []*site // by input: its gradient per example is left to Clip
+
+	parts map[int][]value // of one example at a time: eachExample
 }
 
 func (o *operation) in(i int) value {
@@ -51,7 +53,7 @@ func (o *operation) expects(v value) []int64 {
 
 // perExample says whether the gradient of v must keep an extra leading axis.
 func (o *operation) perExample(v value) bool {
-	return o.request.PerExample && !o.batched[v.name]
+	return o.request.PerExample && !o.alone && o.parts == nil && !o.batched[v.name]
 }
 
 // lead is 1 if the node itself is outside the batch (a weight being reshaped,
@@ -72,6 +74,10 @@ func (o *operation) give(i int, d value) {
 		}
 		failf("internal: gradient of input %d has shape %v, want %v", i, d.shape, want)
 	}
+	if o.parts != nil {
+		o.parts[i] = append(o.parts[i], d)
+		return
+	}
 	o.adjoint[in.name] = append(o.adjoint[in.name], d)
 }
 
@@ -80,18 +86,36 @@ func (o *operation) give(i int, d value) {
 // batch axis of an input without one is kept instead.
 func (o *operation) settle(i int, d value) {
 	in := o.in(i)
-	offset := d.rank() - in.rank()
-	keepFirst := o.perExample(in)
-	if keepFirst && offset == 0 && in.shape[0] != 1 {
-		failf("input %d has no batch axis but a first dimension of %d: %w", i, in.shape[0], ErrMixesExamples)
+	if l := o.layouts[o.out(0).name]; o.perExample(in) && o.batched[o.out(0).name] {
+		if !l.plain() || d.rank() == in.rank() {
+			o.settleFront(i, o.toFront(d, l))
+			return
+		}
 	}
+	offset := d.rank() - in.rank()
 	var axes []int64
 	for ax := range d.rank() {
-		if ax == 0 && keepFirst {
+		if ax == 0 && o.perExample(in) {
 			continue
 		}
 		if ax < offset || in.shape[ax-offset] == 1 && d.shape[ax] > 1 {
 			axes = append(axes, int64(ax))
+		}
+	}
+	o.give(i, o.reshape(o.sum(d, axes, false), o.expects(in)...))
+}
+
+// settleFront is settle for an input outside the batch and a gradient whose
+// examples are already first: [N, output's shape…].
+func (o *operation) settleFront(i int, d value) {
+	in := o.in(i)
+	offset := d.rank() - in.rank()
+	var axes []int64
+	for ax := 1; ax < d.rank(); ax++ {
+		if ax < offset || in.shape[ax-offset] == 1 && d.shape[ax] > 1 {
+			axes = append(axes, int64(ax))
+		} else if in.shape[ax-offset] != d.shape[ax] {
+			failf("input %d has no batch axis but %d elements along it: %w", i, in.shape[ax-offset], ErrMixesExamples)
 		}
 	}
 	o.give(i, o.reshape(o.sum(d, axes, false), o.expects(in)...))
@@ -144,9 +168,9 @@ func (o *operation) axesOf(i int, rank int) []int64 {
 
 // constant64 evaluates an integer input that must be known now.
 func (o *operation) constant64(i int) []int64 {
-	v := o.fold(o.in(i).name)
-	if v == nil {
+	v, ok := o.fold(o.in(i).name)
+	if !ok {
 		failf("input %d (%q) must be constant", i, o.in(i).name)
 	}
-	return v.data
+	return v
 }

@@ -19,16 +19,16 @@ type pattern struct {
 // findPatterns fills t.patterns, by the chain's last node.
 func (t *tape) findPatterns() {
 	readers := map[string]int{}
-	for _, n := range t.model.Graph.Nodes {
+	for _, n := range t.graph.Nodes {
 		reads(n, func(name string) { readers[name]++ })
 	}
-	for _, v := range t.model.Graph.Outputs {
+	for _, v := range t.graph.Outputs {
 		readers[v.Name]++
 	}
 	for _, name := range t.request.WithRespectTo {
 		readers[name]++ // its own gradient is asked for: the chain must not skip it
 	}
-	for _, n := range t.model.Graph.Nodes {
+	for _, n := range t.graph.Nodes {
 		if n.OpType == "Add" && isDefault(n.Domain) {
 			if p := t.groupNormPattern(n, readers); p != nil {
 				t.patterns[n] = p

@@ -43,13 +43,24 @@ func TestAnOperatorWithoutARuleIsNamed(t *testing.T) {
 // An operator with a rule may be used in a way that has none.
 func TestUsesWithoutADerivativeAreNamed(t *testing.T) {
 	for says, expression := range map[string]func(b *onnx.Builder, x string) string{
-		"training mode": func(b *onnx.Builder, x string) string {
-			b.Weight("ratio", []int64{}, []float32{0.5})
-			b.Constant(&onnx.Tensor{Name: "training", Type: onnx.Bool, Dims: []int64{}, Raw: []byte{1}})
-			return b.Op("Dropout", []string{x, "ratio", "training"})
+		"different lengths": func(b *onnx.Builder, x string) string {
+			b.Constant(onnx.NewTensor("lengths", []int64{2}, []int32{4, 3}))
+			sequence := b.Op("Reshape", []string{b.Op("Transpose", []string{x}), b.Ints("k", 4, 2, 1)})
+			weight := b.Weight("w", []int64{1, 1, 1}, []float32{1})
+			return b.Node(&onnx.Node{OpType: "RNN", Inputs: []string{sequence, weight, weight, "", "lengths"}}, 2)[0]
 		},
-		"reflect": func(b *onnx.Builder, x string) string {
-			return b.Op("Pad", []string{x, b.Ints("k", 0, 1, 0, 1)}, onnx.TextAttribute("mode", "reflect"))
+		`reduction "mul"`: func(b *onnx.Builder, x string) string {
+			at := b.Constant(onnx.NewTensor("at", []int64{1, 1}, []int64{2}))
+			return b.Op("ScatterElements", []string{x, at, b.Weight("v", []int64{1, 1}, []float32{3})}, onnx.TextAttribute("reduction", "mul"))
+		},
+		"twice in one term": func(b *onnx.Builder, x string) string {
+			square := b.Op("MatMul", []string{x, b.Op("Transpose", []string{x})})
+			return b.Op("Einsum", []string{square}, onnx.TextAttribute("equation", "ii->i"))
+		},
+		"gradient of zero would hide": func(b *onnx.Builder, x string) string { return b.Op("Hardmax", []string{x}) },
+		"antialias": func(b *onnx.Builder, x string) string {
+			b.Import("", 18)
+			return b.Op("Resize", []string{x, "", "", b.Ints("sizes", 2, 2)}, onnx.TextAttribute("mode", "linear"), onnx.IntAttribute("antialias", 1))
 		},
 		"must be constant": func(b *onnx.Builder, x string) string {
 			sizes := b.Op("Cast", []string{b.Op("ReduceSum", []string{x}, onnx.IntAttribute("keepdims", 0))}, onnx.IntAttribute("to", int64(onnx.Int64)))
@@ -122,6 +133,7 @@ func TestPerExampleGradientsAreRefusedWhereExamplesMix(t *testing.T) {
 		},
 		"the batch as channels": func(b *onnx.Builder, x string) string {
 			y := b.Op("Transpose", []string{b.Op("Mul", []string{x, b.Weight("w", []int64{4}, four)})}, onnx.IntsAttribute("perm", 1, 0))
+			y = b.Op("Softmax", []string{y})
 			return b.Op("ReduceSum", []string{y, b.Ints("k", 0)}, onnx.IntAttribute("keepdims", 0))
 		},
 	} {

@@ -1,6 +1,7 @@
 package autodiff
 
 import (
+	"math"
 	"slices"
 
 	"github.com/vigie/vigie/onnx"
@@ -85,11 +86,9 @@ func sliceRule(o *operation) {
 	o.give(0, o.pad(d, before, after, 0))
 }
 
-// padRule crops what constant padding added and restores what it removed.
+// padRule crops what constant padding added and restores what it removed. What
+// the other modes copied from x goes back to where it was copied from.
 func padRule(o *operation) {
-	if mode := o.node.Text("mode", "constant"); mode != "constant" {
-		failf("mode %q: %w", mode, ErrNotDifferentiable)
-	}
 	if o.wants(2) {
 		failf("gradient with respect to the padding value: %w", ErrNotDifferentiable)
 	}
@@ -104,14 +103,66 @@ func padRule(o *operation) {
 		at := lead + int(axis(a, rank))
 		before[at], after[at] = -pads[i], -pads[len(axes)+i]
 	}
-	o.give(0, o.pad(o.dy(), before, after, 0))
+	d := o.dy()
+	if mode := o.node.Text("mode", "constant"); mode != "constant" {
+		for at := range d.rank() {
+			d = o.unpadAxis(d, at, -before[at], -after[at], mode)
+		}
+		o.give(0, d)
+		return
+	}
+	o.give(0, o.pad(d, before, after, 0))
+}
+
+// unpadAxis folds the copies before and after an axis back into it.
+func (o *operation) unpadAxis(d value, at int, before, after int64, mode string) value {
+	if before == 0 && after == 0 {
+		return d
+	}
+	n := d.shape[at] - before - after
+	reach := map[string]int64{"reflect": n - 1, "edge": math.MaxInt64, "wrap": n}[mode]
+	if before < 0 || after < 0 || before > reach || after > reach {
+		failf("mode %q with pads of %d and %d of %d elements: %w", mode, before, after, n, ErrNotDifferentiable)
+	}
+	ax := int64(at)
+	cut := func(from, to int64) value {
+		return o.slice(d, []int64{ax}, []int64{from}, []int64{to}, []int64{1})
+	}
+	parts := []value{cut(before, before+n)}
+	place := func(v value, offset int64) {
+		left, right := repeat(0, v.rank()), repeat(0, v.rank())
+		left[at], right[at] = offset, n-offset-v.shape[at]
+		parts = append(parts, o.pad(v, left, right, 0))
+	}
+	for side, size := range []int64{before, after} {
+		if size == 0 {
+			continue
+		}
+		copied := cut(0, before)
+		if side == 1 {
+			copied = cut(before+n, before+n+after)
+		}
+		switch {
+		case mode == "edge":
+			place(o.sum(copied, []int64{ax}, true), []int64{0, n - 1}[side])
+		case mode == "reflect":
+			place(o.flip(copied, ax), []int64{1, n - 1 - size}[side])
+		default: // wrap
+			place(copied, []int64{n - size, 0}[side])
+		}
+	}
+	return o.total(parts)
 }
 
 func expandRule(o *operation) { o.settle(0, o.dy()) }
 
 func tileRule(o *operation) {
 	x, d, lead := o.in(0), o.dy(), o.lead()
-	repeats := o.constant64(1)
+	repeats := slices.Clone(o.constant64(1))
+	if l := o.layouts[o.out(0).name]; lead == 0 && o.perExample(x) { // repeated over the batch
+		d, lead = o.toFront(d, l), 1
+		repeats[l.axis] = l.before * l.after
+	}
 	apart := slices.Clone(d.shape[:lead])
 	var axes []int64
 	for i, size := range x.shape {
@@ -119,49 +170,6 @@ func tileRule(o *operation) {
 		apart = append(apart, repeats[i], size)
 	}
 	o.give(0, o.sum(o.reshape(d, apart...), axes, false))
-}
-
-// scatterOpset is the first with ScatterElements(reduction="add").
-const scatterOpset = 16
-
-func (o *operation) scatterAdd(shape []int64, indices, updates value, ax int64) value {
-	if o.opset < scatterOpset {
-		failf("the gradient needs ScatterElements(add) of opset %d, the model has %d: %w", scatterOpset, o.opset, ErrNotDifferentiable)
-	}
-	zeros := o.full(updates.typ, shape, 0)
-	return o.op("ScatterElements", updates.typ, shape, []value{zeros, indices, updates},
-		onnx.IntAttribute("axis", ax), onnx.TextAttribute("reduction", "add"))
-}
-
-// gatherRule adds each row's gradient where the row came from: an embedding
-// table's gradient. Indices of any rank replace the gathered axis.
-func gatherRule(o *operation) {
-	x, indices, d := o.in(0), o.in(1), o.dy()
-	ax := int(axis(o.node.Int("axis", 0), x.rank()))
-	kept := o.expects(x)
-	lead := len(kept) - x.rank() // extra axis of the table's own gradient
-	at := ax + lead
-	count := indices.size()
-	if lead == 1 && o.batched[indices.name] { // each example looked up its own rows
-		if ax != 0 {
-			failf("per-example gradient of Gather along axis %d: %w", ax, ErrMixesExamples)
-		}
-		count /= o.n
-		d = o.reshape(d, append([]int64{o.n, count}, x.shape[1:]...)...)
-		indices = o.reshape(indices, append([]int64{o.n, count}, repeat(1, x.rank()-1)...)...)
-	} else {
-		rows := append(slices.Clone(kept[:at]), count)
-		d = o.reshape(d, append(rows, kept[at+1:]...)...)
-		column := repeat(1, d.rank())
-		column[at] = count
-		indices = o.reshape(indices, column...)
-	}
-	o.give(0, o.scatterAdd(kept, o.expand(indices, d.shape), d, int64(at)))
-}
-
-func gatherElementsRule(o *operation) {
-	x := o.in(0)
-	o.give(0, o.scatterAdd(x.shape, o.in(1), o.dy(), axis(o.node.Int("axis", 0), x.rank())))
 }
 
 // trilu keeps one triangle; the gradient of the other is zero.
