@@ -28,7 +28,7 @@ var allowed = map[string][]string{
 	"engine/runtime":     {},
 	"engine/safetensors": {"onnx", "engine"},
 	"train":              {"onnx", "onnx/autodiff", "engine"},
-	"explain":            {"onnx", "onnx/autodiff", "engine"},
+	"explain":            {"", "onnx", "onnx/autodiff", "engine"},
 	"dp":                 {},
 
 	// medicine: knows nothing of models
@@ -48,7 +48,7 @@ var allowed = map[string][]string{
 
 	// where the blocks meet
 	"model":   {"", "onnx", "engine", "medical/dicom"},
-	"probe":   {"onnx", "onnx/autodiff", "engine", "engine/safetensors", "train", "model", "medical/dicom"},
+	"probe":   {"", "onnx", "onnx/autodiff", "engine", "engine/safetensors", "train", "explain", "model", "medical/dicom"},
 	"enclave": {"", "onnx", "engine", "explain", "model", "attest", "medical/dicom"},
 	"gateway": {"", "onnx", "engine", "model", "attest", "enclave", "keys", "store", "audit",
 		"medical/dicom", "medical/dicom/..."},

@@ -16,6 +16,8 @@ import (
 	"sync"
 
 	ort "github.com/yalue/onnxruntime_go"
+
+	"github.com/vigie/vigie/engine/kernel"
 )
 
 // LibraryVariable names the environment variable that points at an ONNX Runtime
@@ -57,6 +59,8 @@ var start = sync.OnceValue(func() error {
 	if err := ort.InitializeEnvironment(ort.WithLogLevelFatal()); err != nil {
 		return fmt.Errorf("engine: starting ONNX Runtime: %w", err)
 	}
+	// Whether there are kernels is not an error: Kernels tells who asks.
+	_ = kernel.Prepare(name)
 	if err := ort.DisableTelemetry(); err != nil {
 		return fmt.Errorf("engine: switching ONNX Runtime's telemetry off: %w", err)
 	}

@@ -133,6 +133,9 @@ func open(m *onnx.Model, data []byte, options Options) (Session, error) {
 		return nil, fmt.Errorf("engine: opening graph %q: %w", s.name, err)
 	}
 	defer settings.Destroy()
+	if err := addKernels(m, settings); err != nil {
+		return nil, fmt.Errorf("engine: opening graph %q: %w", s.name, err)
+	}
 	s.session, err = ort.NewDynamicAdvancedSessionWithONNXData(data, nameList(s.inputs), nameList(s.outputs), settings)
 	if err != nil {
 		return nil, fmt.Errorf("engine: opening graph %q: %w", s.name, err)

@@ -1,0 +1,26 @@
+// Normalisation: see norm.c.
+#ifndef VIGIE_NORM_H
+#define VIGIE_NORM_H
+
+#include "split.h"
+
+enum { activation_none = 0, activation_relu = 1, activation_silu = 2 };
+
+typedef struct {
+	int n, c;
+	long hw;
+	int groups; // of channels that share statistics in one image; 0: each channel's, of the whole batch
+	int activation;
+	int per_example; // group: dscale and dbias are [n][c]
+	float epsilon;
+} norm;
+
+// y = activation((x - mean)/√(variance + ε)·scale + bias + skip). mean and
+// variance (of the population) are results, [c] or [n][groups]. skip may be NULL.
+void vigie_norm(const crew *, const norm *, const float *x, const float *scale, const float *bias, const float *skip, float *y, float *mean, float *variance);
+
+// y is needed where there was a skip (Relu only), dskip then gets its gradient.
+void vigie_norm_gradient(const crew *, const norm *, const float *x, const float *dy, const float *scale, const float *bias, const float *mean, const float *variance,
+                         const float *y, float *dx, float *dscale, float *dbias, float *dskip);
+
+#endif

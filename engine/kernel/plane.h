@@ -1,0 +1,94 @@
+// Planes: how an image's rows are laid out so that a convolution becomes
+// products of shifted rows.
+//
+// All positions of a plane are numbered row by row, margins of zeros included.
+// The input that kernel tap (i, j) needs for output position q then lies at
+// q + offset(i, j) for every q, so that one run of consecutive positions is one
+// operand of a matrix product, whatever the image's width. Positions in margins
+// compute nothing useful and are dropped.
+#ifndef VIGIE_PLANE_H
+#define VIGIE_PLANE_H
+
+#include "split.h"
+
+#ifdef VIGIE_KERNELS
+
+// Row r, column c of a plane is row r·stride_h + off_h, column c·stride_w +
+// off_w of the source, or 0 outside it.
+typedef struct {
+	int rows, columns;
+	int src_h, src_w, stride_h, stride_w, off_h, off_w;
+} plane;
+
+static inline int ceil_div(int a, int b) { return (a + b - 1) / b; }
+
+// Fills one plane from a source image. Where gate is given and not above 0, the
+// source counts as 0; all of it is multiplied by scale.
+static inline void lay(float *to, const float *from, const float *gate, float scale, const plane *p) {
+	// Columns [first, last) come from the source.
+	int first = p->off_w >= 0 ? 0 : ceil_div(-p->off_w, p->stride_w);
+	int last = p->src_w - p->off_w <= 0 ? 0 : ceil_div(p->src_w - p->off_w, p->stride_w);
+	if (last > p->columns) last = p->columns;
+	if (first > last) first = last;
+	const __m512 zero = _mm512_setzero_ps(), by = _mm512_set1_ps(scale);
+	for (int r = 0; r < p->rows; r++, to += p->columns) {
+		int y = r * p->stride_h + p->off_h;
+		if (y < 0 || y >= p->src_h) {
+			memset(to, 0, p->columns * sizeof(float));
+			continue;
+		}
+		for (int c = 0; c < first; c++) to[c] = 0;
+		for (int c = last; c < p->columns; c++) to[c] = 0;
+		const float *s = from + (long)y * p->src_w + p->off_w, *g = gate ? gate + (long)y * p->src_w + p->off_w : 0;
+		if (p->stride_w == 1) {
+			if (!g && scale == 1) {
+				for (int c = first; c < last; c += 16) {
+					__mmask16 m = last - c >= 16 ? 0xffff : (1 << (last - c)) - 1;
+					_mm512_mask_storeu_ps(to + c, m, _mm512_maskz_loadu_ps(m, s + c));
+				}
+				continue;
+			}
+			for (int c = first; c < last; c += 16) {
+				__mmask16 m = last - c >= 16 ? 0xffff : (1 << (last - c)) - 1, open = m;
+				if (g) open = _mm512_mask_cmp_ps_mask(m, _mm512_maskz_loadu_ps(m, g + c), zero, _CMP_GT_OQ);
+				_mm512_mask_storeu_ps(to + c, m, _mm512_mul_ps(by, _mm512_maskz_loadu_ps(open, s + c)));
+			}
+			continue;
+		}
+		const __m512i index = _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), _mm512_set1_epi32(p->stride_w));
+		for (int c = first; c < last; c += 16) {
+			__mmask16 m = last - c >= 16 ? 0xffff : (1 << (last - c)) - 1, open = m;
+			long at = (long)c * p->stride_w;
+			if (g) open = _mm512_mask_cmp_ps_mask(m, _mm512_mask_i32gather_ps(zero, m, index, g + at, 4), zero, _CMP_GT_OQ);
+			_mm512_mask_storeu_ps(to + c, m, _mm512_mul_ps(by, _mm512_mask_i32gather_ps(zero, open, index, s + at, 4)));
+		}
+	}
+}
+
+// Packs a 16×32 block of a matrix into tiles, one for each term: rows×columns of
+// it exist, the rest is 0. Elements are row_step and column_step apart.
+inlined void pack_tile(const int terms, const float *from, int rows, long row_step, int columns, long column_step, char *to) {
+	const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+	const __m512i index = _mm512_mullo_epi32(lanes, _mm512_set1_epi32((int)column_step));
+	const __mmask16 m0 = columns >= 16 ? 0xffff : (1 << columns) - 1;
+	const __mmask16 m1 = columns >= 32 ? 0xffff : columns <= 16 ? 0 : (1 << (columns - 16)) - 1;
+	float row[32] __attribute__((aligned(64)));
+	for (int i = 0; i < 16; i++, from += row_step) {
+		__m512 a = _mm512_setzero_ps(), b = a;
+		if (i < rows) {
+			if (column_step == 1) {
+				a = _mm512_maskz_loadu_ps(m0, from);
+				b = _mm512_maskz_loadu_ps(m1, from + 16);
+			} else {
+				a = _mm512_mask_i32gather_ps(a, m0, index, from, 4);
+				if (m1) b = _mm512_mask_i32gather_ps(b, m1, index, from + 16 * column_step, 4);
+			}
+		}
+		_mm512_store_ps(row, a);
+		_mm512_store_ps(row + 16, b);
+		split_row(terms, row, 32, to + i * 64, tile_bytes);
+	}
+}
+
+#endif
+#endif
