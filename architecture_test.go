@@ -28,6 +28,8 @@ var allowed = map[string][]string{
 	"engine/runtime":     {},
 	"engine/safetensors": {"onnx", "engine"},
 	"train":              {"onnx", "onnx/autodiff", "engine"},
+	"train/studies":      {"train", "engine", "model", "medical/dicom"},
+	"train/job":          {"onnx", "onnx/zoo", "engine", "engine/safetensors", "train", "train/studies"},
 	"explain":            {"", "onnx", "onnx/autodiff", "engine"},
 	"dp":                 {},
 

@@ -48,7 +48,7 @@ type pipeline struct {
 	pkg     *model.Package
 	target  int            // index of the label that is explained
 	session engine.Session // the package's own graph: its answer is the one reported
-	cam     *explain.GradCAM
+	cam     explain.Explainer
 	timeout time.Duration
 	now     func() time.Time
 }
@@ -67,8 +67,9 @@ func newPipeline(pkg *model.Package, options Options) (*pipeline, error) {
 		return nil, err
 	}
 	if layer := pkg.Layer(); layer != "" {
-		p.cam, err = explain.NewGradCAM(pkg.Graph, explain.Options{
-			Input: pkg.Manifest.Input.Name, Logits: pkg.Manifest.Output.Name, Layer: layer, Threads: options.Threads})
+		p.cam, err = explain.New(explain.GradCAM, pkg.Graph, explain.Options{
+			Input: pkg.Manifest.Input.Name, Logits: pkg.Manifest.Output.Name, ChannelsLast: pkg.Manifest.Input.Layout == "NHWC",
+			Layer: layer, Threads: options.Threads})
 		if err != nil {
 			return nil, errors.Join(err, p.close())
 		}

@@ -82,9 +82,9 @@ func model(t *testing.T) *onnx.Model {
 	return m
 }
 
-func camOf(t *testing.T, m *onnx.Model) *explain.GradCAM {
+func camOf(t *testing.T, m *onnx.Model) explain.Explainer {
 	t.Helper()
-	cam, err := explain.NewGradCAM(m, explain.Options{Threads: 1})
+	cam, err := explain.New(explain.GradCAM, m, explain.Options{Threads: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -231,7 +231,7 @@ func TestAModelWithoutAFeatureMapIsRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := explain.NewGradCAM(m, explain.Options{}); !errors.Is(err, explain.ErrNoLayer) {
+	if _, err := explain.New(explain.GradCAM, m, explain.Options{}); !errors.Is(err, explain.ErrNoLayer) {
 		t.Errorf("error is %v", err)
 	}
 }

@@ -1,0 +1,217 @@
+package explain
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+
+	"github.com/vigie/vigie/engine"
+	"github.com/vigie/vigie/onnx"
+)
+
+// CheckOptions says how to test a map. The zero value takes defaults.
+type CheckOptions struct {
+	// Background is what removed places become; nil: that of Options.
+	Background Background
+	// Score is what removal is measured by; empty: Probability, as Petsiuk et
+	// al. have it, or Logit for a model with one output. For labels that do not
+	// exclude each other choose Logit.
+	Score          Score
+	Steps          int // points of a curve after the first; 0: 20
+	RandomMaps     int // maps to compare with; 0: 39, so that the smallest p is 1/40
+	Randomisations int // of the weights; 0: 5
+	Layers         int // stages of the cascade, spread over the model's depth; 0: 6
+}
+
+func (c CheckOptions) check() error {
+	for name, v := range map[string]int{"Steps": c.Steps, "RandomMaps": c.RandomMaps, "Randomisations": c.Randomisations, "Layers": c.Layers} {
+		if v < 0 || v > 1<<16 {
+			return fmt.Errorf("check option %s is %d: want 0 for the default, or more: %w", name, v, ErrInput)
+		}
+	}
+	return Options{Score: c.Score}.check()
+}
+
+// Curve is the mean score over the backgrounds as more and more of an input is
+// taken away or put back.
+type Curve struct {
+	Changed []float64 // share of the places, 0..1
+	Score   []float64
+	Area    float64 // under the curve, by trapezoids
+}
+
+// Fidelity says whether what a map marks is what the answer rests on: deletion
+// takes the places away from the highest value on, insertion puts them back
+// (RISE: Petsiuk et al. 2018). A good map has a small area under the first and
+// a large one under the second.
+type Fidelity struct {
+	Deletion, Insertion Curve
+	Score               float64 // insertion area - deletion area
+	// Random holds the scores of random maps of the same grain: the map itself
+	// flipped and shifted around (images, sequences), or its values dealt out
+	// anew over the segments or the features. They differ from it in nothing
+	// but where they lie.
+	Random []float64
+	// P is the share of random maps that do as well, this one included: small
+	// where the place matters.
+	P float64
+}
+
+// Measure computes the deletion and insertion scores of a map, whatever made
+// it, and those of random maps. o is as for New.
+func Measure(ctx context.Context, m *onnx.Model, input engine.Tensor, made *Map, o Options, c CheckOptions) (*Fidelity, error) {
+	f, err := measure(ctx, m, input, made, o, c)
+	if err != nil {
+		return nil, fmt.Errorf("explain: measuring a map: %w", err)
+	}
+	return f, nil
+}
+
+func measure(ctx context.Context, m *onnx.Model, input engine.Tensor, made *Map, o Options, c CheckOptions) (*Fidelity, error) {
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	if c.Background != nil {
+		o.Background = c.Background
+	}
+	o.Score = c.Score
+	s, err := openSubject(m, o)
+	if err != nil {
+		return nil, err
+	}
+	defer s.Close()
+	if c.Score == "" && s.classes > 1 {
+		s.score = Probability
+	}
+	values, err := s.example(input, made.Class)
+	if err != nil {
+		return nil, err
+	}
+	if len(made.Values) != s.layout.places() {
+		return nil, fmt.Errorf("a map of %d values for %d places: %w", len(made.Values), s.layout.places(), ErrInput)
+	}
+	from, err := s.background(input)
+	if err != nil {
+		return nil, err
+	}
+	r := &removal{subject: s, values: values, from: from, class: made.Class, steps: min(or(c.Steps, 20), s.layout.places())}
+	rng := rand.New(rand.NewPCG(o.Seed, 0xDE1E))
+	randoms := or(c.RandomMaps, 39)
+	tick := s.progress((randoms + 1) * 2 * (r.steps + 1) * len(from))
+	f := &Fidelity{}
+	evidence := made.evidence()
+	if f.Deletion, f.Insertion, err = r.curves(ctx, evidence, rng, tick); err != nil {
+		return nil, err
+	}
+	f.Score = f.Insertion.Area - f.Deletion.Area
+	as := 1
+	for range randoms {
+		deletion, insertion, err := r.curves(ctx, made.elsewhere(evidence, s.layout, rng), rng, tick)
+		if err != nil {
+			return nil, err
+		}
+		score := insertion.Area - deletion.Area
+		f.Random = append(f.Random, score)
+		if score >= f.Score-1e-9*math.Abs(f.Score) {
+			as++
+		}
+	}
+	f.P = float64(as) / float64(randoms+1)
+	return f, nil
+}
+
+// evidence is what places are ranked by: what adds to the score before what
+// takes away from it, and sensitivities by their size.
+func (m *Map) evidence() []float32 {
+	if m.Kind == Sensitivity {
+		return sizes(m.Values)
+	}
+	return m.Values
+}
+
+// elsewhere is a random map of the same grain.
+func (m *Map) elsewhere(values []float32, l layout, rng *rand.Rand) []float32 {
+	out := make([]float32, len(values))
+	switch {
+	case m.Segments != nil:
+		count := slices.Max(m.Segments) + 1
+		of := make([]float32, count)
+		for p, g := range m.Segments {
+			of[g] = values[p]
+		}
+		rng.Shuffle(count, func(i, j int) { of[i], of[j] = of[j], of[i] })
+		for p, g := range m.Segments {
+			out[p] = of[g]
+		}
+	case l.table():
+		copy(out, values)
+		rng.Shuffle(len(out), func(i, j int) { out[i], out[j] = out[j], out[i] })
+	default:
+		down, across := rng.IntN(l.rows), rng.IntN(l.columns)
+		flipY, flipX := rng.IntN(2) == 1, rng.IntN(2) == 1
+		for y := range l.rows {
+			for x := range l.columns {
+				fromY, fromX := y, x
+				if flipY {
+					fromY = l.rows - 1 - y
+				}
+				if flipX {
+					fromX = l.columns - 1 - x
+				}
+				out[(y+down)%l.rows*l.columns+(x+across)%l.columns] = values[fromY*l.columns+fromX]
+			}
+		}
+	}
+	return out
+}
+
+// removal takes places away and puts them back.
+type removal struct {
+	*subject
+	values []float32
+	from   [][]float32
+	class  int
+	steps  int
+}
+
+// curves ranks the places by value, equal ones at random, and follows the score
+// while they are taken away, and while they are put back.
+func (r *removal) curves(ctx context.Context, evidence []float32, rng *rand.Rand, tick func(int)) (deletion, insertion Curve, err error) {
+	order := rng.Perm(len(evidence))
+	slices.SortStableFunc(order, func(i, j int) int { return cmp.Compare(evidence[j], evidence[i]) })
+	rank := make([]int, len(order))
+	for at, p := range order {
+		rank[p] = at
+	}
+	points, n := r.steps+1, len(r.from)
+	changed := func(k int) int { return k * len(order) / r.steps }
+	scores, err := r.scores(ctx, 2*points*n, r.class, func(i int, row []float32) {
+		background, k := r.from[i%n], i/n%points
+		base, other := r.values, background
+		if i/n >= points {
+			base, other = background, r.values
+		}
+		copy(row, base)
+		r.layout.replace(row, other, func(place int) bool { return rank[place] < changed(k) })
+	}, tick)
+	if err != nil {
+		return deletion, insertion, err
+	}
+	for c, curve := range []*Curve{&deletion, &insertion} {
+		for k := range points {
+			mean := 0.0
+			for _, v := range scores[(c*points+k)*n : (c*points+k+1)*n] {
+				mean += v / float64(n)
+			}
+			curve.Changed = append(curve.Changed, float64(changed(k))/float64(len(order)))
+			curve.Score = append(curve.Score, mean)
+			if k > 0 {
+				curve.Area += (curve.Score[k] + curve.Score[k-1]) / 2 * (curve.Changed[k] - curve.Changed[k-1])
+			}
+		}
+	}
+	return deletion, insertion, nil
+}
