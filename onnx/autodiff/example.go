@@ -179,7 +179,7 @@ func (t *tape) layoutAfter(n *onnx.Node) (l batchAxis, err error) {
 func (t *tape) repeats(n *onnx.Node) {
 	for _, out := range n.Outputs {
 		v, ok := t.values[out]
-		if !ok || !v.float() || out == "" {
+		if !ok || out == "" {
 			continue
 		}
 		if later, known := t.grown[out].Static(); known {

@@ -29,6 +29,9 @@ func gatherRule(o *operation) {
 		d = o.toFront(d, l.moved(l.axis+at-1))
 		indices = o.toFront(indices, l)
 	}
+	if o.perExample(x) && o.lead() == 0 && count == o.in(1).size() {
+		failf("the indices are of no example: %w", ErrMixesExamples)
+	}
 	d = o.reshape(d, slices.Concat(kept[:at], []int64{count}, kept[at+1:])...)
 	column := repeat(1, d.rank())
 	column[at] = count
