@@ -258,6 +258,17 @@ func TestAnEnclaveInAnotherProcessReadsTheSameCases(t *testing.T) {
 	if c.Finding == nil || c.Finding.Model != pkg.Digest || len(c.Finding.Predictions) != 2 || c.Finding.Explanation == nil {
 		t.Errorf("finding %+v, verdict %+v", c.Finding, c.Verdict)
 	}
+	if ready := r.gateway.Ready(context.Background()); !ready.Ready {
+		t.Errorf("not ready: %v", ready.Checks)
+	}
+	cancel()
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
+	served <- nil // for the cleanup
+	if ready := r.gateway.Ready(context.Background()); ready.Ready || ready.Checks["enclave"] == "ok" {
+		t.Errorf("ready right after the enclave ended: %v", ready.Checks)
+	}
 }
 
 func TestResultsReachAnArchiveBySTOWAndThePACSByCSTORE(t *testing.T) {

@@ -73,7 +73,7 @@ func (c *Client) Diagnose(ctx context.Context, request Request) (Result, error) 
 }
 
 // Verified returns evidence that was verified less than EvidenceAge ago,
-// fetching it if needed. A gateway calls it to tell whether it is ready.
+// fetching it if needed.
 func (c *Client) Verified(ctx context.Context) (*attest.Verified, error) {
 	select {
 	case c.turn <- struct{}{}:
@@ -99,6 +99,19 @@ func (c *Client) Verified(ctx context.Context) (*attest.Verified, error) {
 	}
 	c.verified = verified
 	return verified, nil
+}
+
+// Ready tells whether a case could be diagnosed now: the evidence is verified,
+// and the enclave answers. Verified alone would praise, for as long as
+// evidence lasts, an enclave that has died.
+func (c *Client) Ready(ctx context.Context) error {
+	if _, err := c.Verified(ctx); err != nil {
+		return err
+	}
+	if err := c.enclave.Ready(ctx); err != nil {
+		return fmt.Errorf("enclave: asking whether it is ready: %w", err)
+	}
+	return nil
 }
 
 // forget drops the evidence unless another case already replaced it.

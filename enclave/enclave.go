@@ -46,6 +46,9 @@ type Enclave interface {
 	// Diagnose answers a sealed case with a sealed finding. The error wraps
 	// ErrUnknownKey, ErrSealed, ErrTooLarge, ErrUnavailable or ctx's error.
 	Diagnose(ctx context.Context, sealed []byte) ([]byte, error)
+	// Ready tells whether a case would be taken now, at the cost of one small
+	// request. The error wraps ErrUnavailable or ctx's error.
+	Ready(ctx context.Context) error
 }
 
 // Diagnoser answers a de-identified case with a finding whose origin is proven.

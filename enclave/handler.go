@@ -20,6 +20,7 @@ import (
 const (
 	evidencePath = "/v1/evidence"
 	diagnosePath = "/v1/diagnose"
+	readyPath    = "/readyz"
 )
 
 // octets is the media type of sealed bytes.
@@ -67,8 +68,8 @@ func (w *Worker) Observability() http.Handler {
 		}
 		fmt.Fprintln(rw, "ok")
 	})
-	mux.HandleFunc("GET /readyz", func(rw http.ResponseWriter, _ *http.Request) {
-		if err := w.Ready(); err != nil {
+	mux.HandleFunc("GET "+readyPath, func(rw http.ResponseWriter, request *http.Request) {
+		if err := w.Ready(request.Context()); err != nil {
 			http.Error(rw, err.Error(), http.StatusServiceUnavailable)
 			return
 		}

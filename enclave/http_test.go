@@ -379,3 +379,30 @@ func TestStoppingTheServerFinishesTheRunningCase(t *testing.T) {
 		t.Errorf("after stopping: got %v, want ErrUnavailable", err)
 	}
 }
+
+func TestReadinessIsThatOfTheEnclaveNowAndNotOfItsEvidence(t *testing.T) {
+	release := make(chan struct{})
+	w := scriptedWorker(t, &scripted{answer: func(context.Context, vigie.PatientPseudonym, []byte) vigie.Finding {
+		<-release
+		return positive()
+	}}, Options{MaxConcurrent: 1, Timeout: 200 * time.Millisecond})
+	defer close(release)
+	address, stop := serve(t, w, ServeOptions{Drain: time.Millisecond})
+	client := NewClient(remote(t, RemoteOptions{URL: "http://" + address, Development: true}), developmentVerifier(t, exampleModel), ClientOptions{})
+	if err := client.Ready(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := client.Diagnose(context.Background(), exampleRequest()); err != nil {
+		t.Fatal(err)
+	}
+	if err := client.Ready(context.Background()); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("with its only slot stuck: %v, want ErrUnavailable", err)
+	}
+	_ = stop() // the stuck case does not end in time
+	if err := client.Ready(context.Background()); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("once nobody listens: %v, want ErrUnavailable", err)
+	}
+	if _, err := client.Verified(context.Background()); err != nil {
+		t.Errorf("the evidence is as good as it was: %v", err)
+	}
+}

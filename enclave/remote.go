@@ -115,6 +115,14 @@ func (r *Remote) Diagnose(ctx context.Context, sealed []byte) ([]byte, error) {
 	return reply, nil
 }
 
+// Ready asks the enclave's /readyz, once.
+func (r *Remote) Ready(ctx context.Context) error {
+	if _, err := r.once(ctx, http.MethodGet, r.base.JoinPath(readyPath), nil, 4<<10); err != nil {
+		return fmt.Errorf("enclave: asking %s: %w", r.base.Host, err)
+	}
+	return nil
+}
+
 // maxPause bounds the pause between two attempts.
 const maxPause = 10 * time.Second
 

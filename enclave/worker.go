@@ -332,7 +332,7 @@ func referral(reasons ...vigie.Reason) vigie.Finding {
 // Ready returns an error that wraps ErrUnavailable when no case can be read:
 // the worker is closing, or every slot is held by a case that is past its
 // timeout, in which case only a restart helps.
-func (w *Worker) Ready() error {
+func (w *Worker) Ready(context.Context) error {
 	select {
 	case <-w.closing:
 		return fmt.Errorf("%w: shutting down", ErrUnavailable)

@@ -54,7 +54,7 @@ func TestAnOldKeyOpensCasesDuringItsGraceAndNotAfter(t *testing.T) {
 		t.Fatalf("during the grace: %v", err)
 	}
 	c.advance(time.Minute)
-	if err := w.Ready(); err != nil { // a probe is enough for an idle enclave to forget
+	if err := w.Ready(context.Background()); err != nil { // a probe is enough for an idle enclave to forget
 		t.Fatal(err)
 	}
 	if w.keys.previous != nil {
@@ -237,7 +237,7 @@ func TestACaseThatTakesTooLongIsReferredAndItsSlotStaysTakenUntilItEnds(t *testi
 		if f := result.Finding; len(f.Predictions) != 0 || f.Referrals[0].Code != vigie.ReasonEnclave || time.Since(start) != 10*time.Second {
 			t.Errorf("after %s: %+v", time.Since(start), f)
 		}
-		if err := w.Ready(); !errors.Is(err, ErrUnavailable) {
+		if err := w.Ready(context.Background()); !errors.Is(err, ErrUnavailable) {
 			t.Errorf("with the only slot stuck, Ready is %v, want ErrUnavailable", err)
 		}
 		waiting, cancel := context.WithTimeout(context.Background(), 5*time.Second)
@@ -247,7 +247,7 @@ func TestACaseThatTakesTooLongIsReferredAndItsSlotStaysTakenUntilItEnds(t *testi
 		}
 		close(free)
 		synctest.Wait()
-		if err := w.Ready(); err != nil {
+		if err := w.Ready(context.Background()); err != nil {
 			t.Errorf("after the late case ended: %v", err)
 		}
 		if result, err := client.Diagnose(context.Background(), exampleRequest()); err != nil || len(result.Finding.Predictions) != 1 {

@@ -34,7 +34,11 @@ func (c *Config) Explain(origins Origins) []Explained {
 	values["store"] = redactURL(c.Store)
 	var rows []Explained
 	for _, s := range Settings() {
-		rows = append(rows, Explained{s.Key, values[s.Key], origins.Of(s.Key), s.Env(), s.Help})
+		origin, set := origins[s.Key]
+		if !set {
+			origin = "default" // also within a section that the file has
+		}
+		rows = append(rows, Explained{s.Key, values[s.Key], origin, s.Env(), s.Help})
 	}
 	return rows
 }

@@ -33,7 +33,8 @@ type Sources struct {
 // "environment VIGIE_GATEWAY_STATE" or "flag --state".
 type Origins map[string]string
 
-// Of returns the origin of a setting, or of the closest enclosing one.
+// Of returns the origin of a setting, or of the closest enclosing one: where
+// to look for what is wrong or missing.
 func (o Origins) Of(key string) string {
 	for k := key; k != ""; {
 		if at, ok := o[k]; ok {

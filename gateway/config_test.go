@@ -70,6 +70,21 @@ func TestALaterSourceWinsAndIsRemembered(t *testing.T) {
 	}
 }
 
+func TestASettingThatNobodyMadeIsADefaultEvenInASectionOfTheFile(t *testing.T) {
+	path := writeConfig(t, strings.Replace(validFile, "  plain: true\n", "", 1)+"http:\n  listen: 127.0.0.1:0\n  plain: true\n")
+	_, origins, _ := Load(Sources{File: path}) // the problems are another matter
+	c := Default()
+	got := map[string]string{}
+	for _, row := range c.Explain(origins) {
+		got[row.Setting] = row.Origin
+	}
+	for key, want := range map[string]string{"dimse.plain": "default", "dimse.ae_title": "default", "dimse.listen": path + ":5", "http.plain": path + ":14"} {
+		if got[key] != want {
+			t.Errorf("%s comes from %q, want %q", key, got[key], want)
+		}
+	}
+}
+
 func TestAFlagOfTheSameNameThatIsNoSettingIsLeftAlone(t *testing.T) {
 	flags := pflag.NewFlagSet("test", pflag.ContinueOnError)
 	flags.String("state", "", "a state of cases, not the state folder")

@@ -9,6 +9,7 @@ import (
 	"io"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/riverqueue/river"
@@ -244,6 +245,9 @@ func (g *Gateway) analyse(ctx context.Context, c *vigie.Case, object *store.Obje
 
 	attributes := append(g.model.Manifest.Check(original.DataSet), g.model.Manifest.CheckPatient(original.DataSet)...)
 	refer(attributes...)
+	if strings.TrimSpace(original.DataSet.String(dicom.PatientID)) == "" {
+		refer(reason(ReasonNoPatient, ""))
+	}
 	if slices.ContainsFunc(attributes, model.Blocking) {
 		return nil
 	}

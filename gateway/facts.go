@@ -26,7 +26,7 @@ type facts struct {
 	study, series     string
 	patientID, issuer string
 	header            *dicom.DataSet // everything before the pixels that could be read; nil if nothing
-	unreadable        []vigie.Reason // why the object is not what it should be
+	unreadable        []vigie.Reason // why the object is not what it should be: codes that quarantine it
 }
 
 // headerLimits bounds what intake holds in memory of one object: a header is
@@ -66,7 +66,11 @@ func readFacts(r io.Reader, said announced) (*facts, error) {
 		for _, uid := range []struct{ name, value string }{
 			{"Study Instance UID", f.study}, {"Series Instance UID", f.series}, {"SOP Instance UID", f.sopInstance}} {
 			if !isUID(uid.value) {
-				f.unreadable = append(f.unreadable, reason(vigie.ReasonUnreadable, uid.name+" is missing or malformed"))
+				wrong := " is malformed"
+				if uid.value == "" {
+					wrong = " is missing"
+				}
+				f.unreadable = append(f.unreadable, reason(ReasonUnnamed, uid.name+wrong))
 			}
 		}
 	}
@@ -80,7 +84,7 @@ func (f *facts) adopt(announced *string, inside, name string) {
 	case *announced == "":
 		*announced = inside
 	case inside != "" && inside != *announced:
-		f.unreadable = append(f.unreadable, reason(vigie.ReasonUnreadable, name+" of the data set contradicts the transport"))
+		f.unreadable = append(f.unreadable, reason(ReasonUnnamed, name+" of the data set contradicts the transport"))
 	}
 }
 

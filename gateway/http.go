@@ -21,7 +21,7 @@ func (g *Gateway) httpServer() (*http.Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	mux.Handle("/dicom-web/", http.StripPrefix("/dicom-web", web))
+	mux.Handle(webRoot+"/", http.StripPrefix(webRoot, web))
 	server := &http.Server{
 		Handler:           mux,
 		ReadHeaderTimeout: 10 * time.Second,

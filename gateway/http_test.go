@@ -79,6 +79,14 @@ func TestWhatVigieMadeIsFoundAndFetchedOverDICOMweb(t *testing.T) {
 	if code != 200 || !strings.Contains(body, ResultUID(c.ID, c.Model, RoleReport)) || !strings.Contains(body, ResultUID(c.ID, c.Model, RoleOverlay)) {
 		t.Errorf("QIDO: %d %s", code, body)
 	}
+	// Without http.url a Retrieve URL is a path of this server, and it works.
+	retrieve := "/dicom-web/studies/" + study + "/series/" + ResultUID(c.ID, c.Model, RoleReportSeries) + "/instances/" + ResultUID(c.ID, c.Model, RoleReport)
+	if !strings.Contains(body, `"`+retrieve+`"`) {
+		t.Errorf("QIDO lacks the Retrieve URL %s: %s", retrieve, body)
+	}
+	if code, _ := get(t, strings.TrimSuffix(root, "/dicom-web")+retrieve); code != 200 {
+		t.Errorf("%s: %d", retrieve, code)
+	}
 	if strings.Contains(body, source.DataSet.UID(dicom.SOPInstanceUID)+`"`) {
 		t.Error("QIDO offers the received image, which the PACS has")
 	}

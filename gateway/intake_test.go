@@ -65,6 +65,14 @@ func TestWhatIsReceivedBecomesOfItWhatTriageSays(t *testing.T) {
 		t.Fatal(err)
 	}
 	whole := chest(t, 20, phantom.Options{})
+	without := func(seed uint64, tag dicom.Tag) []byte {
+		file, err := phantom.Chest(seed, phantom.Options{Rows: 128, Columns: 128})
+		if err != nil {
+			t.Fatal(err)
+		}
+		file.DataSet.PutString(tag, "")
+		return written(t, file)
+	}
 	for i, test := range []struct {
 		name   string
 		answer float64
@@ -81,6 +89,9 @@ func TestWhatIsReceivedBecomesOfItWhatTriageSays(t *testing.T) {
 		{"burned in", 0.03, chest(t, 6, phantom.Options{BurnedIn: true}), vigie.InReview, vigie.ReasonBurnedIn, false},
 		{"another body part", 0.03, chest(t, 7, phantom.Options{BodyPart: "HAND"}), vigie.InReview, vigie.ReasonBodyPart, false},
 		{"computed tomography", 0.03, written(t, ct), vigie.InReview, vigie.ReasonModality, false},
+		{"no patient ID", 0.03, without(30, dicom.PatientID), vigie.InReview, ReasonNoPatient, true},
+		{"no study", 0.03, without(31, dicom.StudyInstanceUID), vigie.Quarantined, ReasonUnnamed, false},
+		{"no series", 0.03, without(32, dicom.SeriesInstanceUID), vigie.Quarantined, ReasonUnnamed, false},
 		{"truncated in the pixels", 0.03, whole[:len(whole)-1000], vigie.Quarantined, vigie.ReasonUnreadable, false},
 		{"truncated in the attributes", 0.03, chest(t, 21, phantom.Options{})[:900], vigie.Quarantined, vigie.ReasonUnreadable, false},
 		{"not DICOM", 0.03, []byte(strings.Repeat("hello ", 100)), vigie.Quarantined, vigie.ReasonUnreadable, false},

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,9 @@ import (
 	"github.com/vigie/vigie/medical/dicom/dicomweb"
 	"github.com/vigie/vigie/medical/dicom/dimse"
 )
+
+// webRoot is where DICOMweb is mounted.
+const webRoot = "/dicom-web"
 
 // dicomweb serves STOW-RS into intake, and QIDO-RS and WADO-RS over what Vigie
 // itself produced.
@@ -20,7 +24,7 @@ func (g *Gateway) dicomweb() (http.Handler, error) {
 		Store:     g.storeWeb,
 		Archive:   results,
 		Disclose:  results.disclosed,
-		BaseURL:   g.config.HTTP.URL,
+		BaseURL:   cmp.Or(g.config.HTTP.URL, webRoot),
 		MaxObject: int64(g.config.Limits.ObjectSize),
 		MaxStores: g.config.Limits.Associations,
 		Logger:    g.logger,

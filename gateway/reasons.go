@@ -7,6 +7,14 @@ import "github.com/vigie/vigie"
 // one is meant.
 const ReasonConflict vigie.ReasonCode = "uid-conflict"
 
+// ReasonUnnamed: the object does not say, or says in two ways, which object of
+// which series and study it is. It can be kept and not reported on.
+const ReasonUnnamed vigie.ReasonCode = "unnamed"
+
+// ReasonNoPatient: the object has no Patient ID (type 2: it may be empty), so
+// that nobody can be sure whose it is.
+const ReasonNoPatient vigie.ReasonCode = "no-patient-id"
+
 // texts are general sentences for every reason.
 var texts = map[vigie.ReasonCode]vigie.Text{
 	vigie.ReasonUnreadable: {
@@ -54,6 +62,12 @@ var texts = map[vigie.ReasonCode]vigie.Text{
 	vigie.ReasonPolicy: {
 		English: "Local policy sends this case to a person.",
 		French:  "La politique locale confie ce cas à une personne."},
+	ReasonUnnamed: {
+		English: "The object does not clearly say which study, series and instance it is.",
+		French:  "L’objet n’indique pas clairement de quel examen, de quelle série et de quelle instance il s’agit."},
+	ReasonNoPatient: {
+		English: "The object names no patient ID.",
+		French:  "L’objet n’indique aucun identifiant de patient."},
 	ReasonConflict: {
 		English: "Another object was received before under the same identifier.",
 		French:  "Un autre objet a déjà été reçu sous le même identifiant."},

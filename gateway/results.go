@@ -221,6 +221,23 @@ func (b *Casebook) drawOverlay(ctx context.Context, c *vigie.Case) (image.Image,
 	return picture, nil
 }
 
+// ErrNotAnalysed is returned for what only a case with a model's answer has.
+var ErrNotAnalysed = errors.New("the model did not analyse it")
+
+// notAnalysed says why a case has no answer and what a person can do.
+func notAnalysed(c *vigie.Case) error {
+	if c.State == vigie.Received {
+		return fmt.Errorf("%w yet: try again when vigie case show %s says otherwise", ErrNotAnalysed, c.ID)
+	}
+	why := ""
+	if c.Verdict != nil {
+		for _, r := range c.Verdict.Reasons {
+			why += " (" + string(r.Code) + ")"
+		}
+	}
+	return fmt.Errorf("%w%s, so there is no relevance map to draw: vigie case identify %s says where the image lies in the PACS, and override or reject decides the case", ErrNotAnalysed, why, c.ID)
+}
+
 // Overlay returns the image of a case with the model's relevance map as a PNG,
 // for the named person, and records that it was shown.
 func (b *Casebook) Overlay(ctx context.Context, id vigie.CaseID, actor string) ([]byte, error) {
@@ -229,7 +246,7 @@ func (b *Casebook) Overlay(ctx context.Context, id vigie.CaseID, actor string) (
 		return nil, err
 	}
 	if c.Finding == nil || len(c.Finding.Predictions) == 0 {
-		return nil, fmt.Errorf("gateway: drawing the overlay of case %s: the model did not analyse it", id)
+		return nil, fmt.Errorf("gateway: drawing the overlay of case %s: %w", id, notAnalysed(c))
 	}
 	picture, err := b.drawOverlay(ctx, c)
 	if err != nil {

@@ -131,6 +131,22 @@ func TestADecisionThatDoesNotFitIsRefused(t *testing.T) {
 	settled(t, g.Casebook, broken, vigie.Delivered)
 }
 
+func TestAnOverlayOfWhatWasNotAnalysedSaysWhatToDo(t *testing.T) {
+	config := testConfig(t)
+	g := start(t, config, Options{Diagnoser: newStandIn(t, config.Model, always(0.5))})
+	id := mustGive(t, g.Gateway, chest(t, 1, phantom.Options{BurnedIn: true})).Case
+	settled(t, g.Casebook, id, vigie.InReview)
+	_, err := g.Overlay(t.Context(), id, "dr.test")
+	if !errors.Is(err, ErrNotAnalysed) {
+		t.Fatalf("got %v, want ErrNotAnalysed", err)
+	}
+	for _, want := range []string{string(vigie.ReasonBurnedIn), "vigie case identify " + string(id), "override or reject"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%v: lacks %q", err, want)
+		}
+	}
+}
+
 func TestWhoAsksForAnIdentityIsInTheLogBeforeItIsShown(t *testing.T) {
 	config := testConfig(t)
 	g := start(t, config, Options{Diagnoser: newStandIn(t, config.Model, always(0.5))})

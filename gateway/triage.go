@@ -17,6 +17,7 @@ type Policy struct {
 // officer rather than a radiologist. Every other reason means review.
 var quarantined = map[vigie.ReasonCode]bool{
 	vigie.ReasonUnreadable: true,
+	ReasonUnnamed:          true,
 }
 
 // Triage decides what happens with a diagnosed case. It is a pure function of

@@ -107,7 +107,7 @@ type Config struct {
 	NewSpool func() (dimse.Spool, error)                            // nil: nothing can be stored. An error is answered OutOfResources
 	Store    func(ctx context.Context, r StoreRequest) dimse.Status // may block until the object is durable
 	Archive  Archive                                                // nil: nothing can be searched or retrieved
-	BaseURL  string                                                 // of the handler as clients see it, for Retrieve URLs; "": only the path is given, relative to the handler's root
+	BaseURL  string                                                 // of the handler as clients see it, for Retrieve URLs: absolute, or the path at which it is mounted, such as /dicom-web; "": it is mounted at the root
 
 	// Disclose is told before attributes leave without their object, which no
 	// Open tells; an error withholds them. nil: nobody is told.
@@ -143,8 +143,10 @@ func NewHandler(cfg Config) (http.Handler, error) {
 		return nil, errors.New("dicomweb: making a handler: limits and timeouts are positive")
 	}
 	if cfg.BaseURL != "" {
-		if u, err := url.Parse(cfg.BaseURL); err != nil || u.Scheme == "" || u.Host == "" || u.RawQuery != "" {
-			return nil, fmt.Errorf("dicomweb: making a handler: BaseURL %q: want an absolute URL without query", cfg.BaseURL)
+		u, err := url.Parse(cfg.BaseURL)
+		absolute, path := err == nil && u.Scheme != "" && u.Host != "", err == nil && u.Scheme == "" && u.Host == "" && strings.HasPrefix(u.Path, "/")
+		if !absolute && !path || u.RawQuery != "" {
+			return nil, fmt.Errorf("dicomweb: making a handler: BaseURL %q: want an absolute URL or an absolute path, without query", cfg.BaseURL)
 		}
 	}
 	setDefault(&cfg.MaxObject, DefaultMaxObject)

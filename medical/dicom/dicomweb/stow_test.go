@@ -322,7 +322,7 @@ func TestAConfigurationThatCannotWorkIsRefused(t *testing.T) {
 	for name, cfg := range map[string]Config{
 		"no Authorize":      {},
 		"NewSpool alone":    {Authorize: MutualTLS, NewSpool: newSpool},
-		"relative BaseURL":  {Authorize: MutualTLS, BaseURL: "/dicom-web"},
+		"relative BaseURL":  {Authorize: MutualTLS, BaseURL: "dicom-web"},
 		"negative MaxParts": {Authorize: MutualTLS, MaxParts: -1},
 	} {
 		if _, err := NewHandler(cfg); err == nil {
