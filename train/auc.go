@@ -98,10 +98,10 @@ func AUC(scores []float64, positive []bool) (Interval, error) {
 		// Perfect separation has no estimated variance. Hanley's exact bound:
 		// with k the smaller class, an AUC this high is seen with probability
 		// 5 % down to about 0.05^(1/k).
-		if auc >= 1 {
+		if auc > 1-1e-9 { // but for the rounding of the sum
 			out.Low = math.Pow(0.05, 1/math.Min(m, n))
 		}
-		if auc <= 0 {
+		if auc < 1e-9 {
 			out.High = 1 - math.Pow(0.05, 1/math.Min(m, n))
 		}
 		return out, nil
@@ -165,4 +165,115 @@ func Bootstrap(scores []float64, positive []bool, resamples int, seed uint64, fi
 	slices.Sort(values)
 	at := func(q float64) float64 { return values[int(math.Round(q*float64(resamples-1)))] }
 	return Interval{Value: figure(scores, positive), Low: at(0.025), High: at(0.975)}, nil
+}
+
+// Wilson is a share, hits of n, with its 95 % score interval (Wilson 1927).
+func Wilson(hits, n int) Interval {
+	if n == 0 {
+		return Interval{High: 1}
+	}
+	const z = 1.959963984540054
+	total := float64(n)
+	p := float64(hits) / total
+	centre := (p + z*z/(2*total)) / (1 + z*z/total)
+	half := z / (1 + z*z/total) * math.Sqrt(p*(1-p)/total+z*z/(4*total*total))
+	return Interval{Value: p, Low: max(0, centre-half), High: min(1, centre+half)}
+}
+
+// BootstrapMeanAUC is MeanAUC with a 95 % interval by resampling examples, within
+// each class where classes exclude each other (percentile method). A resample in
+// which a label has only one kind of example is drawn again.
+func (s *Set) BootstrapMeanAUC(logits [][]float64, resamples int, seed uint64) (Interval, error) {
+	value, err := s.MeanAUC(logits)
+	if err != nil {
+		return Interval{}, err
+	}
+	if resamples < 40 {
+		return Interval{}, fmt.Errorf("train: %d resamples cannot give a 95 %% interval; use at least 40, better 2000", resamples)
+	}
+	var columns []ranked
+	for c := range len(logits[0]) {
+		columns = append(columns, rank(s.Scores(logits, c)))
+	}
+	strata := make([][]int, 1)
+	if !s.Multi() {
+		strata = make([][]int, s.Classes)
+	}
+	for i := range s.Len() {
+		k := 0
+		if !s.Multi() {
+			k = s.Labels[i]
+		}
+		strata[k] = append(strata[k], i)
+	}
+	rng := rand.New(rand.NewPCG(seed, 0xb007))
+	drawn := make([]float64, s.Len())
+	values := make([]float64, 0, resamples)
+	for tries := 0; len(values) < resamples; tries++ {
+		if tries > 20*resamples {
+			return Interval{}, fmt.Errorf("train: a label is too rare to resample: %w", ErrOneClass)
+		}
+		clear(drawn)
+		for _, members := range strata {
+			for range members {
+				drawn[members[rng.IntN(len(members))]]++
+			}
+		}
+		sum := 0.0
+		for _, c := range columns {
+			sum += c.auc(drawn)
+		}
+		if !math.IsNaN(sum) {
+			values = append(values, sum/float64(len(columns)))
+		}
+	}
+	slices.Sort(values)
+	at := func(q float64) float64 { return values[int(math.Round(q*float64(resamples-1)))] }
+	return Interval{Value: value, Low: at(0.025), High: at(0.975)}, nil
+}
+
+// ranked is a column of scores in ascending order.
+type ranked struct {
+	order    []int
+	scores   []float64
+	positive []bool
+}
+
+func rank(scores []float64, positive []bool) ranked {
+	r := ranked{order: make([]int, len(scores)), scores: scores, positive: positive}
+	for i := range r.order {
+		r.order[i] = i
+	}
+	slices.SortFunc(r.order, func(a, b int) int {
+		switch {
+		case scores[a] < scores[b]:
+			return -1
+		case scores[a] > scores[b]:
+			return 1
+		}
+		return 0
+	})
+	return r
+}
+
+// auc is the area under the curve with examples counted as often as times says;
+// NaN without both kinds.
+func (r ranked) auc(times []float64) float64 {
+	below, pairs, positives := 0.0, 0.0, 0.0
+	for i := 0; i < len(r.order); {
+		j, pos, neg := i, 0.0, 0.0
+		for j < len(r.order) && r.scores[r.order[j]] == r.scores[r.order[i]] {
+			if k := r.order[j]; r.positive[k] {
+				pos += times[k]
+			} else {
+				neg += times[k]
+			}
+			j++
+		}
+		pairs += pos * (below + neg/2)
+		positives += pos
+		below += neg
+		i = j
+	}
+	return pairs / (positives * below)
 }

@@ -8,14 +8,27 @@ import (
 
 // Temperature finds the divisor of logits [N][classes] that minimises the
 // negative log-likelihood of the labels (Guo et al. 2017). It keeps the order
-// of the classes, so that AUC and decisions at one half do not change. The
-// search is a golden-section search on log T in [1/20, 20]: the likelihood has
-// one minimum there, since it is convex in 1/T.
+// of the classes, so that AUC and decisions at one half do not change.
 func Temperature(logits [][]float64, labels []int) (float64, error) {
 	if len(logits) == 0 || len(logits) != len(labels) {
 		return 0, fmt.Errorf("train: calibrating %d logits with %d labels", len(logits), len(labels))
 	}
-	loss := func(logT float64) float64 { return meanLogLoss(logits, labels, math.Exp(logT)) }
+	return temperature(func(t float64) float64 { return meanLogLoss(logits, labels, t) })
+}
+
+// Temperature is the function of that name for the labels of a set, which need
+// not exclude each other: then one temperature serves all labels.
+func (s *Set) Temperature(logits [][]float64) (float64, error) {
+	if len(logits) == 0 || len(logits) != s.Len() {
+		return 0, fmt.Errorf("train: calibrating %d logits with %d labels", len(logits), s.Len())
+	}
+	return temperature(func(t float64) float64 { return s.LogLoss(logits, t) })
+}
+
+// temperature minimises a loss by golden-section search on log T in [1/20, 20]:
+// the likelihood has one minimum there, since it is convex in 1/T.
+func temperature(of func(float64) float64) (float64, error) {
+	loss := func(logT float64) float64 { return of(math.Exp(logT)) }
 	if v := loss(0); math.IsNaN(v) || math.IsInf(v, 0) {
 		return 0, fmt.Errorf("train: calibrating: the logits are not finite")
 	}

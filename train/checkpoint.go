@@ -1,24 +1,38 @@
 package train
 
 import (
+	"bytes"
+	"crypto/sha256"
 	"encoding/gob"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"reflect"
+	"time"
 )
 
-// state is all that a run carries from one epoch to the next. Random numbers
-// need no state: each is drawn from the seed, the epoch and the image.
+// ErrCheckpoint is returned for a checkpoint that cannot be gone on from: torn,
+// or of another recipe, network or data set.
+var ErrCheckpoint = errors.New("checkpoint cannot be used")
+
+// state is all that a run carries from one step to the next. Random numbers
+// need no state: each is drawn from the seed, the epoch and the example, or
+// drawn again when an epoch is taken up half-way.
 type state struct {
+	Digest     string // of data and network: what the run started from
 	Weights    [][]float32
 	Statistics [][]float32 // running mean and variance of each batch normalisation
 	Best       [][]float32 // weights and statistics of the best epoch
 	Optimizer  Optimizer
 	Average    *Average
 	History    History
+	Step       int           // steps done of the epoch under way
+	Total      float64       // sum of their losses
+	Spent      time.Duration // time spent on them
+	Private    *privateState // plan of a private run
 }
 
 func init() {
@@ -26,19 +40,44 @@ func init() {
 	gob.Register(&SGD{})
 }
 
-// save writes the state, durably and whole: a crash leaves the old file or the
-// new one.
+// A checkpoint file is this line, the SHA-256 of the rest, and the state in
+// encoding/gob.
+const checkpointMagic = "vigie checkpoint 1\n"
+
+// save writes the state, durably and whole: a crash or a power cut leaves the
+// old file or the new one.
 func (t *trainer) save() error {
 	path := t.config.Checkpoint
 	if path == "" {
 		return nil
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
-	if err != nil {
+	var body bytes.Buffer
+	if err := gob.NewEncoder(&body).Encode(t.state); err != nil {
+		return fmt.Errorf("train: writing checkpoint %s: %w", path, err)
+	}
+	sum := sha256.Sum256(body.Bytes())
+	if err := writeDurably(path, []byte(checkpointMagic), sum[:], body.Bytes()); err != nil {
 		return fmt.Errorf("train: writing checkpoint: %w", err)
 	}
+	return nil
+}
+
+// writeDurably replaces a file so that it holds either what it held or the whole
+// of the pieces, whatever happens, and is on the disk when it returns.
+func writeDurably(path string, pieces ...[]byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	if err != nil {
+		return err
+	}
 	defer os.Remove(f.Name())
-	err = gob.NewEncoder(f).Encode(t.state)
+	for _, p := range pieces {
+		if err == nil {
+			_, err = f.Write(p)
+		}
+	}
+	if err == nil {
+		err = f.Chmod(0o644)
+	}
 	if err == nil {
 		err = f.Sync()
 	}
@@ -49,44 +88,73 @@ func (t *trainer) save() error {
 		err = os.Rename(f.Name(), path)
 	}
 	if err != nil {
-		return fmt.Errorf("train: writing checkpoint %s: %w", path, err)
+		return err
 	}
-	return nil
+	dir, err := os.Open(filepath.Dir(path)) // the rename itself must be on the disk
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return dir.Sync()
 }
 
-// resume takes up the checkpoint, if there is one, of the same recipe and sizes.
+// resume takes up the checkpoint, if there is one, of the same run.
 func (t *trainer) resume() error {
+	var err error
+	if t.state.Digest, err = t.startDigest(); err != nil {
+		return err
+	}
 	path := t.config.Checkpoint
 	if path == "" {
 		return nil
 	}
-	f, err := os.Open(path)
+	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("train: reading checkpoint: %w", err)
 	}
-	defer f.Close()
-	var s state
-	if err := gob.NewDecoder(f).Decode(&s); err != nil {
-		return fmt.Errorf("train: reading checkpoint %s: %w; remove it to start afresh", path, err)
+	refuse := func(why string) error {
+		return fmt.Errorf("train: checkpoint %s is %s: %w; remove it to start afresh", path, why, ErrCheckpoint)
 	}
-	if !reflect.DeepEqual(s.History.Recipe, t.config.Recipe) || s.History.Images != t.config.Train.Len() {
-		return fmt.Errorf("train: checkpoint %s is of another recipe or data set; remove it to start afresh", path)
+	body, ok := bytes.CutPrefix(data, []byte(checkpointMagic))
+	if !ok || len(body) < sha256.Size {
+		return refuse("torn, or no checkpoint")
+	}
+	sum := sha256.Sum256(body[sha256.Size:])
+	if !bytes.Equal(sum[:], body[:sha256.Size]) {
+		return refuse("torn: its checksum is wrong")
+	}
+	var s state
+	if err := gob.NewDecoder(bytes.NewReader(body[sha256.Size:])).Decode(&s); err != nil {
+		return fmt.Errorf("train: reading checkpoint %s: %w: %w; remove it to start afresh", path, ErrCheckpoint, err)
+	}
+	if !reflect.DeepEqual(s.History.Recipe, t.config.Recipe) {
+		return refuse("of another recipe")
+	}
+	if s.Digest != t.state.Digest {
+		return refuse("of another network or data set")
 	}
 	for _, kept := range [][2][][]float32{{s.Weights, t.state.Weights}, {s.Statistics, t.state.Statistics}} {
-		if len(kept[0]) != len(kept[1]) {
-			return fmt.Errorf("train: checkpoint %s is of another network; remove it to start afresh", path)
-		}
-		for i, w := range kept[0] {
-			if len(w) != len(kept[1][i]) {
-				return fmt.Errorf("train: checkpoint %s is of another network; remove it to start afresh", path)
-			}
+		for i, w := range kept[0] { // as many and as long: the digest is the same
 			copy(kept[1][i], w) // the sessions are bound to these slices
 		}
 	}
 	s.Weights, s.Statistics = t.state.Weights, t.state.Statistics
 	t.state = s
 	return nil
+}
+
+// startDigest identifies what the run starts from.
+func (t *trainer) startDigest() (string, error) {
+	h := sha256.New()
+	m, err := t.config.Network.Model.Marshal()
+	if err != nil {
+		return "", fmt.Errorf("train: %w", err)
+	}
+	h.Write(m)
+	fmt.Fprintf(h, "%q %q %s", t.network.variables(), t.network.Logits, t.config.Train.Digest())
+	fmt.Fprint(h, t.config.Validation.Digest())
+	return hex.EncodeToString(h.Sum(nil)), nil
 }

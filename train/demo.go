@@ -1,5 +1,7 @@
 package train
 
+import "math/rand/v2"
+
 // DemoCNN is the network of the demo model: 28×28 grey images, two classes,
 // 72,082 parameters. Its last convolution's map is 7×7, coarse but a map.
 var DemoCNN = CNN{
@@ -17,8 +19,19 @@ var DemoRecipe = Recipe{
 	Augmentation: Augmentation{Shift: 2, Rotation: 10, Zoom: 0.1, Contrast: 0.15, Brightness: 0.05, Erase: 0.3},
 }
 
-// Demo is the job that `make model` runs: it rebuilds the committed demo model
-// from PneumoniaMNIST's training split.
-func Demo(data, out string) Fit {
-	return Fit{Data: data, Out: out, Network: DemoCNN, Recipe: DemoRecipe}
+// For builds the network for a set: its size, classes and pixel moments take the
+// place of those in c, and seed decides the weights.
+func (c *CNN) For(s *Set, seed uint64) (*Network, error) {
+	c.Channels, c.Rows, c.Columns, c.Classes = s.Channels, s.Rows, s.Columns, s.Classes
+	c.Mean, c.Deviation = s.Moments()
+	return c.Build(rand.New(rand.NewPCG(seed, 0x11)))
+}
+
+// StandardAugmentation is that of DemoRecipe for images of any size: moved by up
+// to a fourteenth of the smaller side, turned, zoomed, lit otherwise and partly
+// hidden, as radiographs differ. It mirrors nothing: the heart is on the left.
+func StandardAugmentation(rows, columns int) Augmentation {
+	a := DemoRecipe.Augmentation
+	a.Shift = float64(min(rows, columns)) / 14
+	return a
 }

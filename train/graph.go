@@ -70,6 +70,28 @@ func (n *Network) withNorms(size int64) (*Network, error) {
 	return &out, nil
 }
 
+// shaped returns a copy of the network whose input has the given example shape,
+// with the batch left open: sizes that an export left open are those of the data.
+// The graph must then have no shape left that is not known.
+func (n *Network) shaped(example []int64, size int64) (*Network, error) {
+	graph := *n.Model.Graph
+	graph.Inputs = slices.Clone(graph.Inputs)
+	for i, in := range graph.Inputs {
+		if in.Name != n.Input {
+			continue
+		}
+		if in.Shape[0].Known() && in.Shape[0].Value != size {
+			return nil, fmt.Errorf("train: input %v takes batches of %d only; export the model with an open batch size, or train in batches of %[2]d", in, in.Shape[0].Value)
+		}
+		graph.Inputs[i].Shape = append(slices.Clone(in.Shape[:1]), onnx.Fixed(example...)...)
+	}
+	m := *n.Model
+	m.Graph = &graph
+	out := *n
+	out.Model = &m
+	return &out, nil
+}
+
 // batchOf binds the name of the batch dimension, if it has one.
 func batchOf(m *onnx.Model, input string, size int64) map[string]int64 {
 	for _, in := range m.Graph.Inputs {

@@ -201,23 +201,37 @@ func (t elementType) read(r io.Reader, count int64) (any, error) {
 	return data, nil
 }
 
-// ReadNPZ reads the named arrays of a NumPy .npz archive; a missing one is an
-// error that lists what the archive has.
-func ReadNPZ(r io.ReaderAt, size int64, limits Limits, names ...string) (map[string]Array, error) {
+// ListNPZ lists the names of the arrays in an archive.
+func ListNPZ(r io.ReaderAt, size int64, limits Limits) ([]string, error) {
+	_, names, err := members(r, size, limits)
+	return names, err
+}
+
+func members(r io.ReaderAt, size int64, limits Limits) (map[string]*zip.File, []string, error) {
 	limits = limits.orDefault()
 	archive, err := zip.NewReader(r, size)
 	if err != nil {
-		return nil, fmt.Errorf("train: reading an archive: %w: %w", ErrFormat, err)
+		return nil, nil, fmt.Errorf("train: reading an archive: %w: %w", ErrFormat, err)
 	}
 	if len(archive.File) > limits.Arrays {
-		return nil, fmt.Errorf("train: reading an archive of %d arrays: %w of %d", len(archive.File), ErrLimit, limits.Arrays)
+		return nil, nil, fmt.Errorf("train: reading an archive of %d arrays: %w of %d", len(archive.File), ErrLimit, limits.Arrays)
 	}
 	found := map[string]*zip.File{}
-	var has []string
+	var names []string
 	for _, f := range archive.File {
 		name := strings.TrimSuffix(f.Name, ".npy")
 		found[name] = f
-		has = append(has, name)
+		names = append(names, name)
+	}
+	return found, names, nil
+}
+
+// ReadNPZ reads the named arrays of a NumPy .npz archive; a missing one is an
+// error that lists what the archive has.
+func ReadNPZ(r io.ReaderAt, size int64, limits Limits, names ...string) (map[string]Array, error) {
+	found, has, err := members(r, size, limits)
+	if err != nil {
+		return nil, err
 	}
 	arrays := map[string]Array{}
 	for _, name := range names {
@@ -225,7 +239,7 @@ func ReadNPZ(r io.ReaderAt, size int64, limits Limits, names ...string) (map[str
 		if f == nil {
 			return nil, fmt.Errorf("train: reading an archive: %w: no array %q, it has %s", ErrFormat, name, strings.Join(has, ", "))
 		}
-		a, err := readMember(f, limits)
+		a, err := readMember(f, limits.orDefault())
 		if err != nil {
 			return nil, fmt.Errorf("train: reading array %q: %w", name, err)
 		}

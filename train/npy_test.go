@@ -154,6 +154,23 @@ func TestColourComesOutChannelsFirst(t *testing.T) {
 	}
 }
 
+func TestFloatsAndVolumesAndManyLabelsAreReadAsTheyAre(t *testing.T) {
+	s, err := LoadMedMNIST(medFile(t, npy(header("<f4", "(2, 3)"), make([]byte, 24)), npy(header("|u1", "(2, 2)"), []byte{0, 1, 1, 0})), "train", Limits{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !s.Multi() || s.Len() != 2 || s.Classes != 2 || !slices.Equal(s.Example(), []int64{3}) || !s.Has(0, 1) || s.Has(0, 0) {
+		t.Errorf("set is %+v", s)
+	}
+	s, err = LoadMedMNIST(medFile(t, npy(header("|u1", "(2, 1, 2, 2)"), []byte{0, 51, 102, 153, 204, 255, 0, 0}), npy(header("|u1", "(2,)"), []byte{0, 1})), "train", Limits{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(s.Example(), []int64{1, 1, 2, 2}) || !slices.Equal(s.Values[:4], []float32{0, 0.2, 0.4, 0.6}) {
+		t.Errorf("volume is %+v", s)
+	}
+}
+
 func TestSetsThatTrainingWouldStumbleOverAreRefused(t *testing.T) {
 	two := npy(header("|u1", "(2, 1, 1)"), []byte{1, 2})
 	for name, c := range map[string]struct {
@@ -165,10 +182,13 @@ func TestSetsThatTrainingWouldStumbleOverAreRefused(t *testing.T) {
 		"too few labels":   {two, npy(header("|u1", "(1, 1)"), []byte{0}), "one label an image"},
 		"negative labels":  {two, npy(header("|i1", "(2, 1)"), []byte{0, 255}), "label -1"},
 		"fractions":        {two, npy(header("<f4", "(2, 1)"), make([]byte, 8)), "integers"},
-		"floating images":  {npy(header("<f4", "(2, 1, 1)"), make([]byte, 8)), npy(header("|u1", "(2, 1)"), []byte{0, 1}), "bytes"},
-		"several labels":   {two, npy(header("|u1", "(2, 14)"), make([]byte, 28)), "one label an image"},
-		"images of 4 axes": {npy(header("|u1", "(2, 1, 1, 1)"), []byte{1, 2}), npy(header("|u1", "(2, 1)"), []byte{0, 1}), "[N, rows, columns, 3]"},
-		"no images":        {npy(header("|u1", "(0, 1, 1)"), nil), npy(header("|u1", "(0, 1)"), nil), "no example"},
+		"images of shorts": {npy(header("<i2", "(2, 1, 1)"), make([]byte, 4)), npy(header("|u1", "(2, 1)"), []byte{0, 1}), "bytes"},
+		"marks of 2":       {two, npy(header("|u1", "(2, 2)"), []byte{0, 1, 1, 2}), "label 2 of image 1"},
+		"an unused label":  {two, npy(header("|u1", "(2, 2)"), []byte{0, 1, 0, 0}), "class 0 has no example"},
+		"a label of all":   {two, npy(header("|u1", "(2, 2)"), []byte{0, 1, 1, 1}), "every example has label 1"},
+		"images of 1 axis": {npy(header("|u1", "(2,)"), []byte{1, 2}), npy(header("|u1", "(2, 1)"), []byte{0, 1}), "[N, rows, columns, 3]"},
+		"not a number":     {npy(header("<f4", "(2, 1)"), []byte{0, 0, 0xc0, 0x7f, 0, 0, 0, 0}), npy(header("|u1", "(2, 1)"), []byte{0, 1}), "value 0 of example 0 is NaN"},
+		"no images":        {npy(header("|u1", "(0, 1, 1)"), nil), npy(header("|u1", "(0, 1)"), nil), "images of shape [0 1 1]"},
 	} {
 		_, err := LoadMedMNIST(medFile(t, c.images, c.labels), "train", Limits{})
 		if err == nil || !strings.Contains(err.Error(), c.says) {
@@ -176,7 +196,7 @@ func TestSetsThatTrainingWouldStumbleOverAreRefused(t *testing.T) {
 		}
 	}
 	_, err := LoadMedMNIST(medFile(t, two, two), "test", Limits{})
-	if err == nil || !strings.Contains(err.Error(), "test_images") || !strings.Contains(err.Error(), "train_images") {
+	if err == nil || !errors.Is(err, ErrNoSplit) || !strings.Contains(err.Error(), "train_images") {
 		t.Errorf("missing split: error is %v", err)
 	}
 }

@@ -1,6 +1,10 @@
 package train
 
-import "math"
+import (
+	"math"
+
+	"github.com/vigie/vigie/engine"
+)
 
 // Optimizer changes weights along their gradients. Implementations keep their
 // state per weight, in exported fields so that a checkpoint holds it, in the order of the slices, which must stay the same.
@@ -50,6 +54,10 @@ type AdamW struct {
 	Beta1, Beta2, Epsilon float64
 	Decay                 float64
 
+	// Kernels takes the step in the engine's own code, which rounds a little
+	// differently.
+	Kernels bool
+
 	Steps         int         // state: steps taken
 	First, Second [][]float32 // state: moments
 }
@@ -70,6 +78,10 @@ func (o *AdamW) Step(rate float64, weights, gradients [][]float32, decay []bool)
 		keep := float32(1)
 		if decay[i] {
 			keep = float32(1 - rate*o.Decay)
+		}
+		if o.Kernels {
+			engine.AdamW(engine.Moments{Beta1: f1, Rest1: n1, Beta2: f2, Rest2: n2, Keep: keep, Size: size, Correct: correct, Epsilon: e}, w, g, m, v)
+			continue
 		}
 		for j := range w {
 			m[j] = f1*m[j] + n1*g[j]
@@ -92,6 +104,28 @@ func zerosLike(weights [][]float32) [][]float32 {
 		out[i] = make([]float32, len(w))
 	}
 	return out
+}
+
+// Clip scales gradients down so that their joint Euclidean norm is at most limit
+// (Pascanu et al. 2013), and returns the norm they had. A limit of 0 only
+// measures.
+func Clip(gradients [][]float32, limit float64) float64 {
+	sum := 0.0
+	for _, g := range gradients {
+		for _, v := range g {
+			sum += float64(v) * float64(v)
+		}
+	}
+	norm := math.Sqrt(sum)
+	if limit > 0 && norm > limit {
+		scale := float32(limit / norm)
+		for _, g := range gradients {
+			for j := range g {
+				g[j] *= scale
+			}
+		}
+	}
+	return norm
 }
 
 // CosineRate is the learning rate at step (from 0) of total: linear warm-up to

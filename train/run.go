@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -23,6 +24,16 @@ type Config struct {
 	// goes on from: a run that was killed ends with the same weights as one that
 	// was not. Empty means none.
 	Checkpoint string
+	// CheckpointEvery is how often the checkpoint is written within an epoch,
+	// too; 0 means only after each. It does not change the result.
+	CheckpointEvery time.Duration
+	// Warn, if not nil, is told what may be a mistake but stops nothing.
+	Warn func(string)
+	// Ledger is the file that a private run charges its steps to; see
+	// dp.OpenLedger. Empty counts this run alone.
+	Ledger string
+
+	bits io.Reader // in tests, where sampling and noise come from; nil: crypto/rand
 }
 
 // Recipe is everything that decides a result besides network and data. It is
@@ -39,10 +50,16 @@ type Recipe struct {
 	Smoothing    float64      `json:"label_smoothing"` // share of the target spread over all classes
 	Mixup        float64      `json:"mixup"`           // α of the Beta distribution (Zhang et al. 2018); 0 is off
 	ClassWeights []float64    `json:"class_weights"`   // by class; nil counts every image alike
+	Clip         float64      `json:"clip,omitempty"`  // largest norm of the gradient; 0 is off
 	Average      float64      `json:"average"`         // decay of the moving average of weights; 0 is off
 	Patience     int          `json:"patience"`        // epochs without a better validation AUC before stopping; 0 is never
 	Seed         uint64       `json:"seed"`
 	Augmentation Augmentation `json:"augmentation"`
+	Private      *Privacy     `json:"private,omitempty"` // nil trains without privacy
+	// Kernels is 2 or 3 to compute on the engine's own operators with so many
+	// bfloat16 terms a number (autodiff.Request.Kernels); 0 is the runtime's.
+	// The weights that come out differ in their last digits.
+	Kernels int `json:"kernels,omitempty"`
 }
 
 func (r Recipe) orDefault() Recipe {
@@ -57,6 +74,7 @@ func (r Recipe) orDefault() Recipe {
 		r.Optimizer = "adamw"
 	}
 	r.Momentum = orElse(r.Momentum, 0.9)
+	r.Private = r.Private.orDefault()
 	return r
 }
 
@@ -73,7 +91,7 @@ func BalancedWeights(s *Set) []float64 {
 // Epoch is a line of the History.
 type Epoch struct {
 	Epoch          int           `json:"epoch"` // from 1
-	Loss           float64       `json:"loss"`  // mean over the training batches, before each step
+	Loss           float64       `json:"loss"`  // mean over the training batches, before each step; 0 in a private run, which does not release it
 	Rate           float64       `json:"rate"`  // at the end of the epoch
 	ValidationLoss float64       `json:"validation_loss"`
 	ValidationAUC  float64       `json:"validation_auc"` // of two classes; the mean of one against the rest for more
@@ -97,6 +115,7 @@ type Result struct {
 	Model   *onnx.Model // the network with the weights of the best epoch
 	History History
 	Logits  [][]float64 // of the validation images, by the kept weights
+	Privacy *Statement  // what a private run promises; nil without privacy
 }
 
 // ErrDiverged is returned when the loss is no longer a number.
@@ -117,7 +136,10 @@ func Run(ctx context.Context, c Config, progress func(Epoch)) (*Result, error) {
 	if err := t.resume(); err != nil {
 		return nil, err
 	}
-	for e := len(t.state.History.Epochs); e < c.Epochs && !t.patienceOver(); e++ {
+	if err := t.beginPrivate(); err != nil {
+		return nil, err
+	}
+	for e := len(t.state.History.Epochs); e < c.Epochs && !t.patienceOver() && !t.budgetOver(); e++ {
 		epoch, err := t.epoch(ctx, e)
 		if err != nil {
 			return nil, fmt.Errorf("train: epoch %d: %w", e+1, err)
@@ -129,7 +151,9 @@ func Run(ctx context.Context, c Config, progress func(Epoch)) (*Result, error) {
 			progress(epoch)
 		}
 	}
-	m, err := t.network.withValues(t.state.Best)
+	finished := *t.network
+	finished.Model = c.Network.Model // as it came, sizes left open
+	m, err := finished.withValues(t.state.Best)
 	if err != nil {
 		return nil, err
 	}
@@ -137,7 +161,11 @@ func Run(ctx context.Context, c Config, progress func(Epoch)) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Result{Model: m, History: t.state.History, Logits: logits}, nil
+	statement, err := t.statement()
+	if err != nil {
+		return nil, err
+	}
+	return &Result{Model: m, History: t.state.History, Logits: logits, Privacy: statement}, nil
 }
 
 func (c Config) check() error {
@@ -162,39 +190,65 @@ func (c Config) check() error {
 		return fmt.Errorf("train: %d class weights for %d classes", len(c.ClassWeights), c.Train.Classes)
 	case c.Optimizer != "adamw" && c.Optimizer != "sgd":
 		return fmt.Errorf("train: optimizer %q: want adamw or sgd", c.Optimizer)
+	case c.Clip < 0 || c.Mixup < 0 || c.Mixup > 1:
+		return fmt.Errorf("train: a clipping norm of %g and a mixup of %g; want a norm of 0 or more, a mixup of 0 to 1", c.Clip, c.Mixup)
+	case c.ClassWeights != nil && c.Train.Multi():
+		return errors.New("train: class weights are for classes that exclude each other; leave them out")
+	case c.Augmentation != (Augmentation{}) && c.Train.Shape != nil:
+		return fmt.Errorf("train: augmentation is for images, and examples have shape %v; leave it out", c.Train.Shape)
 	case c.Smoothing < 0 || c.Smoothing >= 1:
 		return fmt.Errorf("train: label smoothing %g: want 0 or more and less than 1", c.Smoothing)
 	}
-	return nil
+	return c.checkPrivacy(c.Train)
 }
 
 // epoch runs over the training images once, in an order drawn from the seed and
 // the epoch's number, and evaluates.
 func (t *trainer) epoch(ctx context.Context, e int) (Epoch, error) {
-	start := time.Now()
+	start := time.Now().Add(-t.state.Spent)
 	c := t.config
 	rng := rand.New(rand.NewPCG(c.Seed, uint64(e)<<1|1))
 	order := rng.Perm(c.Train.Len())
 	steps := len(order) / c.Batch // the rest of the images is dropped this time
-	total := 0.0
 	rate := 0.0
+	saved := time.Now()
 	for s := range steps {
 		if err := ctx.Err(); err != nil {
 			return Epoch{}, err
 		}
 		partner := rng.Perm(c.Batch)
+		if s < t.state.Step { // done before the checkpoint: draw what it drew
+			if c.Mixup > 0 {
+				beta(rng, c.Mixup)
+			}
+			continue
+		}
 		loss, err := t.gradients(ctx, e, order[s*c.Batch:(s+1)*c.Batch], partner, rng)
+		if errors.Is(err, ErrBudget) && t.state.Step > 0 {
+			break // steps that were charged and lost end the run early
+		}
 		if err != nil {
 			return Epoch{}, err
 		}
 		if math.IsNaN(loss) || math.IsInf(loss, 0) {
 			return Epoch{}, ErrDiverged
 		}
-		total += loss
+		t.state.Total += loss
 		rate = CosineRate(c.Rate, e*steps+s, int(c.Warmup*float64(steps)), c.Epochs*steps)
+		if c.Clip > 0 {
+			Clip(t.gradient, c.Clip)
+		}
 		t.state.Optimizer.Step(rate, t.state.Weights, t.gradient, t.decay)
 		if c.Average > 0 {
 			t.state.Average.Update(t.variables())
+		}
+		t.state.Step = s + 1
+		if c.CheckpointEvery > 0 && time.Since(saved) >= c.CheckpointEvery && s+1 < steps {
+			t.state.Spent = time.Since(start)
+			if err := t.save(); err != nil {
+				return Epoch{}, err
+			}
+			saved = time.Now()
 		}
 	}
 	current := t.variables()
@@ -210,7 +264,7 @@ func (t *trainer) epoch(ctx context.Context, e int) (Epoch, error) {
 		return Epoch{}, err
 	}
 	out := Epoch{
-		Epoch: e + 1, Loss: total / float64(steps), Rate: rate,
+		Epoch: e + 1, Loss: t.state.Total / float64(steps), Rate: rate,
 		ValidationLoss: c.Validation.LogLoss(logits, 1), ValidationAUC: auc,
 		Accuracy: c.Validation.Accuracy(logits),
 	}
@@ -220,6 +274,7 @@ func (t *trainer) epoch(ctx context.Context, e int) (Epoch, error) {
 		t.state.History.Best = e + 1
 	}
 	out.Duration = time.Since(start)
+	t.state.Step, t.state.Total, t.state.Spent = 0, 0, 0
 	t.state.History.Epochs = append(t.state.History.Epochs, out)
 	return out, nil
 }

@@ -26,6 +26,7 @@ type trainer struct {
 	gradient [][]float32 // of the batch's mean loss
 	measured [][]float32 // statistics of the batch
 	step     step
+	private  *private       // takes step's place in a private run
 	forward  engine.Session // logits of any batch, variables given
 }
 
@@ -64,7 +65,7 @@ func newTrainer(c Config) (*trainer, error) {
 	case "sgd":
 		t.state.Optimizer = &SGD{Momentum: c.Momentum, Nesterov: true, Decay: c.Decay}
 	default:
-		t.state.Optimizer = &AdamW{Decay: c.Decay}
+		t.state.Optimizer = &AdamW{Decay: c.Decay, Kernels: c.Kernels > 0}
 	}
 	example := t.example()
 	t.batch = batch{
@@ -73,10 +74,15 @@ func newTrainer(c Config) (*trainer, error) {
 		weights: make([]float32, c.Batch),
 	}
 	var err error
-	if t.step, err = newStep(stepSpec{
-		network: t.network, loss: t.loss, example: example, outputs: t.outputs, size: c.Batch, parts: c.Parts,
-		batch: &t.batch, weights: t.state.Weights, gradients: t.gradient, statistics: t.measured,
-	}); err != nil {
+	if c.Private != nil {
+		t.private, err = newPrivate(t)
+	} else {
+		t.step, err = newStep(stepSpec{
+			network: t.network, loss: t.loss, example: example, outputs: t.outputs, size: c.Batch, parts: c.Parts, kernels: c.Kernels,
+			batch: &t.batch, weights: t.state.Weights, gradients: t.gradient, statistics: t.measured,
+		})
+	}
+	if err != nil {
 		return nil, err
 	}
 	if t.forward, err = engine.Open(t.network.variablesAsInputs(), engine.Options{Outputs: []string{t.network.Logits}}); err != nil {
@@ -99,10 +105,14 @@ func (t *trainer) fit() error {
 	if t.copies, err = Fits(c.Network.Model, c.Network.Input, c.Train.Example()); err != nil {
 		return err
 	}
-	if t.network, err = c.Network.withNorms(int64(c.Batch)); err != nil {
+	shaped, err := c.Network.shaped(t.example(), int64(c.Batch))
+	if err != nil {
 		return err
 	}
-	shapes, err := onnx.InferShapes(c.Network.Model, batchOf(c.Network.Model, c.Network.Input, int64(c.Batch)))
+	if t.network, err = shaped.withNorms(int64(c.Batch)); err != nil {
+		return err
+	}
+	shapes, err := onnx.InferShapes(shaped.Model, batchOf(shaped.Model, shaped.Input, int64(c.Batch)))
 	if err != nil {
 		return fmt.Errorf("train: inferring shapes: %w", err)
 	}
@@ -170,6 +180,9 @@ func (t *trainer) close() {
 	if t.step != nil {
 		t.step.close()
 	}
+	if t.private != nil {
+		t.private.close()
+	}
 	if t.forward != nil {
 		t.forward.Close()
 	}
@@ -185,6 +198,9 @@ func (t *trainer) variables() [][]float32 {
 // mixup mixes example i with.
 func (t *trainer) gradients(ctx context.Context, epoch int, at, partner []int, rng *rand.Rand) (float64, error) {
 	c := t.config
+	if t.private != nil {
+		return 0, t.private.gradients(ctx, t)
+	}
 	mix := 1.0
 	if c.Mixup > 0 {
 		mix = beta(rng, c.Mixup)

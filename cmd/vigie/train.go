@@ -1,75 +1,124 @@
 package main
 
 import (
-	"encoding/json"
-	"fmt"
-	"time"
+	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
-	"github.com/vigie/vigie/train"
+	"github.com/vigie/vigie/onnx/zoo"
+	"github.com/vigie/vigie/train/job"
 )
 
 func newTrainCommand() *cobra.Command {
-	fit := train.Demo("", "")
-	var asJSON bool
+	o := job.Default()
+	var (
+		asJSON       bool
+		config, size string
+	)
+	members := []string{job.Demo}
+	for _, a := range zoo.Architectures() {
+		members = append(members, a.Name)
+	}
 	command := &cobra.Command{
-		Use:   "train --data FILE.npz --out DIR",
-		Short: "Train the demo network on a MedMNIST file of two classes",
-		Long: `Train fits the demo network (a small CNN) to a data set in MedMNIST's .npz
-layout. It trains on the split "train" and chooses epoch, temperature and
-operating point on the split "val". DIR receives model.onnx, calibration.json
-and training.json (recipe, history, AUC with intervals).
+		Use:   "train [NETWORK] --data PATH --out model.onnx",
+		Short: "Train a network on images or a table, or go on from any ONNX file",
+		Long: `Train fits a network to labelled data and says how good it is.
 
-The same seed gives the same model bit for bit on the same type of processor.`,
-		Example: `  vigie train --data pneumoniamnist.npz --out models/chest-pneumonia-28
-  vigie train --data breastmnist.npz --out breast-model --epochs 60 --seed 3 --json`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			start, before := time.Now(), 0
-			report, err := fit.Run(cmd.Context(), func(e train.Epoch) {
-				if before == 0 { // after a resume, the first line is not epoch 1
-					before = e.Epoch - 1
-				}
-				done := e.Epoch - before
-				left := time.Since(start) / time.Duration(done) * time.Duration(fit.Recipe.Epochs-e.Epoch)
-				mark := " "
-				if e.Best {
-					mark = "*"
-				}
-				fmt.Fprintf(cmd.ErrOrStderr(), "epoch %*d/%d %s loss %.4f  validation: AUC %.5f, loss %.4f, accuracy %.4f  (%s left)\n",
-					len(fmt.Sprint(fit.Recipe.Epochs)), e.Epoch, fit.Recipe.Epochs, mark, e.Loss, e.ValidationAUC, e.ValidationLoss, e.Accuracy, left.Round(time.Second))
-			})
+NETWORK is one of ` + strings.Join(members, ", ") + `.
+Without it, and without --from, it is demo, a small CNN for small images.
+
+--data is one of
+  a folder of DICOM, PNG or JPEG  with --labels CSV (columns file, label and, if
+                                  known, patient and split), or a folder for each
+                                  class, below train/ val/ test/ if divided
+  FILE.npz                        in MedMNIST's layout
+  FILE.csv                        a table; its column label (or the last) is learnt
+
+Data that are not divided are split by patient and class, the same way for the
+same --seed. A patient on both sides of a split, a label outside the classes, an
+empty class, values that are not numbers, and sizes that do not fit are errors
+before training starts.
+
+--out is a folder, or a file: model.onnx, and beside it the weights as
+safetensors, calibration.json (temperature), training.json (recipe, data, AUC
+with DeLong's and the bootstrap's intervals, operating points, history) and
+the learning curves as PNG and SVG. Epoch, temperature and operating point are
+chosen on the validation split; the test split is looked at once, at the end.
+
+With --checkpoint a run that was killed goes on where it was and ends with the
+same weights bit for bit. The same seed gives the same model on the same type of
+processor.
+
+Every flag may also be set by a variable (--batch is VIGIE_TRAIN_BATCH) or in
+a YAML file (--config; "batch: 32"). Flags win over variables, variables over
+the file.`,
+		Example: `  vigie train resnet18 --data radiographs --labels labels.csv --size 224 --out model.onnx --epochs 20 --seed 1 --json
+  vigie train --data pneumoniamnist.npz --out models/chest-pneumonia-28
+  vigie train tabular-mlp --data patients.csv --label-column outcome --out risk.onnx
+  vigie train --from densenet121.onnx --head normal,pneumonia --freeze 'features.*' --data radiographs --out mine.onnx`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := job.Settings(cmd.Flags(), config, os.Environ()); err != nil {
+				return err
+			}
+			if len(args) > 0 {
+				o.Network = args[0]
+			}
+			if err := o.SetSize(size); err != nil {
+				return err
+			}
+			report, err := o.Run(cmd.Context(), job.Terminal(cmd.ErrOrStderr()))
 			if err != nil {
 				return err
 			}
 			if asJSON {
-				encoder := json.NewEncoder(cmd.OutOrStdout())
-				encoder.SetIndent("", "  ")
-				return encoder.Encode(report)
+				return writeJSON(cmd.OutOrStdout(), report)
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), `%d parameters, best epoch %d of %d, seed %d
-validation AUC %.4f (DeLong 95 %% %.4f to %.4f), accuracy %.4f
-temperature %.3f: calibration error %.4f, was %.4f
-operating point %.3f: sensitivity %.3f, specificity %.3f (%s)
-written to %s
-`, report.Parameters, report.History.Best, len(report.History.Epochs), report.Seed,
-				report.AUC.Value, report.AUC.Low, report.AUC.High, report.Accuracy,
-				report.Temperature, report.Calibration[1], report.Calibration[0],
-				report.Operating.Threshold, report.Operating.Sensitivity, report.Operating.Specificity, report.Operating.Rule, fit.Out)
-			return nil
+			return job.Write(cmd.OutOrStdout(), report, o.Out)
 		},
 	}
 	flags := command.Flags()
-	flags.StringVar(&fit.Data, "data", "", "data set, .npz in MedMNIST's layout")
-	flags.StringVar(&fit.Out, "out", "", "folder for the model and its record")
-	flags.IntVar(&fit.Recipe.Epochs, "epochs", fit.Recipe.Epochs, "passes over the training images")
-	flags.IntVar(&fit.Recipe.Batch, "batch", fit.Recipe.Batch, "images a step")
-	flags.Float64Var(&fit.Recipe.Rate, "rate", fit.Recipe.Rate, "peak learning rate")
-	flags.Uint64Var(&fit.Recipe.Seed, "seed", fit.Recipe.Seed, "seed of weights, order and augmentation")
-	flags.BoolVar(&fit.Checkpoint, "checkpoint", false, "save after every epoch, and go on from there")
+	flags.SortFlags = false
+	flags.StringVar(&config, "config", os.Getenv(job.EnvPrefix+"CONFIG"), "YAML file of settings")
+	flags.StringVar(&o.Data.Data, "data", "", "folder, .npz or .csv (required)")
+	flags.StringVar(&o.Data.Labels, "labels", "", "CSV file that labels the files of a folder")
+	flags.StringVar(&o.Out, "out", "", "folder, or file that ends in .onnx (required)")
+	flags.StringSliceVar(&o.Data.Classes, "classes", nil, "names of the classes in order; others are errors")
+	flags.StringSliceVar(&o.Data.LabelColumns, "label-column", nil, "column of the label; several hold 0 or 1 each")
+	flags.StringVar(&o.Data.FileColumn, "file-column", "", "column of the file names")
+	flags.StringVar(&o.Data.PatientColumn, "patient-column", "", "column that tells patients apart")
+	flags.StringVar(&o.Data.SplitColumn, "split-column", "", "column of train, val and test")
+	flags.StringSliceVar(&o.Data.LeaveOut, "leave-out", nil, "columns of a table that are not used")
+	flags.StringSliceVar(&o.Data.Categorical, "categorical", nil, "columns of a table whose numbers are codes")
+	flags.Float64SliceVar(&o.Data.Shares, "shares", nil, "shares of training, validation and test [0.7,0.15,0.15]")
+	flags.StringVar(&size, "size", "", "bring images to this size: 224, or ROWSxCOLUMNS")
+	flags.IntVar(&o.Data.Channels, "channels", 0, "1 for grey, 3 for colour; 0 is as the images are")
+	flags.StringVar(&o.Data.Aspect, "aspect", "stretch", "how: stretch, pad or centre-crop")
+	flags.StringVar(&o.Norm, "norm", zoo.BatchNorm, "normalisation of a network of the zoo: batch or group")
+	flags.StringVar(&o.From, "from", "", "ONNX file to go on from")
+	flags.StringVar(&o.Weights, "weights", "", "safetensors file whose tensors replace weights of the same name")
+	flags.StringVar(&o.Output, "output", "", "output of the file to train, if not the first")
+	flags.StringVar(&o.Head, "head", "", "new last layer for the file: auto, a number, or the names of the classes")
+	flags.StringSliceVar(&o.Freeze, "freeze", nil, "patterns of weights that stay as they are, such as 'layer1.*'")
+	flags.IntVar(&o.Recipe.Epochs, "epochs", o.Recipe.Epochs, "passes over the training examples")
+	flags.IntVar(&o.Recipe.Batch, "batch", o.Recipe.Batch, "examples a step")
+	flags.StringVar(&o.Recipe.Optimizer, "optimizer", o.Recipe.Optimizer, "adamw or sgd")
+	flags.Float64Var(&o.Recipe.Rate, "rate", 0, "peak learning rate; 0 is one that suits the network")
+	flags.Float64Var(&o.Recipe.Warmup, "warmup", o.Recipe.Warmup, "epochs of linear warm-up before the cosine")
+	flags.Float64Var(&o.Recipe.Momentum, "momentum", o.Recipe.Momentum, "of sgd")
+	flags.Float64Var(&o.Recipe.Decay, "decay", o.Recipe.Decay, "weight decay of matrices and kernels")
+	flags.Float64Var(&o.Recipe.Clip, "clip", 0, "largest norm of a gradient; 0 is off")
+	flags.Float64Var(&o.Recipe.Average, "ema", o.Recipe.Average, "decay of the moving average of weights; 0 is off")
+	flags.Float64Var(&o.Recipe.Smoothing, "label-smoothing", 0, "share of the target spread over all classes")
+	flags.Float64Var(&o.Recipe.Mixup, "mixup", 0, "parameter of the Beta distribution; 0 is off")
+	flags.IntVar(&o.Recipe.Patience, "patience", 0, "stop after so many epochs without a better validation AUC; 0 is never")
+	flags.StringVar(&o.ClassWeights, "class-weights", "", "balanced, or a weight for each class")
+	flags.StringVar(&o.Augment, "augment", "standard", "standard or none; tables have none")
+	flags.Float64Var(&o.Sensitivity, "sensitivity", o.Sensitivity, "that a second operating point keeps")
+	flags.Uint64Var(&o.Recipe.Seed, "seed", o.Recipe.Seed, "of weights, split, order and augmentation")
+	flags.BoolVar(&o.Checkpoint, "checkpoint", false, "save the run, and go on from what was saved")
+	flags.DurationVar(&o.CheckpointEvery, "checkpoint-every", o.CheckpointEvery, "also within an epoch")
 	flags.BoolVar(&asJSON, "json", false, "print the report as JSON")
-	command.MarkFlagRequired("data")
-	command.MarkFlagRequired("out")
 	return command
 }

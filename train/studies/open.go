@@ -1,0 +1,249 @@
+package studies
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/vigie/vigie/train"
+)
+
+// ErrData says that the data cannot be read as asked; the message says what is
+// wrong and where.
+var ErrData = errors.New("not usable as training data")
+
+// Options say what to read and how.
+type Options struct {
+	Data   string // .npz file, CSV file, or folder
+	Labels string // CSV file that labels the files of a folder; empty: a folder for each class
+	// Classes are the classes in order; a label outside them is an error. Empty:
+	// those that occur, sorted.
+	Classes []string
+
+	// Columns of a CSV file. Empty means the usual names: file, filename, image,
+	// path; label, class, target, diagnosis (of a table otherwise the last
+	// column); patient, patient_id, subject; split. Several label columns of
+	// zeros and ones are labels that do not exclude each other.
+	FileColumn    string
+	LabelColumns  []string
+	PatientColumn string
+	SplitColumn   string
+	LeaveOut      []string       // columns of a table that are not used
+	Categorical   []string       // columns of a table that hold codes, not amounts
+	Encoding      *train.Columns // of a table, from a trained model; nil: learnt from the training rows
+
+	// Images. Rows and Columns of 0 keep the size, which must then be the same
+	// for all; Channels 0 is 3 if any image has colour.
+	Rows, Columns, Channels int
+	Aspect                  string // model.Stretch (the default), model.Pad or model.CentreCrop
+
+	// Shares of training, validation and test where the data are not divided:
+	// nil means 0.7, 0.15, 0.15. Seed decides who goes where.
+	Shares []float64
+	Seed   uint64
+
+	Progress func(done, total int) // told of images read; may be nil
+}
+
+// The names of the parts.
+const (
+	Train      = "train"
+	Validation = "val"
+	Test       = "test"
+	All        = "all"
+)
+
+// Studies are labelled examples in parts.
+type Studies struct {
+	Kind       string // "npz", "folder" or "table"
+	Train      *train.Set
+	Validation *train.Set
+	Test       *train.Set // nil if the data have no such part
+	Given      bool       // the data came divided
+	Encoding   *train.Columns
+	Digest     string            // of the file, or of all files of the folder and the labels
+	Duplicates []train.Duplicate // content that is in two parts, or has two labels
+}
+
+// Set returns a part by name; "all" is every example.
+func (s *Studies) Set(name string) (*train.Set, error) {
+	var set *train.Set
+	switch name {
+	case Train:
+		set = s.Train
+	case Validation, "validation":
+		set = s.Validation
+	case Test:
+		set = s.Test
+	case All:
+		return train.Join(All, s.sets()...), nil
+	default:
+		return nil, fmt.Errorf("studies: split %q: want train, val, test or all", name)
+	}
+	if set == nil {
+		return nil, fmt.Errorf("studies: split %q: %w: the data have no such part", name, train.ErrNoSplit)
+	}
+	return set, nil
+}
+
+func (s *Studies) sets() []*train.Set {
+	return slices.DeleteFunc([]*train.Set{s.Train, s.Validation, s.Test}, func(set *train.Set) bool { return set == nil })
+}
+
+// Open reads the data and divides them.
+func Open(ctx context.Context, o Options) (*Studies, error) {
+	if o.Shares == nil {
+		o.Shares = []float64{0.7, 0.15, 0.15}
+	}
+	if len(o.Shares) != 2 && len(o.Shares) != 3 {
+		return nil, fmt.Errorf("studies: %d shares; want two (training, validation) or three (and test)", len(o.Shares))
+	}
+	info, err := os.Stat(o.Data)
+	if err != nil {
+		return nil, fmt.Errorf("studies: opening the data: %w", err)
+	}
+	var s *Studies
+	switch {
+	case info.IsDir():
+		s, err = openFolder(ctx, o)
+	case strings.EqualFold(filepath.Ext(o.Data), ".npz"):
+		s, err = openNPZ(o)
+	default:
+		s, err = openTable(o)
+	}
+	if err != nil {
+		return nil, err
+	}
+	for name, set := range map[string]*train.Set{Train: s.Train, Validation: s.Validation, Test: s.Test} {
+		if set != nil {
+			set.Name = name
+			if err := set.Check(); err != nil {
+				return nil, fmt.Errorf("studies: reading %s: %w", o.Data, err)
+			}
+		}
+	}
+	if s.Given {
+		if err := train.CheckPatients(s.sets()...); err != nil {
+			return nil, fmt.Errorf("studies: reading %s: %w", o.Data, err)
+		}
+	}
+	s.Duplicates = train.Duplicates(s.sets()...)
+	return s, nil
+}
+
+// openNPZ reads a file in MedMNIST's layout. One without a validation split has
+// it taken out of the training split.
+func openNPZ(o Options) (*Studies, error) {
+	s := &Studies{Kind: "npz", Given: true}
+	var err error
+	if s.Digest, err = digestFile(o.Data); err != nil {
+		return nil, err
+	}
+	for name, set := range map[string]**train.Set{Train: &s.Train, Validation: &s.Validation, Test: &s.Test} {
+		if *set, err = train.LoadMedMNIST(o.Data, name, train.Limits{}); err != nil && !errors.Is(err, train.ErrNoSplit) {
+			return nil, err
+		}
+		if errors.Is(err, train.ErrNoSplit) {
+			*set = nil
+		}
+	}
+	if s.Train == nil && s.Validation == nil && s.Test == nil {
+		return nil, fmt.Errorf("studies: reading %s: %w: it has no arrays train_images and train_labels", o.Data, ErrData)
+	}
+	classes := 0
+	for _, set := range s.sets() {
+		classes = max(classes, set.Classes)
+	}
+	for _, set := range s.sets() {
+		if !set.Multi() {
+			set.Classes = classes
+		}
+		if o.Classes != nil {
+			if len(o.Classes) != set.Classes {
+				return nil, fmt.Errorf("studies: reading %s: %w: it has %d classes, and %d were named", o.Data, ErrData, set.Classes, len(o.Classes))
+			}
+			set.ClassNames = o.Classes
+		}
+		if err := resizeSet(set, o); err != nil {
+			return nil, err
+		}
+	}
+	if s.Train != nil && s.Validation == nil {
+		s.Given = false
+		parts, err := train.Split(s.Train, o.Seed, o.Shares[0], o.Shares[1])
+		if err != nil {
+			return nil, err
+		}
+		s.Train, s.Validation = parts[0], parts[1]
+	}
+	return s, nil
+}
+
+// divide splits a set by the part that each example names, or by shares if none
+// does.
+func divide(whole *train.Set, splits []string, o Options) (*Studies, error) {
+	s := &Studies{}
+	if splits == nil {
+		parts, err := train.Split(whole, o.Seed, o.Shares...)
+		if err != nil {
+			return nil, fmt.Errorf("studies: dividing %s: %w", o.Data, err)
+		}
+		s.Train, s.Validation = parts[0], parts[1]
+		if len(parts) == 3 {
+			s.Test = parts[2]
+		}
+		return s, nil
+	}
+	at, err := given(splits)
+	if err != nil {
+		return nil, fmt.Errorf("studies: dividing %s: %w", o.Data, err)
+	}
+	s.Given = true
+	s.Train, s.Validation = whole.Subset(at[0]), whole.Subset(at[1])
+	if len(at[2]) > 0 {
+		s.Test = whole.Subset(at[2])
+	}
+	return s, nil
+}
+
+// given returns the positions of the examples of each part.
+func given(splits []string) (at [3][]int, err error) {
+	for i, name := range splits {
+		switch strings.ToLower(name) {
+		case "train", "training":
+			at[0] = append(at[0], i)
+		case "val", "valid", "validation", "dev":
+			at[1] = append(at[1], i)
+		case "test", "testing":
+			at[2] = append(at[2], i)
+		default:
+			return at, fmt.Errorf("row %d: %w: split %q; want train, val or test", i+1, ErrData, name)
+		}
+	}
+	for p, name := range []string{Train, Validation} {
+		if len(at[p]) == 0 {
+			return at, fmt.Errorf("%w: no example is in split %s", ErrData, name)
+		}
+	}
+	return at, nil
+}
+
+func digestFile(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", fmt.Errorf("studies: reading the data: %w", err)
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", fmt.Errorf("studies: reading %s: %w", path, err)
+	}
+	return "sha256:" + hex.EncodeToString(h.Sum(nil)), nil
+}
