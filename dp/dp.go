@@ -13,6 +13,11 @@
 // one has one record more. Records are patients if the sampler draws patients;
 // the guarantee is about whatever the sampler draws.
 //
+// The mechanism itself is here too: [Sampler] draws batches, [Gaussian] the
+// noise, both from crypto/rand; [Ledger] holds what was spent, on disk before
+// the noise is drawn; [Clip] is the clipping norm, fixed or following a quantile.
+// The package must not know of models or training.
+//
 //	epsilon, err := dp.PLD{}.Epsilon(dp.Run{Sigma: 1.1, Rate: 256.0 / 60000, Steps: 14062}, 1e-5)
 package dp
 
@@ -51,12 +56,29 @@ func checkDelta(delta float64) error {
 	return nil
 }
 
-// Accountant bounds the privacy cost of a Run: the mechanism is
+// checkAll checks every run and drops those without steps.
+func checkAll(runs []Run, delta float64) ([]Run, error) {
+	var out []Run
+	for _, run := range runs {
+		if err := run.check(); err != nil {
+			return nil, err
+		}
+		if run.Steps > 0 {
+			out = append(out, run)
+		}
+	}
+	return out, checkDelta(delta)
+}
+
+// Accountant bounds the privacy cost of runs: the mechanism is
 // (epsilon, delta)-differentially private.
 type Accountant interface {
 	// Epsilon returns an upper bound of epsilon at the given delta in (0, 1).
 	// It is +Inf where the accountant can promise nothing.
 	Epsilon(run Run, delta float64) (float64, error)
+	// Compose is Epsilon of several runs on the same records, each chosen with
+	// knowledge of the results of those before it or not.
+	Compose(runs []Run, delta float64) (float64, error)
 }
 
 var (

@@ -70,8 +70,8 @@ func TestWithoutSamplingThePLDIsTheExactGaussianCurve(t *testing.T) {
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		sigma := rapid.Float64Range(2, 60).Draw(t, "sigma")
-		steps := rapid.IntRange(1, 40).Draw(t, "steps")
-		delta := math.Pow(10, -rapid.Float64Range(3, 8).Draw(t, "digits"))
+		steps := rapid.IntRange(1, 12).Draw(t, "steps")
+		delta := math.Pow(10, -rapid.Float64Range(3, 7).Draw(t, "digits"))
 		epsilon, err := PLD{}.Epsilon(Run{Sigma: sigma, Rate: 1, Steps: steps}, delta)
 		if err != nil {
 			t.Fatal(err)

@@ -3,6 +3,7 @@ package dp
 import (
 	"fmt"
 	"math"
+	"slices"
 )
 
 // Plan is a privacy budget with exactly one unknown, written as zero: Epsilon,
@@ -11,6 +12,9 @@ type Plan struct {
 	Epsilon float64 // total budget, > 0
 	Delta   float64 // in (0, 1); well below one over the number of records
 	Run     Run
+	// Before is what was spent on the same records already; Epsilon is the
+	// budget of it and the Run together.
+	Before []Run
 }
 
 // Bounds of the search; beyond them a plan is of no use to anybody.
@@ -40,7 +44,9 @@ func (p Plan) Solve(accountant Accountant) (Plan, error) {
 	if p.Epsilon < 0 || math.IsNaN(p.Epsilon) || math.IsInf(p.Epsilon, 0) {
 		return p, fmt.Errorf("dp: epsilon %v: %w: it must be positive", p.Epsilon, ErrRun)
 	}
-	spent := func(run Run) (float64, error) { return accountant.Epsilon(run, p.Delta) }
+	spent := func(run Run) (float64, error) {
+		return accountant.Compose(append(slices.Clone(p.Before), run), p.Delta)
+	}
 	var err error
 	switch {
 	case p.Epsilon == 0:

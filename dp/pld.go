@@ -3,6 +3,7 @@ package dp
 import (
 	"math"
 	"math/cmplx"
+	"slices"
 
 	"gonum.org/v1/gonum/dsp/fourier"
 )
@@ -27,14 +28,14 @@ const (
 // Epsilon returns an upper bound of epsilon for delta, accurate for
 // delta >= 1e-9. It takes the worse of adding and removing a record.
 func (a PLD) Epsilon(run Run, delta float64) (float64, error) {
-	if err := run.check(); err != nil {
+	return a.Compose([]Run{run}, delta)
+}
+
+// Compose is Epsilon of several runs one after the other on the same records.
+func (a PLD) Compose(runs []Run, delta float64) (float64, error) {
+	runs, err := checkAll(runs, delta)
+	if err != nil || len(runs) == 0 {
 		return 0, err
-	}
-	if err := checkDelta(delta); err != nil {
-		return 0, err
-	}
-	if run.Steps == 0 {
-		return 0, nil
 	}
 	interval := a.Interval
 	if !(interval > 0) {
@@ -42,11 +43,10 @@ func (a PLD) Epsilon(run Run, delta float64) (float64, error) {
 	}
 	worst := 0.0
 	for _, direction := range []lossDirection{removeRecord, addRecord} {
-		if run.Rate == 1 && direction == addRecord {
+		if direction == addRecord && !slices.ContainsFunc(runs, func(r Run) bool { return r.Rate < 1 }) {
 			continue // symmetric without sampling
 		}
-		epsilon := composedEpsilon(run, direction, interval, delta)
-		worst = math.Max(worst, epsilon)
+		worst = math.Max(worst, composedEpsilon(runs, direction, interval, delta))
 	}
 	return worst, nil
 }
@@ -170,63 +170,98 @@ func (d lossDistribution) logMoment(lambda float64) float64 {
 	return peak + math.Log(sum)
 }
 
-// window bounds, by Chernoff's inequality over a few exponents, where the
-// steps-fold sum lies but for tailMass at either side.
-func (d lossDistribution) window(steps int) (low, high float64) {
-	n := float64(steps)
-	low, high = n*float64(d.lowest)*d.interval, n*float64(d.lowest+len(d.mass)-1)*d.interval
+// composition is several steps' losses, each as often as it is repeated.
+type composition []struct {
+	lossDistribution
+	steps int
+}
+
+// window bounds, by Chernoff's inequality over a few exponents, where the sum
+// of all losses lies but for tailMass at either side.
+func (c composition) window() (low, high float64) {
+	for _, d := range c {
+		n := float64(d.steps)
+		low += n * float64(d.lowest) * d.interval
+		high += n * float64(d.lowest+len(d.mass)-1) * d.interval
+	}
 	for exponent := -6.0; exponent <= 9; exponent += 0.5 {
 		lambda := math.Exp2(exponent)
-		high = math.Min(high, (n*d.logMoment(lambda)-math.Log(tailMass))/lambda)
-		low = math.Max(low, -(n*d.logMoment(-lambda)-math.Log(tailMass))/lambda)
+		up, down := 0.0, 0.0
+		for _, d := range c {
+			up += float64(d.steps) * d.logMoment(lambda)
+			down += float64(d.steps) * d.logMoment(-lambda)
+		}
+		high = math.Min(high, (up-math.Log(tailMass))/lambda)
+		low = math.Max(low, -(down-math.Log(tailMass))/lambda)
 	}
 	return low, high
 }
 
-// composedEpsilon composes run.Steps steps by one Fourier transform.
-func composedEpsilon(run Run, direction lossDirection, interval, delta float64) float64 {
-	var (
-		step      lossDistribution
-		low, high float64
-		points    int
-	)
-	for {
+// laidOut discretises every run, on the widest grid of interval·2^k that keeps
+// the composition within MaxPoints, a power of two.
+func laidOut(runs []Run, direction lossDirection, interval float64) (c composition, low float64, points int) {
+	for ; ; interval *= 2 {
 		// The span of one step's losses is known before it is laid out, so a
 		// huge one (tiny sigma) widens the grid instead of the memory.
-		span := (1 + 20*run.Sigma) / (run.Sigma * run.Sigma)
-		if span/interval < MaxPoints {
-			step = stepLoss(run, direction, interval)
-			low, high = step.window(run.Steps)
-			needed := int((high-low)/interval) + len(step.mass) + 2
-			points = 1
-			for points < needed && points <= MaxPoints {
-				points *= 2
-			}
-			if points <= MaxPoints {
-				break
-			}
+		span := 0.0
+		for _, run := range runs {
+			span += (1 + 20*run.Sigma) / (run.Sigma * run.Sigma)
 		}
-		interval *= 2
+		if span/interval >= MaxPoints {
+			continue
+		}
+		c = make(composition, len(runs))
+		longest := 0
+		for k, run := range runs {
+			c[k].lossDistribution, c[k].steps = stepLoss(run, direction, interval), run.Steps
+			longest = max(longest, len(c[k].mass))
+		}
+		var high float64
+		low, high = c.window()
+		needed := int((high-low)/interval) + longest + 2
+		points = 1
+		for points < needed && points <= MaxPoints {
+			points *= 2
+		}
+		if points <= MaxPoints {
+			return c, low, points
+		}
 	}
+}
+
+// composedEpsilon composes all steps by Fourier transforms.
+func composedEpsilon(runs []Run, direction lossDirection, interval, delta float64) float64 {
+	c, low, points := laidOut(runs, direction, interval)
+	interval = c[0].interval
 
 	// Circular layout: loss index k lives at k mod points.
 	at := func(index int) int { return ((index % points) + points) % points }
 	values := make([]float64, points)
-	for i, mass := range step.mass {
-		values[at(step.lowest+i)] += mass
-	}
 	transform := fourier.NewFFT(points)
-	coefficients := transform.Coefficients(nil, values)
-	for i, c := range coefficients {
-		modulus, phase := cmplx.Polar(c)
-		coefficients[i] = cmplx.Rect(math.Pow(modulus, float64(run.Steps)), phase*float64(run.Steps))
+	var coefficients []complex128
+	finite := 0.0 // log of the probability that no step's loss is infinite
+	for k, step := range c {
+		clear(values)
+		for i, mass := range step.mass {
+			values[at(step.lowest+i)] += mass
+		}
+		one := transform.Coefficients(nil, values)
+		for i, v := range one {
+			modulus, phase := cmplx.Polar(v)
+			one[i] = cmplx.Rect(math.Pow(modulus, float64(step.steps)), phase*float64(step.steps))
+			if k > 0 {
+				one[i] *= coefficients[i]
+			}
+		}
+		coefficients = one
+		finite += float64(step.steps) * math.Log1p(-step.infinite)
 	}
 	transform.Sequence(values, coefficients)
 
 	// What the window cut off (wrapped round by the transform) and the
 	// transform's own rounding are added to delta's infinite part.
-	rounding := 4 * 0x1p-52 * math.Sqrt(float64(points)) * math.Log2(float64(points))
-	infinite := -math.Expm1(float64(run.Steps)*math.Log1p(-step.infinite)) + 2*tailMass + rounding
+	rounding := 4 * float64(len(c)) * 0x1p-52 * math.Sqrt(float64(points)) * math.Log2(float64(points))
+	infinite := -math.Expm1(finite) + 2*tailMass + rounding
 	first := int(math.Floor(low / interval))
 	scale := 1 / float64(points)
 	if infinite >= delta {

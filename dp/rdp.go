@@ -39,20 +39,24 @@ func (RDP) Divergence(run Run, order float64) (float64, error) {
 // Epsilon converts the composed divergences to (epsilon, delta) with
 // proposition 12 of Canonne, Kamath and Steinke (2020) and takes the best order.
 func (a RDP) Epsilon(run Run, delta float64) (float64, error) {
-	epsilon, _, err := a.EpsilonAndOrder(run, delta)
+	return a.Compose([]Run{run}, delta)
+}
+
+// Compose is Epsilon of several runs one after the other on the same records.
+func (a RDP) Compose(runs []Run, delta float64) (float64, error) {
+	epsilon, _, err := a.best(runs, delta)
 	return epsilon, err
 }
 
 // EpsilonAndOrder is Epsilon, with the order that gave it.
 func (a RDP) EpsilonAndOrder(run Run, delta float64) (epsilon, order float64, err error) {
-	if err := run.check(); err != nil {
+	return a.best([]Run{run}, delta)
+}
+
+func (a RDP) best(runs []Run, delta float64) (epsilon, order float64, err error) {
+	runs, err = checkAll(runs, delta)
+	if err != nil || len(runs) == 0 {
 		return 0, 0, err
-	}
-	if err := checkDelta(delta); err != nil {
-		return 0, 0, err
-	}
-	if run.Steps == 0 {
-		return 0, 0, nil
 	}
 	orders := a.Orders
 	if orders == nil {
@@ -63,7 +67,10 @@ func (a RDP) EpsilonAndOrder(run Run, delta float64) (epsilon, order float64, er
 		if !(candidate > 1) {
 			return 0, 0, fmt.Errorf("dp: Rényi order %v: %w: it must be above 1", candidate, ErrRun)
 		}
-		composed := divergence(run.Rate, run.Sigma, candidate) * float64(run.Steps)
+		composed := 0.0
+		for _, run := range runs {
+			composed += divergence(run.Rate, run.Sigma, candidate) * float64(run.Steps)
+		}
 		bound := composed + math.Log1p(-1/candidate) - math.Log(delta*candidate)/(candidate-1)
 		if bound < epsilon {
 			epsilon, order = bound, candidate
