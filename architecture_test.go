@@ -50,7 +50,7 @@ var allowed = map[string][]string{
 
 	// where the blocks meet
 	"model":   {"", "onnx", "engine", "medical/dicom"},
-	"probe":   {"", "onnx", "onnx/autodiff", "engine", "engine/safetensors", "train", "explain", "model", "medical/dicom"},
+	"probe":   {"", "onnx", "onnx/autodiff", "onnx/zoo", "engine", "engine/safetensors", "train", "train/studies", "explain", "model", "medical/dicom"},
 	"enclave": {"", "onnx", "engine", "explain", "model", "attest", "medical/dicom"},
 	"gateway": {"", "onnx", "engine", "model", "attest", "enclave", "keys", "store", "audit",
 		"medical/dicom", "medical/dicom/..."},

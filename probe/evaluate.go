@@ -11,19 +11,22 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/vigie/vigie/engine"
 	"github.com/vigie/vigie/medical/dicom"
 	"github.com/vigie/vigie/model"
 	"github.com/vigie/vigie/onnx"
 	"github.com/vigie/vigie/train"
+	"github.com/vigie/vigie/train/studies"
 )
 
-// Test says on what a model is evaluated.
+// Test says on what a model is evaluated. The size and aspect that images are
+// brought to, the names of the classes and the encoding of a table are the
+// model's where the options leave them open. Seed is also that of the bootstrap.
 type Test struct {
-	Data  string // .npz in the layout of MedMNIST
-	Split string // "train", "val" or "test"
-	Seed  uint64 // of the bootstrap
+	studies.Options
+	Split string // "train", "val", "test" or "all"
 }
 
 // Evaluation says how good a model is on labelled images.
@@ -37,21 +40,23 @@ type Evaluation struct {
 	Classes    []string `json:"classes"`
 	Images     []int    `json:"images_by_class"`
 	// AUC is that of the positive class of two (a package's target, otherwise
-	// class 1) with DeLong's 95 % interval, and AUCBootstrap the same with 2000
-	// resamples. Both are nil for more classes: see ClassAUC.
-	AUC          *train.Interval `json:"auc"`
-	AUCBootstrap *train.Interval `json:"auc_bootstrap"`
-	// ClassAUC holds each class against the rest, with DeLong's intervals, and
-	// MeanAUC their mean; for two classes it equals AUC.
-	ClassAUC []train.Interval `json:"auc_by_class"`
-	MeanAUC  float64          `json:"mean_auc"`
+	// class 1) with DeLong's 95 % interval; nil for more classes: see ClassAUC.
+	AUC *train.Interval `json:"auc"`
+	// ClassAUC holds each class against the rest, or each label of those that do
+	// not exclude each other, with DeLong's intervals; MeanAUC is their mean, for
+	// two classes AUC, and AUCBootstrap its 95 % interval by 2000 resamples.
+	ClassAUC     []train.Interval `json:"auc_by_class"`
+	MeanAUC      float64          `json:"mean_auc"`
+	AUCBootstrap *train.Interval  `json:"auc_bootstrap"`
 	// Accuracy is that of the most probable class, with Wilson's interval, and
-	// Confusion counts [class of the image][most probable class].
+	// Confusion counts [class of the image][most probable class]. For labels that
+	// do not exclude each other it is the share of labels told right at one half,
+	// and there is no confusion.
 	Accuracy  train.Interval `json:"accuracy"`
-	Confusion [][]int        `json:"confusion"`
-	// LogLoss and CalibrationError (expected, 15 bins, of the positive class or,
-	// of more than two, of the most probable one) are of the probabilities that
-	// the package calibrates; a bare graph's are its softmax.
+	Confusion [][]int        `json:"confusion,omitempty"`
+	// LogLoss and CalibrationError (expected, 15 bins; see
+	// train.Set.CalibrationError) are of the probabilities that the package
+	// calibrates; a bare graph's are its softmax, or sigmoid.
 	LogLoss          float64    `json:"log_loss"`
 	CalibrationError float64    `json:"calibration_error"`
 	Operating        *Operating `json:"operating_point"` // nil for a bare graph
@@ -75,6 +80,44 @@ const (
 	resamples       = 2000
 )
 
+// ask completes the options by what the model says of its input.
+func (m *Model) ask(t Test) (studies.Options, error) {
+	o := t.Options
+	o.Only = t.Split
+	classes, columns, err := train.Described(m.Graph)
+	if err != nil {
+		return o, fmt.Errorf("probe: evaluating %s: %w", m.Path, err)
+	}
+	if o.Encoding == nil {
+		o.Encoding = columns
+	}
+	if p := m.Package; p != nil {
+		o.Aspect = p.Manifest.Input.Aspect
+		classes = nil
+		for _, l := range p.Manifest.Output.Labels {
+			classes = append(classes, l.Name)
+		}
+	}
+	npz := strings.EqualFold(filepath.Ext(o.Data), ".npz")
+	if npz { // it holds numbers, and images of one size
+		return o, nil
+	}
+	if o.Classes == nil && len(o.LabelColumns) < 2 {
+		o.Classes = classes
+	}
+	in := m.inputs()[0].Shape
+	if p := m.Package; p != nil {
+		o.Rows, o.Columns, o.Channels = p.Manifest.Input.Rows, p.Manifest.Input.Columns, 1
+	} else if len(in) == 4 {
+		for i, size := range []*int{&o.Channels, &o.Rows, &o.Columns} {
+			if d := in[1+i]; d.Known() && *size == 0 {
+				*size = int(d.Value)
+			}
+		}
+	}
+	return o, nil
+}
+
 // reading is what a model says of one image.
 type reading struct {
 	score       []float64 // by class, to rank images by: logits against the others
@@ -83,20 +126,28 @@ type reading struct {
 	review      bool
 }
 
-// Evaluate runs a labelled split through the model. A package prepares the
-// images as it does a radiograph's luminance and calibrates its answer. A bare
-// graph gets pixel values 0..1 in [N, channels, rows, columns], a grey image
-// repeated where it wants three channels, and must return logits [N, classes],
-// or [N, 1] for two classes.
+// Evaluate runs labelled examples through the model. A package prepares images
+// as it does a radiograph's luminance and calibrates its answer. A bare graph
+// gets values 0..1 in [N, channels, rows, columns], a grey image repeated where
+// it wants three channels, or whatever else the data hold, and must return
+// logits [N, classes], or [N, 1] for two classes.
 func (m *Model) Evaluate(ctx context.Context, t Test) (*Evaluation, error) {
-	set, err := train.LoadMedMNIST(t.Data, t.Split, train.Limits{})
+	if len(m.inputs()) == 0 {
+		return nil, fmt.Errorf("probe: evaluating %s: %w: it has no input", m.Path, ErrAsk)
+	}
+	options, err := m.ask(t)
 	if err != nil {
 		return nil, err
 	}
-	e := &Evaluation{Model: m.Path, Data: filepath.Base(t.Data), Split: t.Split, Seed: t.Seed, Images: set.Counts()}
-	if e.DataDigest, err = digest(t.Data); err != nil {
+	data, err := studies.Open(ctx, options)
+	if err != nil {
 		return nil, err
 	}
+	set, err := data.Set(t.Split)
+	if err != nil {
+		return nil, fmt.Errorf("probe: evaluating on %s: %w", t.Data, err)
+	}
+	e := &Evaluation{Model: m.Path, Data: filepath.Base(t.Data), DataDigest: data.Digest, Split: t.Split, Seed: t.Seed, Images: set.Counts()}
 	target := 1
 	read := m.readGraph
 	if m.Package != nil {
@@ -107,8 +158,11 @@ func (m *Model) Evaluate(ctx context.Context, t Test) (*Evaluation, error) {
 		for _, l := range output.Labels {
 			e.Classes = append(e.Classes, l.Name)
 		}
-	} else if e.Digest, err = digest(m.Path); err != nil {
-		return nil, err
+	} else {
+		if e.Digest, err = digest(m.Path); err != nil {
+			return nil, err
+		}
+		e.Classes = set.ClassNames
 	}
 	readings, err := read(ctx, set)
 	if err != nil {
@@ -129,70 +183,101 @@ func (m *Model) Evaluate(ctx context.Context, t Test) (*Evaluation, error) {
 
 func (e *Evaluation) fill(readings []reading, set *train.Set, target int, p *model.Package) error {
 	classes := len(e.Classes)
-	n := len(readings)
-	e.Confusion = make([][]int, classes)
-	for c := range e.Confusion {
-		e.Confusion[c] = make([]int, classes)
-	}
-	right := make([]bool, n)
-	confidence := make([]float64, n)
-	hits := 0
+	e.judge(readings, set)
+	scores := make([][]float64, len(readings))
 	for i, r := range readings {
-		best := 0
-		for c, v := range r.probability {
-			if v > r.probability[best] {
-				best = c
-			}
-		}
-		right[i], confidence[i] = best == set.Labels[i], r.probability[best]
-		if right[i] {
-			hits++
-		}
-		e.Confusion[set.Labels[i]][best]++
-		e.LogLoss -= math.Log(max(r.probability[set.Labels[i]], 1e-300)) / float64(n)
+		scores[i] = r.score
 	}
-	e.Accuracy = wilson(hits, n)
-	column := func(c int) (scores, probability []float64, positive []bool) {
+	column := func(c int) (score, probability []float64, positive []bool) {
 		for i, r := range readings {
-			scores, probability, positive = append(scores, r.score[c]), append(probability, r.probability[c]), append(positive, set.Labels[i] == c)
+			score, probability, positive = append(score, r.score[c]), append(probability, r.probability[c]), append(positive, set.Has(i, c))
 		}
-		return scores, probability, positive
+		return score, probability, positive
 	}
 	for c := range classes {
-		scores, _, positive := column(c)
-		auc, err := train.AUC(scores, positive)
+		score, _, positive := column(c)
+		auc, err := train.AUC(score, positive)
 		if err != nil {
 			return err
 		}
 		e.ClassAUC = append(e.ClassAUC, auc)
 		e.MeanAUC += auc.Value / float64(classes)
 	}
-	if classes == 2 {
-		scores, probability, positive := column(target)
+	var bootstrap train.Interval
+	var err error
+	if classes == 2 && !set.Multi() {
+		score, _, positive := column(target)
 		e.AUC = &e.ClassAUC[target]
-		bootstrap, err := train.Bootstrap(scores, positive, resamples, e.Seed, func(s []float64, p []bool) float64 {
+		bootstrap, err = train.Bootstrap(score, positive, resamples, e.Seed, func(s []float64, p []bool) float64 {
 			auc, _ := train.AUC(s, p) // both classes are always there: resampling is by class
 			return auc.Value
 		})
-		if err != nil {
-			return err
-		}
-		e.AUCBootstrap = &bootstrap
-		e.CalibrationError = train.CalibrationError(probability, positive, calibrationBins)
 	} else {
-		e.CalibrationError = train.CalibrationError(confidence, right, calibrationBins)
+		bootstrap, err = set.BootstrapMean(scores, resamples, e.Seed)
 	}
+	if err != nil {
+		return err
+	}
+	e.AUCBootstrap = &bootstrap
 	if p != nil {
 		e.Operating = operating(readings, set, target, p)
 	}
 	return nil
 }
 
+// judge fills what follows from the probabilities: accuracy, confusion, log loss
+// and calibration error.
+func (e *Evaluation) judge(readings []reading, set *train.Set) {
+	classes, n := len(e.Classes), 0
+	var confidence []float64 // of each judgement, and whether it came true
+	var right []bool
+	hits := 0
+	if !set.Multi() {
+		e.Confusion = make([][]int, classes)
+		for c := range e.Confusion {
+			e.Confusion[c] = make([]int, classes)
+		}
+	}
+	for i, r := range readings {
+		if set.Multi() {
+			for c, p := range r.probability {
+				n++
+				has := set.Has(i, c)
+				if (p >= 0.5) == has {
+					hits++
+				}
+				confidence, right = append(confidence, p), append(right, has)
+				if !has {
+					p = 1 - p
+				}
+				e.LogLoss -= math.Log(max(p, 1e-300))
+			}
+			continue
+		}
+		n++
+		label := set.Labels[i]
+		best := slices.Index(r.probability, slices.Max(r.probability))
+		if best == label {
+			hits++
+		}
+		e.Confusion[label][best]++
+		e.LogLoss -= math.Log(max(r.probability[label], 1e-300))
+		if classes == 2 {
+			confidence, right = append(confidence, r.probability[1]), append(right, label == 1)
+		} else {
+			confidence, right = append(confidence, r.probability[best]), append(right, best == label)
+		}
+	}
+	e.LogLoss /= float64(n)
+	e.Accuracy = train.Wilson(hits, n)
+	e.CalibrationError = train.CalibrationError(confidence, right, calibrationBins)
+}
+
 func operating(readings []reading, set *train.Set, target int, p *model.Package) *Operating {
 	label := p.Manifest.Output.Labels[target]
 	o := &Operating{Label: label.Name, Threshold: label.Threshold}
 	for i, r := range readings {
-		switch is := set.Labels[i] == target; {
+		switch is := set.Has(i, target); {
 		case is && r.positive:
 			o.TruePositive++
 		case is:
@@ -206,19 +291,9 @@ func operating(readings []reading, set *train.Set, target int, p *model.Package)
 			o.ToReview++
 		}
 	}
-	o.Sensitivity = wilson(o.TruePositive, o.TruePositive+o.FalseNegative)
-	o.Specificity = wilson(o.TrueNegative, o.TrueNegative+o.FalsePositive)
+	o.Sensitivity = train.Wilson(o.TruePositive, o.TruePositive+o.FalseNegative)
+	o.Specificity = train.Wilson(o.TrueNegative, o.TrueNegative+o.FalsePositive)
 	return o
-}
-
-// wilson is a share with its 95 % score interval (Wilson 1927).
-func wilson(hits, n int) train.Interval {
-	const z = 1.959963984540054
-	total := float64(n)
-	p := float64(hits) / total
-	centre := (p + z*z/(2*total)) / (1 + z*z/total)
-	half := z / (1 + z*z/total) * math.Sqrt(p*(1-p)/total+z*z/(4*total*total))
-	return train.Interval{Value: p, Low: max(0, centre-half), High: min(1, centre+half)}
 }
 
 // batch is how many images run together where the graph leaves it open.
@@ -227,26 +302,17 @@ const batch = 32
 // readGraph runs a bare graph.
 func (m *Model) readGraph(ctx context.Context, set *train.Set) ([]reading, error) {
 	declared := m.inputs()
-	if len(declared) != 1 || len(declared[0].Shape) != 4 || declared[0].Type != onnx.Float {
-		return nil, fmt.Errorf("probe: evaluating %s: %w: want one input float[N, channels, rows, columns], it has %s", m.Path, ErrAsk, list(declared))
+	if len(declared) != 1 || len(declared[0].Shape) != len(set.Example())+1 || declared[0].Type != onnx.Float {
+		return nil, fmt.Errorf("probe: evaluating %s: %w: want one input of floats for examples of shape %v, it has %s", m.Path, ErrAsk, set.Example(), list(declared))
 	}
-	in := declared[0]
-	repeat := 1
-	if in.Shape[1].Value == 3 && set.Channels == 1 {
-		repeat = 3
+	copies, err := train.Fits(m.Graph, declared[0].Name, set.Example())
+	if err != nil {
+		return nil, fmt.Errorf("probe: evaluating %s: %w: want %v: %w", m.Path, ErrAsk, declared[0], err)
 	}
-	for i, size := range []int{set.Channels * repeat, set.Rows, set.Columns} {
-		if d := in.Shape[1+i]; d.Known() && d.Value != int64(size) {
-			return nil, fmt.Errorf("probe: evaluating %s: images of %d×%d×%d: %w: want %v", m.Path, set.Channels, set.Rows, set.Columns, ErrAsk, in)
-		}
-	}
-	rows, err := m.logits(ctx, set.Len(), []int64{int64(set.Channels * repeat), int64(set.Rows), int64(set.Columns)}, func(i int, to []float32) error {
-		pixels := set.Image(i)
-		for r := range repeat {
-			for j, v := range pixels {
-				to[r*len(pixels)+j] = float32(v) / 255
-			}
-		}
+	shape := slices.Clone(set.Example())
+	shape[0] *= int64(copies)
+	rows, err := m.logits(ctx, set.Len(), shape, func(i int, to []float32) error {
+		set.Fill(to, i)
 		return nil
 	})
 	if err != nil {
@@ -261,12 +327,15 @@ func (m *Model) readGraph(ctx context.Context, set *train.Set) ([]reading, error
 				return nil, fmt.Errorf("probe: evaluating %s: output %d of image %d is %v", m.Path, k, i, v)
 			}
 		}
-		if len(z) == 1 { // one logit: class 1 against class 0
+		if len(z) == 1 && !set.Multi() { // one logit: class 1 against class 0
 			z = []float64{0, z[0]}
 		}
-		r := reading{probability: train.Softmax(z, 1)}
-		for c := range z {
-			r.score = append(r.score, train.Margin(z, c))
+		r := reading{probability: set.Probabilities(z, 1), score: z}
+		if !set.Multi() {
+			r.score = nil
+			for c := range z {
+				r.score = append(r.score, train.Margin(z, c))
+			}
 		}
 		readings[i] = r
 	}
@@ -276,14 +345,12 @@ func (m *Model) readGraph(ctx context.Context, set *train.Set) ([]reading, error
 // readPackage takes the images the way that a case's take.
 func (m *Model) readPackage(ctx context.Context, set *train.Set) ([]reading, error) {
 	p := m.Package
-	if set.Channels != 1 {
+	if set.Channels != 1 || set.Shape != nil {
 		return nil, fmt.Errorf("probe: evaluating %s: images of %d channels: %w: a package reads luminance", m.Path, set.Channels, ErrAsk)
 	}
 	rows, err := m.logits(ctx, set.Len(), p.Manifest.Input.Shape(1)[1:], func(i int, to []float32) error {
 		l := &dicom.Luminance{Rows: set.Rows, Columns: set.Columns, Values: make([]float32, set.Rows*set.Columns)}
-		for j, v := range set.Image(i) {
-			l.Values[j] = float32(v) / 255
-		}
+		set.Fill(l.Values, i)
 		prepared, err := p.Manifest.Prepare(l)
 		if err != nil {
 			return err
@@ -392,12 +459,17 @@ func (e *Evaluation) Write(w io.Writer) error {
 	interval := func(v train.Interval) string { return fmt.Sprintf("%.4f (95 %% %.4f to %.4f)", v.Value, v.Low, v.High) }
 	err := write("%s, split %s of %s\n", e.Model, e.Split, e.Data)
 	for c, name := range e.Classes {
-		err = errors.Join(err, write("  %-20s %6d images   AUC %s   read as %v\n", name, e.Images[c], interval(e.ClassAUC[c]), e.Confusion[c]))
+		read := ""
+		if e.Confusion != nil {
+			read = fmt.Sprintf("   read as %v", e.Confusion[c])
+		}
+		err = errors.Join(err, write("  %-20s %6d examples   AUC %s%s\n", name, e.Images[c], interval(e.ClassAUC[c]), read))
 	}
 	err = errors.Join(err, write("AUC                %.4f\n", e.MeanAUC))
 	if e.AUC != nil {
-		err = errors.Join(err, write("  DeLong           %s\n  bootstrap        %s, seed %d\n", interval(*e.AUC), interval(*e.AUCBootstrap), e.Seed))
+		err = errors.Join(err, write("  DeLong           %s\n", interval(*e.AUC)))
 	}
+	err = errors.Join(err, write("  bootstrap        %s, seed %d\n", interval(*e.AUCBootstrap), e.Seed))
 	err = errors.Join(err, write("accuracy           %s\nlog loss           %.4f\ncalibration error  %.4f\n", interval(e.Accuracy), e.LogLoss, e.CalibrationError))
 	if o := e.Operating; o != nil {
 		err = errors.Join(err, write("%s at %.3f: %d found, %d missed, %d false alarms, %d rightly negative\n  sensitivity      %s\n  specificity      %s\n  to review        %d\n",

@@ -13,6 +13,7 @@ import (
 	"github.com/vigie/vigie/onnx"
 	"github.com/vigie/vigie/probe"
 	"github.com/vigie/vigie/train"
+	"github.com/vigie/vigie/train/studies"
 )
 
 const demoPackage = "../models/chest-pneumonia-28"
@@ -53,7 +54,7 @@ func TestTheDemoPackageScoresWhatItsRecordSays(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		e, err := m.Evaluate(t.Context(), probe.Test{Data: data, Split: "val", Seed: record.Seed})
+		e, err := m.Evaluate(t.Context(), probe.Test{Options: studies.Options{Data: data, Seed: record.Seed}, Split: "val"})
 		skipWithoutRuntime(t, err)
 		near(t, path+": AUC", e.AUC.Value, record.AUC.Value)
 		near(t, path+": DeLong's lower end", e.AUC.Low, record.AUC.Low)
@@ -147,7 +148,7 @@ func TestFiguresOfASmallSetAreThoseByHand(t *testing.T) {
 		"one logit":           brightness(t, -1, 1, []float32{4}, []float32{-2}),
 		"grey in three times": brightness(t, 1, 3, []float32{0, 4}, []float32{2, 0}),
 	} {
-		e, err := m.Evaluate(t.Context(), probe.Test{Data: data, Split: "test", Seed: 1})
+		e, err := m.Evaluate(t.Context(), probe.Test{Options: studies.Options{Data: data, Seed: 1}, Split: "test"})
 		skipWithoutRuntime(t, err)
 		if e.AUC.Value != 1 || e.Accuracy.Value != 0.8 || !slices.Equal(e.Confusion[0], []int{2, 0}) || !slices.Equal(e.Confusion[1], []int{1, 2}) {
 			t.Errorf("%s: %+v", name, e)
@@ -158,7 +159,7 @@ func TestFiguresOfASmallSetAreThoseByHand(t *testing.T) {
 func TestThreeClassesAreEachHeldAgainstTheRest(t *testing.T) {
 	data := dataset(t, []uint8{0, 10, 128, 120, 250, 255}, []int64{0, 0, 1, 1, 2, 2})
 	m := brightness(t, -1, 1, []float32{-10, 0, 10}, []float32{5, 3, -5})
-	e, err := m.Evaluate(t.Context(), probe.Test{Data: data, Split: "test"})
+	e, err := m.Evaluate(t.Context(), probe.Test{Options: studies.Options{Data: data}, Split: "test"})
 	skipWithoutRuntime(t, err)
 	if e.AUC != nil || len(e.ClassAUC) != 3 || e.MeanAUC != 1 || e.Accuracy.Value != 1 {
 		t.Errorf("%+v", e)
@@ -180,12 +181,12 @@ func TestDataThatDoNotFitAreAnErrorThatSaysSo(t *testing.T) {
 		"label outside": {two, dataset(t, []uint8{0, 1, 2}, []int64{0, 1, 2}), "test", "labels up to 2"},
 		"class missing": {brightness(t, -1, 1, []float32{0, 1, 2}, []float32{0, 0, 0}), good, "test", "2 classes, the model knows 3"},
 		"empty class":   {two, dataset(t, []uint8{0, 1}, []int64{1, 1}), "test", "class 0 has no example"},
-		"split":         {two, good, "val", "val_images"},
+		"split":         {two, good, "val", "no such split"},
 		"channels":      {brightness(t, -1, 2, []float32{0, 1}, []float32{0, 0}), good, "test", "want float[batch,2,2,2]"},
 		"not images":    {linear(t, "", ones...), good, "test", "want one input"},
 		"NaN":           {brightness(t, -1, 1, []float32{0, float32(math.NaN())}, []float32{0, 0}), good, "test", "output 1 of image 0 is NaN"},
 	} {
-		_, err := c.model.Evaluate(t.Context(), probe.Test{Data: c.data, Split: c.split})
+		_, err := c.model.Evaluate(t.Context(), probe.Test{Options: studies.Options{Data: c.data}, Split: c.split})
 		if err != nil && strings.Contains(err.Error(), "make runtime") {
 			t.Skipf("SKIPPED, NOTHING PROVED: %v", err)
 		}

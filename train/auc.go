@@ -180,20 +180,46 @@ func Wilson(hits, n int) Interval {
 	return Interval{Value: p, Low: max(0, centre-half), High: min(1, centre+half)}
 }
 
-// BootstrapMeanAUC is MeanAUC with a 95 % interval by resampling examples, within
-// each class where classes exclude each other (percentile method). A resample in
-// which a label has only one kind of example is drawn again.
+// BootstrapMeanAUC is MeanAUC with the interval of BootstrapMean.
 func (s *Set) BootstrapMeanAUC(logits [][]float64, resamples int, seed uint64) (Interval, error) {
-	value, err := s.MeanAUC(logits)
-	if err != nil {
-		return Interval{}, err
+	scores := make([][]float64, len(logits))
+	for i, z := range logits {
+		for c := range z {
+			if s.Multi() {
+				scores[i] = append(scores[i], z[c])
+			} else {
+				scores[i] = append(scores[i], Margin(z, c))
+			}
+		}
+	}
+	return s.BootstrapMean(scores, resamples, seed)
+}
+
+// BootstrapMean is the mean over the classes of each one's AUC, from scores
+// [N][classes], with a 95 % interval by resampling examples, within each class
+// where classes exclude each other (percentile method). A resample in which a
+// label has only one kind of example is drawn again. The same seed gives the
+// same interval.
+func (s *Set) BootstrapMean(scores [][]float64, resamples int, seed uint64) (Interval, error) {
+	if len(scores) == 0 || len(scores) != s.Len() {
+		return Interval{}, fmt.Errorf("train: %d scores for %d examples: %w", len(scores), s.Len(), ErrOneClass)
 	}
 	if resamples < 40 {
 		return Interval{}, fmt.Errorf("train: %d resamples cannot give a 95 %% interval; use at least 40, better 2000", resamples)
 	}
 	var columns []ranked
-	for c := range len(logits[0]) {
-		columns = append(columns, rank(s.Scores(logits, c)))
+	value := 0.0
+	for c := range len(scores[0]) {
+		column, positive := make([]float64, len(scores)), make([]bool, len(scores))
+		for i := range scores {
+			column[i], positive[i] = scores[i][c], s.Has(i, c)
+		}
+		auc, err := AUC(column, positive)
+		if err != nil {
+			return Interval{}, fmt.Errorf("class %s: %w", s.ClassName(c), err)
+		}
+		value += auc.Value / float64(len(scores[0]))
+		columns = append(columns, rank(column, positive))
 	}
 	strata := make([][]int, 1)
 	if !s.Multi() {

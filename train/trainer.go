@@ -132,7 +132,7 @@ func (t *trainer) fit() error {
 }
 
 // Fits says how often an example of that shape fills the input of a model: once,
-// or as often as the model has channels for a grey image. Other sizes are an
+// or three times for a grey image where the model wants colour. Other sizes are an
 // error that says what is wanted.
 func Fits(m *onnx.Model, input string, example []int64) (copies int, err error) {
 	at := slices.IndexFunc(m.Graph.Inputs, func(v onnx.Value) bool { return v.Name == input })
@@ -140,7 +140,7 @@ func Fits(m *onnx.Model, input string, example []int64) (copies int, err error) 
 		return 0, fmt.Errorf("train: the network has no input %q", input)
 	}
 	in := m.Graph.Inputs[at]
-	wrong := fmt.Errorf("train: examples of shape %v do not fit the input %v; resize the data to it, or build the network for them", example, in)
+	wrong := fmt.Errorf("train: examples of shape %v do not fit the input %v; bring the data to that size, or build the network for theirs", example, in)
 	if in.Type != onnx.Float || len(in.Shape) != len(example)+1 {
 		return 0, wrong
 	}
@@ -148,7 +148,7 @@ func Fits(m *onnx.Model, input string, example []int64) (copies int, err error) 
 	for i, d := range in.Shape[1:] {
 		switch {
 		case d.Value < 0 || d.Value == example[i]:
-		case i == 0 && len(example) == 3 && example[0] == 1:
+		case i == 0 && len(example) == 3 && example[0] == 1 && d.Value == 3:
 			copies = int(d.Value)
 		default:
 			return 0, wrong

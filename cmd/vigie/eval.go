@@ -14,16 +14,22 @@ func newEvalCommand() *cobra.Command {
 		asJSON bool
 	)
 	command := &cobra.Command{
-		Use:   "eval MODEL --data FILE.npz --split NAME",
-		Short: "Say how good a model package or an ONNX file is on labelled images",
-		Long: `Eval runs a split of a data set in MedMNIST's .npz layout through a model and
-reports AUC with DeLong's interval, accuracy, calibration error and confusion.
+		Use:   "eval MODEL --data PATH --split NAME",
+		Short: "Say how good a model package or an ONNX file is on labelled data",
+		Long: `Eval runs labelled data through a model and reports AUC with DeLong's and the
+bootstrap's intervals, accuracy, calibration error and confusion.
 
-A package prepares the images as it prepares a radiograph, and its calibration
-and operating point apply. A bare ONNX file gets pixel values from 0 to 1 in
-[N, channels, rows, columns] and must return logits.`,
+--data is whatever vigie train takes: FILE.npz in MedMNIST's layout, a folder of
+DICOM, PNG or JPEG (with --labels CSV, or a folder for each class), or a table.
+--split is train, val, test or all; data that are not divided are split by --seed
+as vigie train splits them, so the same seed gives the examples held back.
+
+A package prepares images as it prepares a radiograph, and its calibration and
+operating point apply. A bare ONNX file gets pixel values from 0 to 1 in
+[N, channels, rows, columns], or the columns of a table as it was trained on
+them, and must return logits.`,
 		Example: `  vigie eval models/chest-pneumonia-28 --data pneumoniamnist.npz --split val
-  vigie eval network.onnx --data breastmnist.npz --split test --json`,
+  vigie eval model.onnx --data radiographs --labels labels.csv --split test --seed 1 --json`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			m, err := probe.Open(args[0])
@@ -44,9 +50,17 @@ and operating point apply. A bare ONNX file gets pixel values from 0 to 1 in
 		},
 	}
 	flags := command.Flags()
-	flags.StringVar(&test.Data, "data", "", "data set, .npz in MedMNIST's layout")
-	flags.StringVar(&test.Split, "split", "", "train, val or test")
-	flags.Uint64Var(&test.Seed, "seed", 1, "seed of the bootstrap")
+	flags.StringVar(&test.Data, "data", "", "FILE.npz, folder, or table (required)")
+	flags.StringVar(&test.Split, "split", "", "train, val, test or all (required)")
+	flags.StringVar(&test.Labels, "labels", "", "CSV file that labels the files of a folder")
+	flags.StringSliceVar(&test.Classes, "classes", nil, "names of the classes in the model's order, if it does not say")
+	flags.StringSliceVar(&test.LabelColumns, "label-column", nil, "column of the label; several hold 0 or 1 each")
+	flags.StringVar(&test.FileColumn, "file-column", "", "column of the file names")
+	flags.StringVar(&test.PatientColumn, "patient-column", "", "column that tells patients apart")
+	flags.StringVar(&test.SplitColumn, "split-column", "", "column of train, val and test")
+	flags.Float64SliceVar(&test.Shares, "shares", nil, "shares of training, validation and test [0.7,0.15,0.15]")
+	flags.StringVar(&test.Aspect, "aspect", "stretch", "how a bare file's images are brought to size: stretch, pad or centre-crop")
+	flags.Uint64Var(&test.Seed, "seed", 1, "of the split, if the data are not divided, and of the bootstrap")
 	flags.BoolVar(&asJSON, "json", false, "print JSON")
 	cobra.CheckErr(command.MarkFlagRequired("data"))
 	cobra.CheckErr(command.MarkFlagRequired("split"))

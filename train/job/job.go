@@ -169,8 +169,9 @@ func (o *Options) open() (*train.Network, error) {
 			o.Data.Classes = names
 		}
 	}
+	npz := strings.EqualFold(filepath.Ext(o.Data.Data), ".npz") // has images of one size
 	for _, in := range n.Model.Graph.Inputs {
-		if in.Name != n.Input || len(in.Shape) != 4 {
+		if in.Name != n.Input || len(in.Shape) != 4 || npz {
 			continue
 		}
 		for _, to := range []struct {

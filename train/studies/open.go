@@ -49,6 +49,9 @@ type Options struct {
 	Shares []float64
 	Seed   uint64
 
+	// Only reads no other part of an .npz file that holds this one.
+	Only string
+
 	Progress func(done, total int) // told of images read; may be nil
 }
 
@@ -146,7 +149,15 @@ func openNPZ(o Options) (*Studies, error) {
 	if s.Digest, err = digestFile(o.Data); err != nil {
 		return nil, err
 	}
-	for name, set := range map[string]**train.Set{Train: &s.Train, Validation: &s.Validation, Test: &s.Test} {
+	parts := map[string]**train.Set{Train: &s.Train, Validation: &s.Validation, Test: &s.Test}
+	if set := parts[o.Only]; set != nil {
+		if *set, err = train.LoadMedMNIST(o.Data, o.Only, train.Limits{}); err == nil {
+			parts = nil
+		} else if !errors.Is(err, train.ErrNoSplit) {
+			return nil, err
+		}
+	}
+	for name, set := range parts {
 		if *set, err = train.LoadMedMNIST(o.Data, name, train.Limits{}); err != nil && !errors.Is(err, train.ErrNoSplit) {
 			return nil, err
 		}
