@@ -105,7 +105,7 @@ func gridOf(m *onnx.Model, l layout, tokens int) (grid, error) {
 				rows = shape[2]
 			}
 			if rows*columns == int64(patches) {
-				g := grid{classTokens, int(rows), int(columns), Size{l.rows, l.columns}}
+				g := grid{classTokens, int(rows), int(columns), Size{Rows: l.rows, Columns: l.columns}}
 				strides := n.Ints("strides")
 				if rank := len(strides); rank > 0 {
 					g.over.Columns = covered(columns*strides[rank-1], strides[rank-1], l.columns)
@@ -117,7 +117,7 @@ func gridOf(m *onnx.Model, l layout, tokens int) (grid, error) {
 			}
 		}
 		if l.table() && patches == l.columns { // a token for each feature
-			return grid{classTokens, 1, patches, Size{1, patches}}, nil
+			return grid{classTokens, 1, patches, Size{Rows: 1, Columns: patches}}, nil
 		}
 	}
 	return grid{}, fmt.Errorf("%d tokens, and nothing that cuts an input of %v into as many places: %w", tokens, l.shape, ErrNoAttention)

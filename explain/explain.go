@@ -50,15 +50,18 @@ type Map struct {
 // Additive says how well contributions add up to what they explain:
 // Output - Reference = ΣValues + Gap.
 type Additive struct {
-	Output    float64 // score of the input
-	Reference float64 // mean score of the background
-	Gap       float64 // what the contributions leave out
+	Output    float64 `json:"output"`    // score of the input
+	Reference float64 `json:"reference"` // mean score of the background
+	Gap       float64 `json:"gap"`       // what the contributions leave out
 	Steps     int     // integrated gradients: points on each path
 	Converged bool    // integrated gradients: the gap is within the tolerance
 }
 
 // Size is a resolution in pixels.
-type Size struct{ Rows, Columns int }
+type Size struct {
+	Rows    int `json:"rows"`
+	Columns int `json:"columns"`
+}
 
 // Errors that callers branch on.
 var (

@@ -28,7 +28,7 @@ type Sanity struct {
 
 // Stage is one randomisation.
 type Stage struct {
-	Layer string // node of the graph
+	Layer string `json:"layer"` // node of the graph
 	Similarity
 }
 

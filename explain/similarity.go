@@ -8,9 +8,9 @@ import (
 
 // Similarity says how alike two maps of the same places are.
 type Similarity struct {
-	Rank    float64 // Spearman's rank correlation, -1..1; 0 where a map is constant
-	AbsRank float64 // the same of the sizes, signs left out
-	SSIM    float64 // structural similarity of the sizes, scaled to 0..1 each; 1 is equal
+	Rank    float64 `json:"rank"`     // Spearman's rank correlation, -1..1; 0 where a map is constant
+	AbsRank float64 `json:"abs_rank"` // the same of the sizes, signs left out
+	SSIM    float64 `json:"ssim"`     // structural similarity of the sizes, scaled to 0..1 each; 1 is equal
 }
 
 // Compare measures the similarity of two maps (Adebayo et al. 2018 report these

@@ -59,6 +59,7 @@ Start here:
 		newRunCommand(),
 		newGradCommand(),
 		newEvalCommand(),
+		newExplainCommand(),
 		newModelCommand(),
 		newEnclaveCommand(),
 		newDPCommand(),
