@@ -290,5 +290,6 @@ type Case struct {
 	Verdict  *Verdict         `json:"verdict,omitempty"`
 	Decision *HumanDecision   `json:"decision,omitempty"`
 	Refusals []Refusal        `json:"refusals,omitempty"`
+	Erased   time.Time        `json:"erased,omitzero"`  // when the patient's keys were destroyed; nothing but this row is left
 	Stages   []Stage          `json:"stages,omitempty"` // gateway stages, before and after the enclave's
 }

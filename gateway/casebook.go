@@ -126,6 +126,9 @@ func (b *Casebook) Case(ctx context.Context, id vigie.CaseID) (*vigie.Case, erro
 			return err
 		}
 		c.Refusals = refusals(refused)[id]
+		if c.Erased, err = erasedAt(tx, id); err != nil {
+			return err
+		}
 		for _, name := range []string{valueFinding, valueVerdict, valueDecision} {
 			value, err := tx.Value(id, name)
 			switch {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/vigie/vigie"
 	"github.com/vigie/vigie/audit"
+	"github.com/vigie/vigie/keys"
 	"github.com/vigie/vigie/store"
 )
 
@@ -101,8 +102,8 @@ func (g *Gateway) deliver(ctx context.Context, job *river.Job[deliverArgs]) erro
 	}
 	watch := &stopwatch{last: c.Updated}
 	watch.lap("queue")
-	if c.State != vigie.Released && c.State != vigie.Reviewed {
-		return nil // delivered before
+	if c.State != vigie.Released && c.State != vigie.Reviewed || !c.Erased.IsZero() {
+		return nil // delivered before, or there is nothing left to deliver
 	}
 	if !vouchedFor(c) {
 		return fmt.Errorf("gateway: delivering case %s: it is %s: %w", c.ID, c.State, errNotVouched)
@@ -182,7 +183,13 @@ func (g *Gateway) makeResults(ctx context.Context, c *vigie.Case) error {
 		if current.State != c.State {
 			return vigie.ErrTransition
 		}
+		if err := notErased(tx, c.ID); err != nil {
+			return err
+		}
 		for i := range rows {
+			if err := tx.CheckSealed(c.Patient, rows[i].Sealed); err != nil {
+				return err
+			}
 			if err := tx.AddObject(&rows[i]); err != nil {
 				return err
 			}
@@ -200,6 +207,9 @@ func (g *Gateway) makeResults(ctx context.Context, c *vigie.Case) error {
 		return nil
 	})
 	kept = err == nil || errors.Is(err, store.ErrUncertain)
+	if errors.Is(err, keys.ErrErased) {
+		g.ring.Forget(c.Patient) // the next try sees what another process erased
+	}
 	return err
 }
 
@@ -362,6 +372,9 @@ func (g *Gateway) recordAttempts(ctx context.Context, c *vigie.Case, name string
 			err := tx.RecordAttempt(c.ID, name, uid, state, detail)
 			if errors.Is(err, store.ErrExists) {
 				continue // acknowledged before
+			}
+			if errors.Is(err, store.ErrNotFound) && errors.Is(notErased(tx, c.ID), keys.ErrErased) {
+				err = nil // erased meanwhile: that it left is a fact all the same
 			}
 			if err != nil {
 				return err

@@ -1,7 +1,9 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -9,6 +11,7 @@ import (
 
 	"github.com/vigie/vigie"
 	"github.com/vigie/vigie/audit"
+	"github.com/vigie/vigie/keys"
 	"github.com/vigie/vigie/medical/dicom"
 	"github.com/vigie/vigie/store"
 )
@@ -20,9 +23,10 @@ type Query struct {
 	Limit          int
 }
 
-// Find lists the cases that a query selects, newest first, without their
-// sealed values.
-func (b *Casebook) Find(ctx context.Context, q Query) ([]vigie.Case, error) {
+// Find lists the cases that a query selects, newest first, with their findings
+// but without the maps of their explanations. The log records for whom, and how
+// many findings were shown.
+func (b *Casebook) Find(ctx context.Context, q Query, actor string) ([]vigie.Case, error) {
 	filter := store.Filter{Patient: vigie.PatientPseudonym(q.Patient), Study: vigie.StudyUID(q.Study), Limit: q.Limit}
 	for _, text := range q.States {
 		state := vigie.State(strings.ReplaceAll(text, "-", " "))
@@ -32,18 +36,65 @@ func (b *Casebook) Find(ctx context.Context, q Query) ([]vigie.Case, error) {
 		filter.States = append(filter.States, state)
 	}
 	var cases []vigie.Case
+	sealed := map[vigie.CaseID][]byte{}
 	err := b.store.View(ctx, func(tx *store.Tx) (err error) {
 		if cases, err = tx.Cases(filter); err != nil {
 			return err
+		}
+		for _, c := range cases {
+			switch value, err := tx.Value(c.ID, valueFinding); {
+			case err == nil:
+				sealed[c.ID] = value
+			case !errors.Is(err, store.ErrNotFound):
+				return err
+			}
 		}
 		refused, err := tx.Deliveries("", store.DeliveryRefused)
 		of := refusals(refused)
 		for i := range cases {
 			cases[i].Refusals = of[cases[i].ID]
+			if err == nil {
+				cases[i].Erased, err = erasedAt(tx, cases[i].ID)
+			}
 		}
 		return err
 	})
-	return cases, err
+	if err != nil || len(sealed) == 0 {
+		return cases, err
+	}
+	for i := range cases {
+		value, found := sealed[cases[i].ID]
+		if !found {
+			continue
+		}
+		shown := cases[i] // openValues also drops what the row says in clear
+		switch err := b.openValues(ctx, &shown, map[string][]byte{valueFinding: value}); {
+		case errors.Is(err, keys.ErrErased):
+			continue // between the two looks
+		case err != nil:
+			return nil, err
+		}
+		shown.Finding.Explanation = nil
+		cases[i].Finding = shown.Finding
+	}
+	return cases, b.store.Update(ctx, func(tx *store.Tx) error {
+		return b.record(tx, nil, audit.Record{Kind: audit.KindViewed, Actor: actor, Decision: fmt.Sprintf("list: %d", len(sealed))})
+	})
+}
+
+// FindingText is what the model says first of a case, for a list: the most
+// probable label of those found present, or else of all.
+func FindingText(c *vigie.Case) string {
+	if c.Finding == nil || len(c.Finding.Predictions) == 0 {
+		return "–"
+	}
+	leading := slices.MaxFunc(c.Finding.Predictions, func(a, b vigie.Prediction) int {
+		if a.Positive != b.Positive {
+			return map[bool]int{true: 1, false: -1}[a.Positive]
+		}
+		return cmp.Compare(a.Probability, b.Probability)
+	})
+	return fmt.Sprintf("%s %.3f", leading.Label, leading.Probability)
 }
 
 // refusals gathers, by case, what destinations answered: once where they
@@ -56,6 +107,14 @@ func refusals(refused []store.Delivery) map[vigie.CaseID][]vigie.Refusal {
 		}
 	}
 	return of
+}
+
+// StateText is the state of a case for a person.
+func StateText(c *vigie.Case) string {
+	if !c.Erased.IsZero() {
+		return string(c.State) + ", erased"
+	}
+	return string(c.State)
 }
 
 // RefusalText says for a person which destination refuses a case's results.
@@ -124,7 +183,7 @@ func Describe(c *vigie.Case) string {
 		fmt.Fprintf(&s, "%-10s %s\n", name, fmt.Sprintf(format, args...))
 	}
 	line("case", "%s", c.ID)
-	line("state", "%s", c.State)
+	line("state", "%s", StateText(c))
 	line("patient", "%s (pseudonym)", c.Patient)
 	line("study", "%s (pseudonym)", c.Study)
 	line("received", "%s by %s %s", c.Received.Local().Format(time.DateTime), c.Source.Protocol, c.Source.AETitle)

@@ -17,6 +17,7 @@ import (
 	"github.com/vigie/vigie"
 	"github.com/vigie/vigie/audit"
 	"github.com/vigie/vigie/enclave"
+	"github.com/vigie/vigie/keys"
 	"github.com/vigie/vigie/medical/dicom"
 	"github.com/vigie/vigie/model"
 	"github.com/vigie/vigie/store"
@@ -111,8 +112,8 @@ func (g *Gateway) diagnose(ctx context.Context, job *river.Job[diagnoseArgs]) er
 	}
 	watch := &stopwatch{last: c.Updated}
 	watch.lap("queue")
-	if c.State != vigie.Received {
-		return nil // done before; the job's row outlived the transaction's outcome
+	if c.State != vigie.Received || !c.Erased.IsZero() {
+		return nil // done before, the job's row outlived the transaction's outcome; or there is nothing left to do
 	}
 	d := diagnosis{reasons: reasons}
 	switch {
@@ -165,6 +166,9 @@ func reasonCodeOf(err error) vigie.ReasonCode {
 func (g *Gateway) loadReceived(ctx context.Context, id vigie.CaseID) (c *vigie.Case, object *store.Object, reasons []vigie.Reason, err error) {
 	err = g.store.View(ctx, func(tx *store.Tx) error {
 		if c, err = tx.Case(id); err != nil {
+			return err
+		}
+		if c.Erased, err = erasedAt(tx, id); err != nil || !c.Erased.IsZero() {
 			return err
 		}
 		objects, err := tx.Objects(store.ObjectFilter{Case: id, Kind: kindReceived, Limit: 1})
@@ -347,6 +351,18 @@ func (g *Gateway) conclude(ctx context.Context, job *river.Job[diagnoseArgs], c 
 	watch.lap("triage")
 
 	err = g.store.Update(ctx, func(tx *store.Tx) error {
+		if c.Erased, err = erasedAt(tx, c.ID); err != nil {
+			return err
+		} else if !c.Erased.IsZero() {
+			return tx.CompleteJob(job.JobRow)
+		}
+		keep := [][]byte{sealedVerdict}
+		if sealed != nil {
+			keep = append(keep, sealed)
+		}
+		if err := tx.CheckSealed(c.Patient, keep...); err != nil {
+			return err
+		}
 		if read != "" {
 			// Another gateway with another model may have read a sibling since
 			// the look before the analysis. The next try sees it there.
@@ -397,7 +413,10 @@ func (g *Gateway) conclude(ctx context.Context, job *river.Job[diagnoseArgs], c 
 	switch {
 	case errors.Is(err, vigie.ErrTransition):
 		return nil // another run of this job was first
-	case err != nil:
+	case errors.Is(err, keys.ErrErased):
+		g.ring.Forget(c.Patient) // the next try sees what another process erased
+		return err
+	case err != nil || !c.Erased.IsZero():
 		return err
 	}
 	for _, s := range watch.stages {

@@ -181,6 +181,9 @@ func (g *Gateway) commit(ctx context.Context, c vigie.Case, f *facts, s *spool, 
 		outcome = intakeOutcome{Case: c.ID}
 		object.Case = c.ID
 		refer := referrals
+		if err := tx.CheckSealed(c.Patient, row); err != nil {
+			return err
+		}
 		switch known, err := tx.ObjectByInstance(c.Instance); {
 		case errors.Is(err, store.ErrNotFound):
 		case err != nil:

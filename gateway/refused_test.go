@@ -49,7 +49,7 @@ func TestADeliveryThatIsRefusedForGoodIsShownAndNotLost(t *testing.T) {
 	if text := Describe(c); c.State != vigie.Released || strings.Count(text, want) != 1 {
 		t.Errorf("the case is shown without %q once:\n%s", want, text)
 	}
-	found, err := g.Find(ctx, Query{})
+	found, err := g.Find(ctx, Query{}, "dr.test")
 	if err != nil || len(found) != 1 || len(found[0].Refusals) != 1 || RefusalText(found[0].Refusals[0]) != want {
 		t.Errorf("the list says %+v, %v", found, err)
 	}

@@ -86,6 +86,9 @@ func (b *Casebook) firstObject(ctx context.Context, id vigie.CaseID) (object *st
 	err = b.store.View(ctx, func(tx *store.Tx) error {
 		objects, err := tx.Objects(store.ObjectFilter{Case: id, Kind: kindReceived, Limit: 1})
 		if err == nil && len(objects) == 0 {
+			if err := notErased(tx, id); err != nil {
+				return err
+			}
 			err = fmt.Errorf("gateway: case %s has no object: %w", id, store.ErrNotFound)
 		}
 		if err == nil {
@@ -244,6 +247,9 @@ func (b *Casebook) Overlay(ctx context.Context, id vigie.CaseID, actor string) (
 	c, err := b.Case(ctx, id)
 	if err != nil {
 		return nil, err
+	}
+	if !c.Erased.IsZero() {
+		return nil, errErased(id)
 	}
 	if c.Finding == nil || len(c.Finding.Predictions) == 0 {
 		return nil, fmt.Errorf("gateway: drawing the overlay of case %s: %w", id, notAnalysed(c))

@@ -33,6 +33,9 @@ func (b *Casebook) Decide(ctx context.Context, id vigie.CaseID, decision vigie.H
 	if err != nil {
 		return nil, err
 	}
+	if !c.Erased.IsZero() {
+		return nil, errErased(id)
+	}
 	if !c.State.CanBecome(vigie.Reviewed) {
 		return nil, fmt.Errorf("gateway: deciding case %s: it is %s, not in review or quarantined: %w", id, c.State, vigie.ErrTransition)
 	}
@@ -52,6 +55,9 @@ func (b *Casebook) Decide(ctx context.Context, id vigie.CaseID, decision vigie.H
 	}
 	from := c.State
 	err = b.store.Update(ctx, func(tx *store.Tx) error {
+		if err := errors.Join(notErased(tx, id), tx.CheckSealed(c.Patient, sealed)); err != nil {
+			return err
+		}
 		reviewed, err := tx.Advance(id, from, vigie.Reviewed, nil)
 		if err != nil {
 			return err

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/vigie/vigie"
@@ -129,6 +130,40 @@ func TestADecisionThatDoesNotFitIsRefused(t *testing.T) {
 		t.Error(err)
 	}
 	settled(t, g.Casebook, broken, vigie.Delivered)
+}
+
+func TestAListShowsWhatTheModelSaysFirstAndTheLogSaysToWhom(t *testing.T) {
+	config := testConfig(t)
+	var p atomic.Value // a float64
+	g := start(t, config, Options{Diagnoser: newStandIn(t, config.Model, func(enclaveRequest) (float64, error) { return p.Load().(float64), nil })})
+	want := map[vigie.CaseID]string{}
+	for seed, c := range map[uint64]struct {
+		p    float64
+		o    phantom.Options
+		text string
+	}{1: {0.97, phantom.Options{}, "pneumonia 0.970"}, 2: {0.03, phantom.Options{}, "normal 0.970"}, 3: {0.5, phantom.Options{BurnedIn: true}, "–"}} {
+		p.Store(c.p)
+		id := mustGive(t, g.Gateway, chest(t, seed, c.o)).Case
+		settled(t, g.Casebook, id, vigie.Delivered, vigie.InReview)
+		want[id] = c.text
+	}
+	cases, err := g.Find(t.Context(), Query{}, "dr.test")
+	if err != nil || len(cases) != 3 {
+		t.Fatalf("%d cases, %v", len(cases), err)
+	}
+	for _, c := range cases {
+		if got := FindingText(&c); got != want[c.ID] || c.Verdict == nil || c.Finding != nil && c.Finding.Explanation != nil {
+			t.Errorf("case %s is listed as %q with verdict %v, want %q", c.ID, got, c.Verdict, want[c.ID])
+		}
+	}
+	if _, err := g.Find(t.Context(), Query{States: []string{"quarantined"}}, "dr.test"); err != nil {
+		t.Error(err)
+	}
+	seen := recordsOf(t, g.Casebook, audit.KindViewed)
+	if len(seen) != 1 || seen[0].Actor != "dr.test" || seen[0].Decision != "list: 2" {
+		t.Errorf("records %+v, want one of the two findings shown", seen)
+	}
+	mustVerify(t, g.Casebook)
 }
 
 func TestAnOverlayOfWhatWasNotAnalysedSaysWhatToDo(t *testing.T) {

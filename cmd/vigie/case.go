@@ -29,7 +29,8 @@ and the log names who asked.`,
   vigie case identify -c site.yaml CASE --actor dr.kone
   vigie case release  -c site.yaml CASE --actor dr.kone
   vigie case override -c site.yaml CASE --label normal --note "rotated, not opaque"
-  vigie case reject   -c site.yaml CASE --note "not a chest"`,
+  vigie case reject   -c site.yaml CASE --note "not a chest"
+  vigie case erase    -c site.yaml CASE --actor dpo.martin --yes`,
 	}
 	cmd.AddCommand(
 		newCaseListCommand(),
@@ -39,6 +40,7 @@ and the log names who asked.`,
 		newDecideCommand(gateway.ActionOverride, "Replace the model's answer by the labels that you found present"),
 		newDecideCommand(gateway.ActionReject, "Close the case without reporting anything"),
 		newCaseOverlayCommand(),
+		newCaseEraseCommand(),
 	)
 	return cmd
 }
@@ -65,12 +67,13 @@ func newCaseListCommand() *cobra.Command {
 	var query gateway.Query
 	cmd := &cobra.Command{
 		Use:     "list",
-		Short:   "List cases, newest first",
+		Short:   "List cases, newest first, each with the model's leading finding",
+		Long:    "Lists cases, newest first, with what the model says first: the most probable\nlabel that it found present, or else of all. The audit log names who asked.",
 		Example: "  vigie case list -c site.yaml --state \"in review\" --state quarantined",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return withCasebook(cmd, func(book *gateway.Casebook) error {
-				cases, err := book.Find(cmd.Context(), query)
+				cases, err := book.Find(cmd.Context(), query, actorOf(cmd))
 				if err != nil {
 					return err
 				}
@@ -81,7 +84,7 @@ func newCaseListCommand() *cobra.Command {
 					return json.NewEncoder(cmd.OutOrStdout()).Encode(cases)
 				}
 				w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
-				fmt.Fprintln(w, "CASE\tPATIENT\tRECEIVED\tSTATE\tREASONS")
+				fmt.Fprintln(w, "CASE\tPATIENT\tRECEIVED\tSTATE\tFINDING\tREASONS")
 				for _, c := range cases {
 					var codes []string
 					if c.Verdict != nil {
@@ -94,13 +97,15 @@ func newCaseListCommand() *cobra.Command {
 					for _, r := range c.Refusals {
 						codes = append(codes, gateway.RefusalText(r))
 					}
-					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", c.ID, c.Patient, c.Received.Local().Format("2006-01-02 15:04:05"), c.State, strings.Join(codes, ", "))
+					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", c.ID, c.Patient, c.Received.Local().Format("2006-01-02 15:04:05"),
+						gateway.StateText(&c), gateway.FindingText(&c), strings.Join(codes, ", "))
 				}
 				return w.Flush()
 			})
 		},
 	}
 	bindConfig(cmd.Flags(), false)
+	bindActor(cmd)
 	cmd.Flags().StringArrayVar(&query.States, "state", nil, "only cases in this state; may be repeated")
 	cmd.Flags().StringVar(&query.Patient, "patient", "", "only cases of this pseudonym")
 	cmd.Flags().StringVar(&query.Study, "study", "", "only cases of this pseudonymised study")
