@@ -68,6 +68,8 @@ func Inspect(m *Model) (*Summary, error) {
 	values, err := InferShapes(m, bind)
 	if err != nil && !errors.Is(err, ErrUnknownOperator) {
 		s.Problem = err.Error()
+	} else if err := m.CheckWeights(); err != nil {
+		s.Problem = err.Error()
 	}
 	unknown := map[string]bool{}
 	for _, n := range m.Graph.Nodes {
@@ -77,7 +79,7 @@ func Inspect(m *Model) (*Summary, error) {
 	}
 	s.Unknown = slices.Sorted(maps.Keys(unknown))
 	for _, n := range m.Graph.Nodes {
-		macs, ok := n.macs(values)
+		macs, ok := n.MACs(values)
 		if !ok || s.MACs > math.MaxInt64-macs {
 			s.MACs = -1
 			break
@@ -116,20 +118,21 @@ func (s *Summary) count(g *Graph) {
 	}
 }
 
-// macs returns the multiplications with accumulation of one node; false if its
-// shapes are not known.
-func (n *Node) macs(values map[string]Value) (int64, bool) {
+// MACs estimates the multiplications with accumulation of one node, given the
+// types and shapes that InferShapes found; false if its shapes are not known.
+// Operators other than convolutions, products and recurrent cells count as 0.
+func (n *Node) MACs(values map[string]Value) (int64, bool) {
 	var per []Dim // the sizes that are summed over for each element of the result
 	result := values[n.Output(0)].Shape
 	w := values[n.Input(1)].Shape
 	switch n.key() {
 	case "Conv", "com.microsoft.FusedConv":
-		if w == nil {
+		if len(w) == 0 {
 			return 0, false
 		}
 		per = w[1:]
 	case "ConvTranspose":
-		if w == nil {
+		if len(w) == 0 {
 			return 0, false
 		}
 		per, result = w[1:], values[n.Input(0)].Shape
@@ -142,6 +145,19 @@ func (n *Node) macs(values map[string]Value) (int64, bool) {
 		if n.Int("transA", 0) != 0 && len(a) > 1 {
 			per = a[len(a)-2 : len(a)-1]
 		}
+	case "Einsum":
+		return n.einsumMACs(values)
+	case "RNN", "GRU", "LSTM": // at each step and example, every weight once
+		x, r := values[n.Input(0)].Shape, values[n.Input(2)].Shape
+		if len(x) != 3 || len(w) != 3 || len(r) != 3 {
+			return 0, false
+		}
+		input, ok := product(joined(x[:2], w))
+		recurrent, also := product(joined(x[:2], r))
+		if !ok || !also || input > math.MaxInt64-recurrent {
+			return 0, false
+		}
+		return input + recurrent, true
 	default:
 		return 0, true
 	}
@@ -149,6 +165,31 @@ func (n *Node) macs(values map[string]Value) (int64, bool) {
 		return 0, false
 	}
 	return product(slices.Concat(result, per))
+}
+
+// einsumMACs is the product of all indices' sizes, as if every factor were
+// multiplied in one loop.
+func (n *Node) einsumMACs(values map[string]Value) (int64, bool) {
+	ranks := make([]int, len(n.Inputs))
+	for i, name := range n.Inputs {
+		ranks[i] = (&fact{shape: values[name].Shape}).rank()
+	}
+	e, err := ParseEinsum(n.Text("equation", ""), ranks)
+	if err != nil || e == nil {
+		return 0, false
+	}
+	sizes := map[int]Dim{}
+	for i, term := range e.Terms {
+		for j, index := range term {
+			if ranks[i] < 0 {
+				return 0, false
+			}
+			if d, ok := sizes[index]; !ok || d == (Dim{Value: 1}) {
+				sizes[index] = values[n.Inputs[i]].Shape[j]
+			}
+		}
+	}
+	return product(slices.Collect(maps.Values(sizes)))
 }
 
 // String lays the summary out for a terminal.

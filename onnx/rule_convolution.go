@@ -171,6 +171,9 @@ func convolution(o *op) error {
 	if m := w.shape[0]; m.Known() && m.Value%group != 0 {
 		return mistake("weights %v in %d groups", w, group)
 	}
+	if err := o.bias(w.shape[0]); err != nil {
+		return err
+	}
 	win, err := o.window(len(kernel), kernel)
 	if err != nil {
 		return err
@@ -180,6 +183,21 @@ func convolution(o *op) error {
 		return err
 	}
 	o.set(0, x.typ, shape)
+	return nil
+}
+
+// bias checks input 2, one number a channel.
+func (o *op) bias(channels Dim) error {
+	b := o.x(2)
+	if b == nil || b.shape == nil {
+		return nil
+	}
+	if len(b.shape) != 1 {
+		return mistake("bias %v: want a list", b)
+	}
+	if _, ok := same(b.shape[0], channels); !ok {
+		return mistake("bias %v for %v channels", b, channels)
+	}
 	return nil
 }
 
@@ -208,6 +226,9 @@ func transposedConvolution(o *op) error {
 	channels := anyDim
 	if w.shape[1].Known() && w.shape[1].Value < math.MaxInt32 && group < math.MaxInt32 {
 		channels = Dim{Value: w.shape[1].Value * group}
+	}
+	if err := o.bias(channels); err != nil {
+		return err
 	}
 	out := []Dim{x.shape[0], channels}
 	for i, d := range x.shape[2:] {

@@ -7,8 +7,10 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/vigie/vigie/engine"
 	"github.com/vigie/vigie/model"
 	"github.com/vigie/vigie/onnx"
+	"github.com/vigie/vigie/onnx/autodiff"
 )
 
 func newModelCommand() *cobra.Command {
@@ -28,7 +30,12 @@ func newModelInspectCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "inspect DIR|FILE",
-		Short: "Say what a package is, once it is verified, or what an ONNX file holds",
+		Short: "Say what a package is, once it is verified, or what an ONNX file holds and can do",
+		Long: `Of a package: what it is, once its digest is verified. Of an ONNX file: its inputs,
+outputs and size, and for each operator how often it is used, its share of the
+multiply-accumulates, its parameters, the bytes of its results for a batch of
+one, whether it can run, be differentiated, and give gradients per example; where
+it can not, why and what to do. docs/operators.md has the whole table.`,
 		Example: `  vigie model inspect models/chest-pneumonia-28
   vigie model inspect resnet18.onnx --json`,
 		Args: cobra.ExactArgs(1),
@@ -38,7 +45,7 @@ func newModelInspectCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				graph, err := onnx.Inspect(m)
+				graph, err := autodiff.Inspect(m, canRun)
 				if err != nil {
 					return err
 				}
@@ -60,6 +67,15 @@ func newModelInspectCommand() *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "write JSON")
 	return cmd
+}
+
+// canRun says why the runtime cannot run a model, nil if it can.
+func canRun(m *onnx.Model) error {
+	session, err := engine.Open(m, engine.Options{Threads: 1})
+	if err != nil {
+		return err
+	}
+	return session.Close()
 }
 
 func newModelCheckCommand() *cobra.Command {

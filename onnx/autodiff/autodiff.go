@@ -33,6 +33,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"runtime"
 	"slices"
 
 	"github.com/vigie/vigie/onnx"
@@ -372,8 +373,14 @@ func (t *tape) differentiate(n *onnx.Node) {
 // nameNode, deferred, lets the failure of a node's rule name the node.
 func nameNode(n *onnx.Node) {
 	if p := recover(); p != nil {
-		if f, ok := p.(failure); ok {
+		switch f := p.(type) {
+		case failure:
 			p = failure{fmt.Errorf("%s: %w", describe(n), f.err)}
+		case runtime.Error:
+			// Rules trust what shape inference lets pass. A node that breaks its
+			// operator's definition in a way that it overlooks must not take down
+			// a service that looks at foreign models; FuzzGradient looks for these.
+			p = failure{fmt.Errorf("%s: internal: the node does not follow its operator's definition: %w", describe(n), f)}
 		}
 		panic(p)
 	}

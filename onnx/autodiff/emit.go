@@ -44,6 +44,17 @@ func failf(format string, args ...any) {
 	panic(failure{fmt.Errorf(format, args...)})
 }
 
+// mostParts is how many times a rule may repeat itself for one node: over the
+// taps of a kernel, the steps of a sequence, the examples of a batch.
+const mostParts = 1 << 14
+
+// bounded refuses a node whose gradient would be a graph without end.
+func bounded(what string, n int64) {
+	if n > mostParts {
+		failf("%d %s, more than %d: %w", n, what, mostParts, ErrNotDifferentiable)
+	}
+}
+
 // emitter appends ordinary ONNX operators to a graph, keeping each result's
 // type and shape. It emits nothing newer than the model's own opset.
 type emitter struct {

@@ -137,15 +137,8 @@ func (t *tape) spread(n *onnx.Node) {
 
 // layoutAfter applies the examples rule of the node's operator.
 func (t *tape) layoutAfter(n *onnx.Node) (l batchAxis, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			f, ok := p.(failure)
-			if !ok {
-				panic(p)
-			}
-			err = fmt.Errorf("%s: %w", describe(n), f.err)
-		}
-	}()
+	defer func() { err = errors.Join(err, recoverFailure(recover())) }()
+	defer nameNode(n)
 	o := &operation{tape: t, node: n}
 	for _, name := range n.Inputs {
 		if err := t.mixed[name]; err != nil {
@@ -213,6 +206,7 @@ func (o *operation) checkExamples() {
 // position embeddings, once for each example. Rules that can do it at once are
 // lifted.
 func (o *operation) eachExample(r rule) {
+	bounded("examples, one after the other", o.n)
 	parts := map[int][]value{}
 	for e := range o.n {
 		one := *o

@@ -11,6 +11,7 @@ var examplesElsewhere = map[string]func(*operation) batchAxis{
 	"Equal": examplesElementwise, "Greater": examplesElementwise, "Less": examplesElementwise,
 	"GreaterOrEqual": examplesElementwise, "LessOrEqual": examplesElementwise, "And": examplesElementwise,
 	"Or": examplesElementwise, "Xor": examplesElementwise, "BitShift": examplesElementwise,
+	"BitwiseAnd": examplesElementwise, "BitwiseOr": examplesElementwise, "BitwiseXor": examplesElementwise, "BitwiseNot": examplesKeep,
 	"Not": examplesKeep, "IsNaN": examplesKeep, "IsInf": examplesKeep, "EyeLike": examplesKeep,
 	"ArgMax": examplesArgument, "ArgMin": examplesArgument, "Hardmax": examplesAxis,
 }
@@ -162,7 +163,7 @@ func examplesTranspose(o *operation) batchAxis {
 	if perm == nil {
 		return l.moved(o.in(0).rank() - 1 - l.axis)
 	}
-	return l.moved(slices.Index(perm, int64(l.axis)))
+	return l.moved(slices.IndexFunc(perm, func(p int64) bool { return axis(p, o.in(0).rank()) == int64(l.axis) }))
 }
 
 func examplesSlice(o *operation) batchAxis {

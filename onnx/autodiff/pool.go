@@ -133,6 +133,7 @@ func (o *operation) spreadAxis(d value, w window, i int) value {
 	ax := d.rank() - len(w.in) + i
 	d = o.interleaveZeros(d, ax, w.stride[i])
 	var parts []value
+	bounded("taps of a kernel", w.kernel[i])
 	for tap := range w.kernel[i] {
 		before, after := repeat(0, d.rank()), repeat(0, d.rank())
 		before[ax] = tap * w.dilation[i]
@@ -148,6 +149,9 @@ func (o *operation) spreadAxis(d value, w window, i int) value {
 func (o *operation) windowShares(typ onnx.DataType, w window) value {
 	includePad := o.node.Int("count_include_pad", 0) != 0
 	n := len(w.in)
+	if product(w.out) > largestResize {
+		failf("%d positions of a pool: %w", product(w.out), ErrNotDifferentiable)
+	}
 	shares := []float64{1}
 	for i := range n {
 		row := make([]float64, w.out[i])

@@ -32,6 +32,7 @@ func (o *operation) cell(gates int64, defaults ...string) *cell {
 		x = o.transpose(x, 1, 0, 2)
 	}
 	c := &cell{operation: o, gates: gates, hidden: o.in(2).shape[2], steps: x.shape[0], batch: x.shape[1], directions: o.in(2).shape[0], x: x}
+	bounded("steps of a sequence to unroll", c.steps)
 	if o.has(4) {
 		lengths, ok := o.fold(o.in(4).name)
 		if !ok || slices.ContainsFunc(lengths, func(n int64) bool { return n != c.steps }) {

@@ -44,8 +44,8 @@ func (r resizeMatrix) tiles() bool {
 
 func bool01(b bool) float64 { return float64(bit(b)) }
 
-// largestResize bounds the matrix of an axis, 64 Mi elements: 8192 to 8192.
-const largestResize = 1 << 26
+// largestResize bounds the matrix of an axis: 4096 elements to 4096.
+const largestResize = 1 << 24
 
 func resizeRule(o *operation) {
 	d := o.dy()

@@ -63,6 +63,7 @@ func (o *operation) batchedIndices(indices value, lead []int64) value {
 	shape[last] = 1
 	parts := []value{}
 	for ax := range lead {
+		bounded("indices along an axis", shape[ax])
 		column := repeat(1, len(shape))
 		column[ax] = shape[ax]
 		parts = append(parts, o.expand(o.reshape(o.ints(iota64(int(shape[ax]))...), column...), shape))

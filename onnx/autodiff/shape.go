@@ -21,7 +21,7 @@ func transposeRule(o *operation) {
 	perm := o.intsAttr("perm", reversed)
 	back := iota64(n + lead)
 	for i, p := range perm {
-		back[lead+int(p)] = int64(lead + i)
+		back[lead+int(axis(p, n))] = int64(lead + i)
 	}
 	o.give(0, o.transpose(o.dy(), back...))
 }

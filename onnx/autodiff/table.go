@@ -51,7 +51,7 @@ func Operators() []Operator {
 				row.Since = row.Shapes
 			}
 		case row.Reason == "":
-			row.Gradient, row.PerExample = "none", examplesElsewhere[name] != nil
+			row.Gradient, row.PerExample = "none", examplesElsewhere[name] != nil || opaque[name] || sources[name]
 		}
 		table = append(table, row)
 	}
@@ -66,6 +66,9 @@ func isDefaultKey(name string) bool {
 	}
 	return true
 }
+
+// sources have no input that could hold the batch.
+var sources = map[string]bool{"Constant": true, "RandomNormal": true, "RandomUniform": true}
 
 const (
 	whileRunning = "how often it runs is known only when it runs: export with fixed sizes, so that it is unrolled"
@@ -84,7 +87,7 @@ var reasons = map[string]string{
 	"Hardmax": nonSmooth,
 	"If":      "its condition depends on the input: no branch can be chosen before it runs; with a constant condition it is taken",
 	"Loop":    whileRunning, "Scan": whileRunning,
-	"Range":   "its size would depend on what is differentiated",
+	"Range":   "its size would depend on what is differentiated; of integers and constants it needs no gradient",
 	"Scatter": "deprecated: ScatterElements took its place in opset 11", "Upsample": "deprecated: Resize took its place in opset 10",
 	"NonZero": numberOf, "Compress": numberOf, "Unique": numberOf, "NonMaxSuppression": numberOf,
 	"LpPool": unusual, "GlobalLpPool": unusual, "GridSample": unusual, "AffineGrid": unusual, "RoiAlign": unusual, "MaxRoiPool": unusual,

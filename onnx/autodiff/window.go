@@ -57,6 +57,7 @@ func (w window) covered(i int) int64 { return (w.out[i]-1)*w.stride[i] + w.reach
 
 // taps calls f with the position inside the kernel of every tap, row-major.
 func (w window) taps(f func(tap []int64)) {
+	bounded("taps of a kernel", product(w.kernel))
 	tap := make([]int64, len(w.kernel))
 	for {
 		f(tap)
