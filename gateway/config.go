@@ -44,7 +44,7 @@ type HTTPConfig struct {
 	URL    string       `koanf:"url" help:"address of DICOMweb as clients see it, for Retrieve URLs: https://vigie.hospital.example/dicom-web (default: a path)"`
 	Plain  bool         `koanf:"plain" help:"no TLS; only with development: true on a loopback address"`
 	TLS    ServerTLS    `koanf:"tls"`
-	Allow  []PeerConfig `koanf:"allow" help:"client certificates that may use DICOMweb; /healthz and /readyz need none"`
+	Allow  []PeerConfig `koanf:"allow" help:"client certificates that may use DICOMweb, to send, to read, or both; /healthz and /readyz need none"`
 }
 
 // ServerTLS names the files of a listening side. Client certificates are
@@ -60,6 +60,7 @@ type PeerConfig struct {
 	AETitle     string `koanf:"ae_title" help:"calling AE title (DIMSE only)"`
 	Certificate string `koanf:"certificate" help:"SHA-256 of the leaf certificate, sha256:… as openssl x509 -fingerprint -sha256 gives it, lower case without colons"`
 	Subject     string `koanf:"subject" help:"subject (CN=…,O=…) or SPIFFE id (spiffe://…) of the leaf certificate"`
+	May         string `koanf:"may" accept:"send read" help:"what it may do (HTTP only): send (STOW-RS) or read (QIDO-RS, WADO-RS); without it, both"`
 }
 
 // DestinationConfig is one receiver of results.

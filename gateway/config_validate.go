@@ -78,6 +78,9 @@ func (v *validator) listeners() {
 	v.listener("http", h.Listen, h.Plain, h.TLS, h.Allow)
 	for i, p := range d.Allow {
 		v.aeTitle(fmt.Sprintf("dimse.allow[%d].ae_title", i), p.AETitle, true)
+		if p.May != "" {
+			v.fail(fmt.Sprintf("dimse.allow[%d].may", i), "over DIMSE peers send and nothing else: leave it out")
+		}
 	}
 	if u, err := url.Parse(h.URL); err != nil || h.URL != "" && (u.Host == "" || u.Scheme != "https" && u.Scheme != "http" || u.User != nil || u.RawQuery != "") {
 		v.fail("http.url", "%q is no service address: want https://host/path", redactURL(h.URL))

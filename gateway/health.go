@@ -99,7 +99,7 @@ func (g *Gateway) serveReady(w http.ResponseWriter, r *http.Request) {
 		}
 		g.logger.Warn("not ready", "checks", now.Checks)
 	})
-	if _, err := g.identify(r); err != nil {
+	if _, err := g.identify(r, ""); err != nil {
 		answer = answer.forStrangers()
 	}
 	w.Header().Set("Content-Type", "application/json")

@@ -17,7 +17,7 @@ func (g *Gateway) dimseServer() (*dimse.Server, error) {
 		AETitle: c.AETitle,
 		Plain:   c.Plain,
 		Allow: func(p dimse.Peer) error {
-			err := allow(c.Allow, p.CallingAE, p.Certificate)
+			err := allow(c.Allow, p.CallingAE, p.Certificate, maySend)
 			if err != nil {
 				g.metrics.refusals.WithLabelValues("dimse", "not-allowed").Inc()
 			}

@@ -19,7 +19,7 @@ const webRoot = "/dicom-web"
 func (g *Gateway) dicomweb() (http.Handler, error) {
 	results := &archive{g.Casebook}
 	handler, err := dicomweb.NewHandler(dicomweb.Config{
-		Authorize: g.authorize,
+		Authorize: func(r *http.Request) (dicomweb.Peer, error) { return g.authorize(r, wantsOf(r)) },
 		NewSpool:  func() (dimse.Spool, error) { return g.newSpool("dicomweb") },
 		Store:     g.storeWeb,
 		Archive:   results,
@@ -35,7 +35,7 @@ func (g *Gateway) dicomweb() (http.Handler, error) {
 	// A disk that is full before a request begins is told in HTTP's own words,
 	// to those who may store at all; one that fills up meanwhile, by the failure
 	// reason (A700) of each object.
-	store := g.admit(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	store := g.admit(maySend, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if err := g.probeDisk(r.Context()); err != nil {
 			g.metrics.refusals.WithLabelValues("dicomweb", "out-of-resources").Inc()
 			w.Header().Set("Retry-After", "60")
@@ -53,9 +53,17 @@ func (g *Gateway) dicomweb() (http.Handler, error) {
 	}), nil
 }
 
-// identify holds a request's client certificate against http.allow. On a
-// plain transport (development, loopback) everybody passes.
-func (g *Gateway) identify(r *http.Request) (dicomweb.Peer, error) {
+// wantsOf is the right that a request to DICOMweb needs.
+func wantsOf(r *http.Request) string {
+	if r.Method == http.MethodPost {
+		return maySend
+	}
+	return mayRead
+}
+
+// identify holds a request's client certificate, and what it wants, against
+// http.allow. On a plain transport (development, loopback) everybody passes.
+func (g *Gateway) identify(r *http.Request, wants string) (dicomweb.Peer, error) {
 	if g.config.HTTP.Plain {
 		return dicomweb.Peer{RemoteAddr: r.RemoteAddr}, nil
 	}
@@ -63,7 +71,7 @@ func (g *Gateway) identify(r *http.Request) (dicomweb.Peer, error) {
 	if err != nil {
 		return peer, err
 	}
-	if err := allow(g.config.HTTP.Allow, "", peer.Certificate); err != nil {
+	if err := allow(g.config.HTTP.Allow, "", peer.Certificate, wants); err != nil {
 		return peer, err
 	}
 	peer.Name = certificateSubject(peer.Certificate)
@@ -71,8 +79,8 @@ func (g *Gateway) identify(r *http.Request) (dicomweb.Peer, error) {
 }
 
 // authorize is identify for what not everybody may do: refusals are counted.
-func (g *Gateway) authorize(r *http.Request) (dicomweb.Peer, error) {
-	peer, err := g.identify(r)
+func (g *Gateway) authorize(r *http.Request, wants string) (dicomweb.Peer, error) {
+	peer, err := g.identify(r, wants)
 	switch {
 	case errors.Is(err, dicomweb.ErrUnauthenticated):
 		g.metrics.refusals.WithLabelValues("dicomweb", "no-certificate").Inc()
@@ -83,9 +91,9 @@ func (g *Gateway) authorize(r *http.Request) (dicomweb.Peer, error) {
 }
 
 // admit lets a request pass that authorize accepts.
-func (g *Gateway) admit(next http.Handler) http.Handler {
+func (g *Gateway) admit(wants string, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		switch _, err := g.authorize(r); {
+		switch _, err := g.authorize(r, wants); {
 		case errors.Is(err, dicomweb.ErrUnauthenticated):
 			http.Error(w, "a client certificate is required", http.StatusUnauthorized)
 		case err != nil:

@@ -31,6 +31,42 @@ func ask(handler http.Handler, method, path string, peer *x509.Certificate) *htt
 	return w
 }
 
+func TestWhoMaySendMayNotReadUnlessTheListSaysSo(t *testing.T) {
+	config := testConfig(t)
+	config.HTTP.Plain = false
+	config.HTTP.Allow = []PeerConfig{{Subject: "CN=cr", May: "send"}, {Subject: "CN=viewer", May: "read"}, {Subject: "CN=pacs"}}
+	g, err := Open(context.Background(), config, slog.New(slog.DiscardHandler), Options{Diagnoser: newStandIn(t, config.Model, always(0.5))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer g.Close()
+	web, err := g.dicomweb()
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err := g.routes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, may := range map[string]struct{ send, read bool }{"cr": {true, false}, "viewer": {false, true}, "pacs": {true, true}, "other": {false, false}} {
+		for _, test := range []struct {
+			method, path string
+			may          bool
+		}{
+			{"POST", "/studies", may.send}, {"POST", "/studies/1.2.3", may.send},
+			{"GET", "/studies", may.read}, {"GET", "/instances?PatientID=1", may.read}, {"GET", "/studies/1.2.3", may.read},
+			{"GET", "/studies/1.2.3/metadata", may.read}, {"HEAD", "/studies", may.read},
+		} {
+			if w := ask(web, test.method, test.path, certified(name)); (w.Code != http.StatusForbidden) != test.may {
+				t.Errorf("%s asks %s %s: %d, want it allowed: %v", name, test.method, test.path, w.Code, test.may)
+			}
+		}
+		if w := ask(server, "GET", "/metrics", certified(name)); (w.Code == http.StatusOK) != (name != "other") {
+			t.Errorf("%s asks for /metrics: %d", name, w.Code)
+		}
+	}
+}
+
 func TestStrangersLearnNothingOfTheMachine(t *testing.T) {
 	config := testConfig(t)
 	config.HTTP.Plain = false

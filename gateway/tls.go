@@ -142,10 +142,20 @@ func certificateSubject(c *x509.Certificate) string {
 	return c.Subject.String()
 }
 
-// allow finds the allow-list entry that matches a peer. certificate is nil on
-// a plain transport, where only the AE title can match.
-func allow(list []PeerConfig, aeTitle string, certificate *x509.Certificate) error {
+// What an entry of http.allow may be restricted to.
+const (
+	maySend = "send"
+	mayRead = "read"
+)
+
+// allow finds the allow-list entry that matches a peer and lets it do what it
+// wants: maySend, mayRead, or "" for what everybody on the list may.
+// certificate is nil on a plain transport, where only the AE title can match.
+func allow(list []PeerConfig, aeTitle string, certificate *x509.Certificate, wants string) error {
 	for _, entry := range list {
+		if wants != "" && entry.May != "" && entry.May != wants {
+			continue
+		}
 		if entry.AETitle != "" && entry.AETitle != strings.TrimSpace(aeTitle) {
 			continue
 		}

@@ -20,7 +20,8 @@ const exampleConfiguration = "A whole site; paths are relative to the file:\n\n"
 	"A peer of `dimse.allow` or `http.allow` must match every field of one entry:\n\n" +
 	"- `subject`: as `openssl x509 -noout -subject -nameopt RFC2253 -in peer.pem` prints it after `subject=`, or the SPIFFE id, which wins where the certificate has one\n" +
 	"- `certificate`: `sha256:` and what `openssl x509 -outform DER -in peer.pem | sha256sum` prints\n" +
-	"- `ae_title`: the calling AE title (`dimse.allow` only)\n\n"
+	"- `ae_title`: the calling AE title (`dimse.allow` only)\n\n" +
+	"`may` says what a peer of `http.allow` may do: `send` (STOW-RS) or `read` (QIDO-RS, WADO-RS); without it, both.\n\n"
 
 const exampleYAML = `site: vigie.hospital.example
 state: /var/lib/vigie
@@ -37,7 +38,7 @@ http:
   listen: 0.0.0.0:8443
   tls: {certificate: tls/gateway.pem, key: tls/gateway.key, client_ca: tls/ca.pem}
   allow:
-    - {subject: "CN=viewer,O=Hospital"}
+    - {subject: "CN=viewer,O=Hospital", may: read}
 destinations:              # name, kind, and address + ae_title (dimse) or url (stow)
   - name: pacs
     kind: dimse
