@@ -168,7 +168,7 @@ func (n *Network) findWeights() {
 	g := n.Model.Graph
 	weight := map[string]*onnx.Tensor{} // value → the constant that it is a view of
 	for _, w := range g.Initializers {
-		if w.Type == onnx.Float && product(w.Dims) > 1 {
+		if w.Type == onnx.Float && len(w.Dims) > 0 && product(w.Dims) > 0 { // scalars are constants of formulas
 			weight[w.Name] = w
 		}
 	}
@@ -214,13 +214,25 @@ func (n *Network) findWeights() {
 			}
 		} else if besideWeights[key] && depends {
 			for _, in := range node.Inputs {
-				use(in)
+				// One number for all is a constant of a formula, too, unless it is
+				// the bias of a product.
+				if w := weight[in]; w != nil && (product(w.Dims) > 1 || biasOfProduct(g, node)) {
+					use(in)
+				}
 			}
 		}
 		for _, out := range node.Outputs {
 			learnt[out] = depends
 		}
 	}
+}
+
+// biasOfProduct says that an Add follows a matrix product or convolution.
+func biasOfProduct(g *onnx.Graph, node *onnx.Node) bool {
+	return node.OpType == "Add" && slices.ContainsFunc(node.Inputs, func(in string) bool {
+		p, _ := g.Producer(in)
+		return p != nil && (p.OpType == "MatMul" || p.OpType == "Conv" || p.OpType == "Gemm" || p.OpType == "Einsum")
+	})
 }
 
 // groupsOnly recognises the InstanceNormalization of grouped channels that group
@@ -236,8 +248,8 @@ func groupsOnly(node *onnx.Node, users map[string][]*onnx.Node, weight map[strin
 	}
 	for i, want := range []float32{1, 0} {
 		w := weight[node.Input(1+i)]
-		if w == nil { // one group: a constant of one element
-			continue
+		if w == nil {
+			return false
 		}
 		values, err := onnx.Values[float32](w)
 		if err != nil || slices.ContainsFunc(values, func(v float32) bool { return v != want }) {

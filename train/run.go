@@ -213,15 +213,15 @@ func (t *trainer) epoch(ctx context.Context, e int) (Epoch, error) {
 	rate := 0.0
 	saved := time.Now()
 	for s := range steps {
-		if err := ctx.Err(); err != nil {
-			return Epoch{}, err
-		}
 		partner := rng.Perm(c.Batch)
 		if s < t.state.Step { // done before the checkpoint: draw what it drew
 			if c.Mixup > 0 {
 				beta(rng, c.Mixup)
 			}
 			continue
+		}
+		if err := ctx.Err(); err != nil {
+			return Epoch{}, err
 		}
 		loss, err := t.gradients(ctx, e, order[s*c.Batch:(s+1)*c.Batch], partner, rng)
 		if errors.Is(err, ErrBudget) && t.state.Step > 0 {

@@ -1,0 +1,114 @@
+package train
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// countdown is a context that is cancelled when it has been asked n times.
+type countdown struct {
+	context.Context
+	left int
+}
+
+func (c *countdown) Err() error {
+	if c.left--; c.left < 0 {
+		return context.Canceled
+	}
+	return nil
+}
+
+// Killed within epochs, at any step, and gone on from what was saved: the end is
+// the same, for weights, running statistics and the average of both.
+func TestARunTakenUpWithinAnEpochEndsBitForBitTheSame(t *testing.T) {
+	built := normalised(t)
+	set := noise(96, 6, 2, 1)
+	recipe := Recipe{Epochs: 3, Batch: 16, Rate: 1e-2, Warmup: 0.5, Average: 0.9, Mixup: 0.3, Clip: 0.5, Seed: 3, Augmentation: Augmentation{Shift: 1, Noise: 0.05}}
+	whole := train(t, Config{Network: built, Train: set, Validation: set, Recipe: recipe})
+	want := bytesOf(t, whole.Model)
+	for _, asked := range []int{8, 13, 20} { // a step asks more than once
+		c := Config{Network: normalised(t), Train: set, Validation: set, Recipe: recipe, Checkpoint: filepath.Join(t.TempDir(), "checkpoint"), CheckpointEvery: 1}
+		kills := 0
+		var result *Result
+		for {
+			var err error
+			result, err = Run(&countdown{t.Context(), asked}, c, nil)
+			if err == nil {
+				break
+			}
+			if !errors.Is(err, context.Canceled) {
+				t.Fatal(err)
+			}
+			if kills++; kills > 100 {
+				t.Fatal("no progress over 100 kills")
+			}
+		}
+		if bytesOf(t, result.Model) != want {
+			t.Errorf("killed %d times: another model", kills)
+		}
+		if kills < 2 {
+			t.Errorf("killed %d times only", kills)
+		}
+		for i, e := range result.History.Epochs {
+			if e.Loss != whole.History.Epochs[i].Loss {
+				t.Errorf("epoch %d: loss %v, was %v", i+1, e.Loss, whole.History.Epochs[i].Loss)
+			}
+		}
+	}
+}
+
+func TestATornOrForeignCheckpointIsRefusedWithTheNextMove(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "checkpoint")
+	c := Config{Network: tiny(t, 1), Train: corners(64, 1), Validation: corners(32, 2), Recipe: quick, Checkpoint: path}
+	c.Epochs = 1
+	train(t, c)
+	good, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	refused := func(says string, c Config) {
+		t.Helper()
+		_, err := Run(t.Context(), c, nil)
+		if !errors.Is(err, ErrCheckpoint) || !strings.Contains(err.Error(), says) || !strings.Contains(err.Error(), "remove it") {
+			t.Errorf("want a refusal with %q, got %v", says, err)
+		}
+	}
+	for _, n := range []int{0, 5, len(checkpointMagic) + 3, len(checkpointMagic) + 32, len(good) / 2, len(good) - 1} {
+		if err := os.WriteFile(path, good[:n], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		refused("torn", c)
+	}
+	for _, at := range []int{len(checkpointMagic), len(good) / 3, len(good) - 1} {
+		bad := append([]byte{}, good...)
+		bad[at] ^= 1
+		if err := os.WriteFile(path, bad, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		refused("torn", c)
+	}
+	if err := os.WriteFile(path, good, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	other := c
+	other.Network = tiny(t, 2)
+	refused("another network or data set", other)
+	other = c
+	other.Train = corners(64, 9)
+	refused("another network or data set", other)
+	other = c
+	other.Rate = 0.5
+	refused("another recipe", other)
+	if _, err := Run(t.Context(), c, nil); err != nil {
+		t.Errorf("the whole checkpoint is not taken up: %v", err)
+	}
+	left, err := os.ReadDir(dir)
+	if err != nil || len(left) != 1 {
+		t.Errorf("%d files are left beside the checkpoint: %v", len(left)-1, err)
+	}
+}
