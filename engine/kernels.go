@@ -2,6 +2,8 @@ package engine
 
 import (
 	"fmt"
+	"runtime"
+	"sync"
 	"unsafe"
 
 	ort "github.com/yalue/onnxruntime_go"
@@ -31,4 +33,25 @@ func addKernels(m *onnx.Model, options *ort.SessionOptions) error {
 	// The binding has no call for this. Its options are a struct of one
 	// pointer, which TestTheKernelsAreReachedThroughTheBinding holds it to.
 	return kernel.Register(*(*unsafe.Pointer)(unsafe.Pointer(options)))
+}
+
+// Moments are the numbers of one AdamW step; see AdamW.
+type Moments = kernel.Moments
+
+// AdamW takes one step on w, and on its moments m and v, along g, on all
+// processors. Kernels must have returned nil.
+func AdamW(s Moments, w, g, m, v []float32) {
+	const worth = 1 << 15 // weights for a goroutine
+	parts := min(runtime.NumCPU(), len(w)/worth+1)
+	var running sync.WaitGroup
+	for i := range parts {
+		from, to := len(w)*i/parts, len(w)*(i+1)/parts
+		take := func() { kernel.AdamW(s, w[from:to], g[from:to], m[from:to], v[from:to]) }
+		if i == parts-1 {
+			take()
+		} else {
+			running.Go(take)
+		}
+	}
+	running.Wait()
 }

@@ -29,6 +29,8 @@ int vigie_planes(const conv *g, plane *planes, tap *taps, int *share_rows) {
 		// the right one.
 		int behind_h = p.rows - g->h - g->top, behind_w = p.columns - g->w - g->left;
 		int share_h = behind_h < g->top ? behind_h : g->top, share_w = behind_w < g->left ? behind_w : g->left;
+		if (share_h > down) share_h = down; // beyond it lie outputs, not margin
+		if (share_w > right) share_w = right;
 		if (share_h > 0) *share_rows = share_h;
 		if (share_w > 0) p.columns -= share_w;
 		p.rows -= *share_rows;

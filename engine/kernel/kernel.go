@@ -10,8 +10,8 @@
 // AMX multiplies bfloat16 numbers sixteen times as fast as AVX-512 multiplies
 // float32. The kernels keep float32's meaning by splitting each number into
 // bfloat16 terms and adding up the products of the terms (split.h): with three
-// terms the result is as near as float32 arithmetic gets, with two its relative
-// error is about 2⁻¹⁶ a product, which averages to 4·10⁻⁶ of a sum's norm.
+// terms the result is as near as float32 arithmetic gets, with two a product may
+// err by 3·2⁻¹⁶ of itself, which averages to 4·10⁻⁶ of a sum's norm.
 //
 // Infinities turn into NaN when they are split. Numbers below 2⁻¹²⁶ count as 0.
 //

@@ -215,4 +215,32 @@ void vigie_norm_gradient(const crew *crew, const norm *g, const float *x, const 
 	vigie_give(s.part_scale);
 }
 
+static void affine(void *data, size_t unit) {
+	const normalising *s = data;
+	const norm *g = s->g;
+	int c = (int)(unit % g->c);
+	const __m512 f = _mm512_set1_ps(s->scale[c]), t = _mm512_set1_ps(s->bias[c]);
+	long at = (long)unit * g->hw;
+	for (long k = 0; k < g->hw; k += 16) {
+		__mmask16 l = lanes(g->hw - k);
+		__m512 z = _mm512_fmadd_ps(_mm512_maskz_loadu_ps(l, s->x + at + k), f, t);
+		if (!s->dy) {
+			_mm512_mask_storeu_ps(s->out + at + k, l, activate(g->activation, z));
+			continue;
+		}
+		__m512 d = through(g->activation, _mm512_maskz_loadu_ps(l, s->dy + at + k), z);
+		_mm512_mask_storeu_ps(s->dx + at + k, l, _mm512_mul_ps(d, f));
+	}
+}
+
+void vigie_affine(const crew *crew, const norm *g, const float *x, const float *factor, const float *shift, float *y) {
+	normalising s = {.g = g, .x = x, .scale = factor, .bias = shift, .out = y};
+	crew->run(crew, affine, (size_t)g->n * g->c, &s);
+}
+
+void vigie_affine_gradient(const crew *crew, const norm *g, const float *x, const float *dy, const float *factor, const float *shift, float *dx) {
+	normalising s = {.g = g, .x = x, .dy = dy, .scale = factor, .bias = shift, .dx = dx};
+	crew->run(crew, affine, (size_t)g->n * g->c, &s);
+}
+
 #endif

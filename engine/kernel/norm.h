@@ -23,4 +23,9 @@ void vigie_norm(const crew *, const norm *, const float *x, const float *scale, 
 void vigie_norm_gradient(const crew *, const norm *, const float *x, const float *dy, const float *scale, const float *bias, const float *mean, const float *variance,
                          const float *y, float *dx, float *dscale, float *dbias, float *dskip);
 
+// Normalisation by statistics that are given, as one factor and one shift for
+// each channel: y = activation(x·factor + shift), and its gradient by x.
+void vigie_affine(const crew *, const norm *, const float *x, const float *factor, const float *shift, float *y);
+void vigie_affine_gradient(const crew *, const norm *, const float *x, const float *dy, const float *factor, const float *shift, float *dx);
+
 #endif

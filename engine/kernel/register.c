@@ -288,6 +288,20 @@ static void run_norm_gradient(call *c) {
 		vigie_norm_gradient(&c->crew, &g, c->in[0].data, c->in[1].data, c->in[2].data, c->in[3].data, c->in[4].data, c->in[5].data, c->in[6].data, dx, dscale, dbias, dskip);
 }
 
+// Inputs x, factor, shift.
+static void run_affine(call *c) {
+	norm g = norm_of(c, &c->in[0]);
+	float *y = like(c, 0, &c->in[0]);
+	if (y) vigie_affine(&c->crew, &g, c->in[0].data, c->in[1].data, c->in[2].data, y);
+}
+
+// Inputs x, dy, factor, shift.
+static void run_affine_gradient(call *c) {
+	norm g = norm_of(c, &c->in[0]);
+	float *dx = like(c, 0, &c->in[0]);
+	if (dx) vigie_affine_gradient(&c->crew, &g, c->in[0].data, c->in[1].data, c->in[2].data, c->in[3].data, dx);
+}
+
 enum { p_r, p_s, p_stride_h, p_stride_w, p_top, p_left, p_h, p_w, p_out_h, p_out_w, p_pool };
 
 static pool pool_of(call *c, const tensor *x) {
@@ -320,6 +334,8 @@ static operator operators[] = {
 	{.name = "MatMul", .inputs = 2, .needed = 2, .outputs = 1, .geometry = m_matmul, .byte_input = -1, .byte_output = -1, .run = run_matmul},
 	{.name = "Normalization", .inputs = 4, .needed = 3, .outputs = 3, .geometry = n_norm, .byte_input = -1, .byte_output = -1, .run = run_norm},
 	{.name = "NormalizationGradient", .inputs = 7, .needed = 6, .outputs = 4, .geometry = n_norm, .byte_input = -1, .byte_output = -1, .run = run_norm_gradient},
+	{.name = "Affine", .inputs = 3, .needed = 3, .outputs = 1, .geometry = n_norm, .byte_input = -1, .byte_output = -1, .run = run_affine},
+	{.name = "AffineGradient", .inputs = 4, .needed = 4, .outputs = 1, .geometry = n_norm, .byte_input = -1, .byte_output = -1, .run = run_affine_gradient},
 	{.name = "MaxPool", .inputs = 1, .needed = 1, .outputs = 2, .geometry = p_pool, .byte_input = -1, .byte_output = 1, .run = run_max_pool},
 	{.name = "MaxPoolGradient", .inputs = 2, .needed = 2, .outputs = 1, .geometry = p_pool, .byte_input = 1, .byte_output = -1, .run = run_max_pool_gradient},
 };

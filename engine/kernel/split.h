@@ -1,12 +1,12 @@
 // Splitting float32 into bfloat16 terms, and products of such terms in AMX tiles.
 //
 // A float32 has 24 significant bits, a bfloat16 has 8. x = x₁ + x₂ + x₃ with
-// three terms is exact; with two, |x - x₁ - x₂| ≤ 2⁻¹⁷|x|. A product of two
+// three terms is exact; with two, |x - x₁ - x₂| ≤ 2⁻¹⁶|x|. A product of two
 // numbers is then the sum of the products of their terms, accumulated in
 // float32, of which those below the precision wanted are left out:
 //
-//	2 terms: x₁y₁ + x₁y₂ + x₂y₁                          (relative error of a product about 2⁻¹⁶)
-//	3 terms: x₁y₁ + x₁y₂ + x₂y₁ + x₁y₃ + x₃y₁ + x₂y₂     (about 2⁻²³, as float32 itself)
+//	2 terms: x₁y₁ + x₁y₂ + x₂y₁                          (relative error of a product at most 3·2⁻¹⁶)
+//	3 terms: x₁y₁ + x₁y₂ + x₂y₁ + x₁y₃ + x₃y₁ + x₂y₂     (at most 3·2⁻²⁴, half a place of float32)
 //
 // Henry, Tang and Heinecke, "Leveraging the bfloat16 artificial intelligence
 // datatype for higher-precision computations", ARITH 2019.

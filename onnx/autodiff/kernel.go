@@ -18,6 +18,7 @@ var kernelRules = map[string]rule{
 	"vigie.Conv":          {since: 1, backward: kernelConvRule},
 	"vigie.Normalization": {since: 1, backward: kernelNormRule},
 	"vigie.MaxPool":       {since: 1, backward: kernelMaxPoolRule},
+	"vigie.Affine":        {since: 1, backward: kernelAffineRule},
 }
 
 // Activations that a normalisation applies itself.
@@ -102,14 +103,15 @@ func (t *tape) fuse() {
 
 // next returns the only node that reads a tensor which nobody asked for, or nil.
 func (f *fusing) next(name string) *onnx.Node {
-	if r := f.readers[name]; len(r) == 1 && !f.asked[name] && isDefault(r[0].Domain) {
+	if r := f.readers[name]; len(r) == 1 && !f.asked[name] && isDefault(r[0].Domain) && !f.gone[r[0]] {
 		return r[0]
 	}
 	return nil
 }
 
-// replace puts one node in the place of a chain, at its last node.
-func (f *fusing) replace(chain []*onnx.Node, by *onnx.Node) {
+// replace puts one node, and others that it needs before it, in the place of a
+// chain, at its last node.
+func (f *fusing) replace(chain []*onnx.Node, by *onnx.Node, before ...*onnx.Node) {
 	last := chain[0]
 	for _, n := range chain {
 		f.gone[n] = true
@@ -118,7 +120,7 @@ func (f *fusing) replace(chain []*onnx.Node, by *onnx.Node) {
 		}
 	}
 	by.Domain, by.Name = kernelDomain, by.Outputs[0]
-	f.instead[last] = []*onnx.Node{by}
+	f.instead[last] = append(before, by)
 	f.kernels = true
 }
 
@@ -323,20 +325,10 @@ func (f *fusing) norm(chain []*onnx.Node, x, scale, shift, out string, groups in
 		relu := f.next(sum)
 		if other != out && slices.Equal(f.values[other].shape, f.values[out].shape) && relu != nil && relu.OpType == "Relu" {
 			chain, inputs, out, activation = append(chain, next, relu), append(inputs, other), relu.Outputs[0], reluActivation
-			next = nil
 		}
 	}
-	if next != nil && next.OpType == "Relu" {
-		chain, out, activation = append(chain, next), next.Outputs[0], reluActivation
-	}
-	if r := f.readers[out]; activation == noActivation && len(r) == 2 && !f.asked[out] {
-		sigmoid, mul := r[0], r[1]
-		if sigmoid.OpType == "Mul" {
-			sigmoid, mul = mul, sigmoid
-		}
-		if sigmoid.OpType == "Sigmoid" && mul.OpType == "Mul" && f.next(sigmoid.Outputs[0]) == mul {
-			chain, out, activation = append(chain, sigmoid, mul), mul.Outputs[0], siluActivation
-		}
+	if activation == noActivation {
+		chain, out, activation = f.activated(chain, out)
 	}
 	shape := []int64{f.values[x].shape[1]}
 	if groups > 0 {
@@ -351,6 +343,23 @@ func (f *fusing) norm(chain []*onnx.Node, x, scale, shift, out string, groups in
 	})
 }
 
+// activated adds the activation that follows a chain to it.
+func (f *fusing) activated(chain []*onnx.Node, out string) ([]*onnx.Node, string, int64) {
+	if next := f.next(out); next != nil && next.OpType == "Relu" {
+		return append(chain, next), next.Outputs[0], reluActivation
+	}
+	if r := f.readers[out]; len(r) == 2 && !f.asked[out] && !f.gone[r[0]] && !f.gone[r[1]] {
+		sigmoid, mul := r[0], r[1]
+		if sigmoid.OpType == "Mul" {
+			sigmoid, mul = mul, sigmoid
+		}
+		if sigmoid.OpType == "Sigmoid" && mul.OpType == "Mul" && f.next(sigmoid.Outputs[0]) == mul {
+			return append(chain, sigmoid, mul), mul.Outputs[0], siluActivation
+		}
+	}
+	return chain, out, noActivation
+}
+
 func normGeometry(groups, activation, perExample int64) onnx.Attribute {
 	return onnx.IntsAttribute("geometry", groups, activation, perExample)
 }
@@ -359,7 +368,11 @@ func normGeometry(groups, activation, perExample int64) onnx.Attribute {
 // are the batch's own if momentum is 0; otherwise they must not be asked for.
 func (f *fusing) batchNorm(n *onnx.Node) {
 	x := f.values[n.Input(0)]
-	if n.Int("training_mode", 0) == 0 || x.typ != onnx.Float || x.rank() < 2 || f.request.PerExample {
+	if n.Int("training_mode", 0) == 0 {
+		f.affine(n)
+		return
+	}
+	if x.typ != onnx.Float || x.rank() < 2 || f.request.PerExample {
 		return
 	}
 	outs := []string{n.Output(1), n.Output(2)}
@@ -372,6 +385,32 @@ func (f *fusing) batchNorm(n *onnx.Node) {
 		}
 	}
 	f.norm([]*onnx.Node{n}, x.name, n.Input(1), n.Input(2), n.Outputs[0], 0, n.Float("epsilon", 1e-5), outs[0], outs[1])
+}
+
+// affine takes a normalisation by given statistics, of which only the gradient
+// by what it normalises is needed, and the activation after it.
+func (f *fusing) affine(n *onnx.Node) {
+	x := f.values[n.Input(0)]
+	if x.typ != onnx.Float || x.rank() < 2 || slices.ContainsFunc(n.Inputs[1:], func(in string) bool { return f.needs[in] }) {
+		return
+	}
+	before := f.nodes
+	f.nodes = nil
+	o := f.operation(n)
+	factor := o.mul(o.in(1), o.unary("Reciprocal", o.unary("Sqrt", o.shift(o.in(4), o.epsilon()))))
+	shift := o.sub(o.in(2), o.mul(o.in(3), factor))
+	made := f.nodes
+	f.nodes = before
+	chain, out, activation := f.activated([]*onnx.Node{n}, n.Outputs[0])
+	f.replace(chain, &onnx.Node{
+		OpType: "Affine", Inputs: []string{x.name, factor.name, shift.name}, Outputs: []string{out},
+		Attributes: []onnx.Attribute{normGeometry(0, activation, 0), onnx.FloatAttribute("epsilon", 0)},
+	}, made...)
+}
+
+func kernelAffineRule(o *operation) {
+	x := o.in(0)
+	o.give(0, o.emitKernel("AffineGradient", []value{x, o.dy(), o.in(1), o.in(2)}, []value{{typ: x.typ, shape: x.shape}}, o.node.Attributes...)[0])
 }
 
 func (f *fusing) groupNorm(n *onnx.Node) {
