@@ -3,6 +3,7 @@ package demo_test
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"log/slog"
 	"net"
@@ -22,6 +23,7 @@ import (
 	"github.com/vigie/vigie/enclave"
 	"github.com/vigie/vigie/engine"
 	"github.com/vigie/vigie/gateway"
+	"github.com/vigie/vigie/keys/certificates"
 	"github.com/vigie/vigie/medical/dicom/dicomweb"
 	"github.com/vigie/vigie/medical/dicom/dimse"
 	"github.com/vigie/vigie/medical/dicom/phantom"
@@ -217,6 +219,45 @@ func TestAStrangerIsRefusedOnBothProtocols(t *testing.T) {
 	}
 }
 
+func TestARenewedCertificateIsShownWithoutARestart(t *testing.T) {
+	r := run(t, demo.SiteOptions{Model: demoModel(t)}, nil)
+	secure, err := r.TLS("modality")
+	if err != nil {
+		t.Fatal(err)
+	}
+	shown := func(address string) string {
+		t.Helper()
+		conn, err := tls.Dial("tcp", address, secure)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		return conn.ConnectionState().PeerCertificates[0].Subject.CommonName
+	}
+	for _, address := range []string{r.DIMSE, r.HTTP} {
+		if name := shown(address); name != "gateway" {
+			t.Fatalf("%s shows the certificate of %s", address, name)
+		}
+	}
+	// Another certificate of the same authority takes the place of the gateway's.
+	for _, kind := range []string{".key", ".pem"} {
+		if err := os.Rename(r.Path("tls", "archive"+kind), r.Path("tls", "gateway"+kind)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for deadline := time.Now().Add(2 * time.Minute); shown(r.DIMSE) != "archive" || shown(r.HTTP) != "archive"; time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the former certificate is still shown")
+		}
+	}
+	if sent := r.send(t, "modality", "dimse", 1); sent.Error != "" {
+		t.Error(sent.Error)
+	}
+	if sent := r.send(t, "modality", "stow", 2); sent.Error != "" {
+		t.Error(sent.Error)
+	}
+}
+
 func TestAnEnclaveInAnotherProcessReadsTheSameCases(t *testing.T) {
 	dir := demoModel(t)
 	pkg, err := model.Open(dir)
@@ -241,8 +282,8 @@ func TestAnEnclaveInAnotherProcessReadsTheSameCases(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		files := enclave.TLSFiles{Certificate: site.Path("tls", "enclave.pem"), Key: site.Path("tls", "enclave.key"), Authority: site.Path("tls", "ca.pem")}
-		secure, err := files.ServerTLS()
+		files := certificates.Files{Certificate: site.Path("tls", "enclave.pem"), Key: site.Path("tls", "enclave.key"), Authority: site.Path("tls", "ca.pem")}
+		secure, err := files.Server(enclave.TLSOptions())
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -25,6 +25,7 @@ import (
 
 	"github.com/vigie/vigie"
 	"github.com/vigie/vigie/attest"
+	"github.com/vigie/vigie/keys/certificates"
 )
 
 // serve runs a worker behind HTTP until the test ends, and returns its address
@@ -78,7 +79,7 @@ func TestAnEnclaveBehindHTTPAnswersLikeOneInProcess(t *testing.T) {
 }
 
 // authority writes a CA and certificates for a server and a client to a folder.
-func authority(t *testing.T) (server, client TLSFiles) {
+func authority(t *testing.T) (server, client certificates.Files) {
 	t.Helper()
 	folder := t.TempDir()
 	write := func(name, kind string, der []byte) string {
@@ -120,19 +121,19 @@ func authority(t *testing.T) (server, client TLSFiles) {
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}), ca, caKey)
 	_, _, clientFile, clientKey := issue("client", validity(&x509.Certificate{SerialNumber: big.NewInt(3),
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}), ca, caKey)
-	return TLSFiles{serverFile, serverKey, caFile}, TLSFiles{clientFile, clientKey, caFile}
+	return certificates.Files{Certificate: serverFile, Key: serverKey, Authority: caFile}, certificates.Files{Certificate: clientFile, Key: clientKey, Authority: caFile}
 }
 
 func TestMutualTLSAdmitsOnlyTheAuthoritysClients(t *testing.T) {
 	serverFiles, clientFiles := authority(t)
 	_, strangerFiles := authority(t)
-	serverTLS, err := serverFiles.ServerTLS()
+	serverTLS, err := serverFiles.Server(TLSOptions())
 	if err != nil {
 		t.Fatal(err)
 	}
 	address, _ := serve(t, scriptedWorker(t, &scripted{}, Options{}), ServeOptions{TLS: serverTLS})
 	diagnose := func(change func(*tls.Config)) error {
-		config, err := clientFiles.ClientTLS()
+		config, err := clientFiles.Client("")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -144,13 +145,13 @@ func TestMutualTLSAdmitsOnlyTheAuthoritysClients(t *testing.T) {
 	if err := diagnose(func(*tls.Config) {}); err != nil {
 		t.Errorf("the right client: %v", err)
 	}
-	stranger, err := strangerFiles.ClientTLS()
+	stranger, err := strangerFiles.Client("")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for name, change := range map[string]func(*tls.Config){
-		"no certificate":             func(c *tls.Config) { c.Certificates = nil },
-		"another authority's client": func(c *tls.Config) { c.Certificates = stranger.Certificates },
+		"no certificate":             func(c *tls.Config) { c.GetClientCertificate = nil },
+		"another authority's client": func(c *tls.Config) { c.GetClientCertificate = stranger.GetClientCertificate },
 		"another authority's server": func(c *tls.Config) { c.RootCAs = stranger.RootCAs },
 		"TLS 1.2":                    func(c *tls.Config) { c.MinVersion, c.MaxVersion = tls.VersionTLS12, tls.VersionTLS12 },
 	} {

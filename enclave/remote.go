@@ -20,7 +20,7 @@ import (
 // RemoteOptions says how to reach an enclave in another process.
 type RemoteOptions struct {
 	URL         string        // https://host:port, or http://127.0.0.1:port with Development
-	TLS         *tls.Config   // from TLSFiles.ClientTLS; required with https
+	TLS         *tls.Config   // see certificates.Files.Client; required with https
 	Development bool          // allows plain HTTP to a loopback address
 	Attempts    int           // how often a request is tried when the connection fails or the enclave is busy; 0 is 4
 	Backoff     time.Duration // before the second attempt, doubled for each further one; 0 is 250 ms

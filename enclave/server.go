@@ -9,12 +9,14 @@ import (
 	"net"
 	"net/http"
 	"time"
+
+	"github.com/vigie/vigie/keys/certificates"
 )
 
 // ServeOptions says where and how a worker is served.
 type ServeOptions struct {
 	Listener net.Listener  // where cases arrive
-	TLS      *tls.Config   // from ServerTLS; nil serves plain HTTP, which is refused except on a loopback address
+	TLS      *tls.Config   // see TLSOptions; nil serves plain HTTP, which is refused except on a loopback address
 	Observe  net.Listener  // if set, /healthz, /readyz and /metrics in plain HTTP, for probes that hold no certificate
 	Drain    time.Duration // how long running cases may take to finish; 0 is the worker's timeout
 }
@@ -64,6 +66,14 @@ func Serve(ctx context.Context, worker *Worker, options ServeOptions) error {
 		}
 	}
 	return errors.Join(result, worker.Close(drain))
+}
+
+// TLSOptions are those of a configuration for Serve (certificates.Files.Server).
+// The seam does not rest on TLS for secrecy or for the finding's origin, which
+// HPKE and signatures give; mutual TLS decides who may use the enclave's time at
+// all, and hides who sends cases and when.
+func TLSOptions() certificates.ServerOptions {
+	return certificates.ServerOptions{Protocols: []string{"http/1.1"}}
 }
 
 // newHTTPServer speaks HTTP/1.1 only: in HTTP/2 the cases of one client share

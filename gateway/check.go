@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vigie/vigie/keys"
+	"github.com/vigie/vigie/keys/certificates"
 	"github.com/vigie/vigie/model"
 	"github.com/vigie/vigie/store"
 )
@@ -153,7 +154,7 @@ func (k *checker) pair(key, certificate, private string) {
 		k.fail(key+".certificate", "%s with key %s: %v", certificate, private, err)
 		return
 	}
-	if err := checkPrivate(private); err != nil {
+	if err := certificates.CheckPrivate(private); err != nil {
 		k.fail(key+".key", "%v", err)
 	}
 	leaf, err := x509.ParseCertificate(pair.Certificate[0])
@@ -177,7 +178,7 @@ func (k *checker) validity(key, path string, c *x509.Certificate) {
 }
 
 func (k *checker) authorities(key, path string) {
-	if _, err := loadPool(path); err != nil {
+	if _, err := certificates.LoadPool(path); err != nil {
 		k.fail(key, "%v", err)
 	}
 }

@@ -50,7 +50,7 @@ type HTTPConfig struct {
 // ServerTLS names the files of a listening side. Client certificates are
 // always demanded and verified against ClientCA.
 type ServerTLS struct {
-	Certificate string `koanf:"certificate" kind:"path" help:"PEM certificate chain shown to the peer"`
+	Certificate string `koanf:"certificate" kind:"path" help:"PEM certificate chain shown to the peer; read again when it, its key or client_ca changes"`
 	Key         string `koanf:"key" kind:"path" help:"PEM private key of that certificate, mode 0600"`
 	ClientCA    string `koanf:"client_ca" kind:"path" help:"PEM certificates that sign the peers' certificates"`
 }
@@ -77,8 +77,8 @@ type DestinationConfig struct {
 
 // ClientTLS names the files of a dialling side.
 type ClientTLS struct {
-	CA          string `koanf:"ca" kind:"path" help:"PEM certificates that sign the server's certificate"`
-	Certificate string `koanf:"certificate" kind:"path" help:"PEM certificate chain that we show"`
+	CA          string `koanf:"ca" kind:"path" help:"PEM certificates that sign the server's certificate; a new one takes a restart"`
+	Certificate string `koanf:"certificate" kind:"path" help:"PEM certificate chain that we show; read again when it or its key changes"`
 	Key         string `koanf:"key" kind:"path" help:"PEM private key of that certificate, mode 0600"`
 	ServerName  string `koanf:"server_name" help:"name expected in the server's certificate (default: the host dialled)"`
 }

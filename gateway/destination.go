@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"log/slog"
 
 	"github.com/vigie/vigie/medical/dicom"
 	"github.com/vigie/vigie/medical/dicom/dimse"
@@ -81,8 +82,8 @@ type destination interface {
 	send(ctx context.Context, objects []Outgoing, done func(i int, err error)) error
 }
 
-func newDestination(c DestinationConfig) (destination, error) {
-	secure, err := clientTLSConfig(c.TLS, c.Plain)
+func newDestination(c DestinationConfig, production bool, logger *slog.Logger) (destination, error) {
+	secure, err := clientTLSConfig(c.TLS, c.Plain, production, logger)
 	if err != nil {
 		return nil, err
 	}

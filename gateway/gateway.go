@@ -85,7 +85,7 @@ func Open(ctx context.Context, config *Config, logger *slog.Logger, options Opti
 		return nil, fmt.Errorf("gateway: opening the model package: %w", err)
 	}
 	for _, d := range config.Destinations {
-		if g.destinations[d.Name], err = newDestination(d); err != nil {
+		if g.destinations[d.Name], err = newDestination(d, config.Production, logger); err != nil {
 			return nil, fmt.Errorf("gateway: destination %s: %w", d.Name, err)
 		}
 	}
@@ -115,7 +115,7 @@ func (g *Gateway) openEnclave(ctx context.Context) error {
 	var places []enclave.Enclave
 	if urls := strings.Fields(g.config.Enclave.URL); len(urls) > 0 {
 		for _, url := range urls {
-			secure, err := clientTLSConfig(g.config.Enclave.TLS, isPlainURL(url))
+			secure, err := clientTLSConfig(g.config.Enclave.TLS, isPlainURL(url), g.config.Production, g.logger)
 			if err != nil {
 				return err
 			}

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/vigie/vigie/keys/certificates"
 )
 
 // routes serves DICOMweb, health, readiness and metrics. /healthz and /readyz
@@ -37,7 +39,7 @@ func (g *Gateway) httpServer() (*http.Server, error) {
 		ErrorLog:          slog.NewLogLogger(g.logger.Handler(), slog.LevelDebug),
 	}
 	if !g.config.HTTP.Plain {
-		if server.TLSConfig, err = serverTLS(g.config.HTTP.TLS, true); err != nil {
+		if server.TLSConfig, err = g.serverTLS(g.config.HTTP.TLS, certificates.ServerOptions{Optional: true, Protocols: []string{"h2", "http/1.1"}}); err != nil {
 			return nil, err
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/vigie/vigie"
+	"github.com/vigie/vigie/keys/certificates"
 	"github.com/vigie/vigie/medical/dicom/dimse"
 	"github.com/vigie/vigie/store"
 )
@@ -30,11 +31,10 @@ func (g *Gateway) dimseServer() (*dimse.Server, error) {
 		Logger:          g.logger,
 	}
 	if !c.Plain {
-		secure, err := serverTLS(c.TLS, false)
-		if err != nil {
+		var err error
+		if config.TLS, err = g.serverTLS(c.TLS, certificates.ServerOptions{}); err != nil {
 			return nil, err
 		}
-		config.TLS = dimse.ServerTLS(secure.Certificates[0], secure.ClientCAs)
 	}
 	server, err := dimse.NewServer(config)
 	if err != nil {

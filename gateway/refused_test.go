@@ -88,7 +88,7 @@ func TestAnHTTPStatusAboutTheObjectsIsARefusalAndOneAboutTheServiceIsNot(t *test
 			_, _ = io.Copy(io.Discard, r.Body)
 			w.WriteHeader(code)
 		}))
-		to, err := newDestination(DestinationConfig{Name: "web", Kind: "stow", URL: server.URL, Plain: true})
+		to, err := newDestination(DestinationConfig{Name: "web", Kind: "stow", URL: server.URL, Plain: true}, false, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

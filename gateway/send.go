@@ -23,7 +23,7 @@ const sendBatch = 16
 // delivers results. report is called once for each file; the error is about
 // the paths or the target's settings.
 func Send(ctx context.Context, target DestinationConfig, paths []string, report func(Sent)) error {
-	to, err := newDestination(target)
+	to, err := newDestination(target, false, nil)
 	if err != nil {
 		return err
 	}

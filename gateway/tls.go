@@ -6,93 +6,35 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/vigie/vigie"
+	"github.com/vigie/vigie/keys/certificates"
 )
 
 // ErrNotAllowed is returned for a peer that no entry of an allow-list matches.
 var ErrNotAllowed = errors.New("the peer is not on the allow-list")
 
 // serverTLS builds a TLS 1.3 configuration that demands a client certificate
-// signed by the client CA. optional lets a client come without one; what it
-// shows is verified all the same.
-func serverTLS(files ServerTLS, optional bool) (*tls.Config, error) {
-	certificate, err := loadPair(files.Certificate, files.Key)
-	if err != nil {
-		return nil, err
-	}
-	pool, err := loadPool(files.ClientCA)
-	if err != nil {
-		return nil, err
-	}
-	auth := tls.RequireAndVerifyClientCert
-	if optional {
-		auth = tls.VerifyClientCertIfGiven
-	}
-	return &tls.Config{
-		MinVersion:   tls.VersionTLS13,
-		Certificates: []tls.Certificate{certificate},
-		ClientCAs:    pool,
-		ClientAuth:   auth,
-	}, nil
+// signed by the client CA, and reads its files again when they are renewed.
+func (g *Gateway) serverTLS(files ServerTLS, options certificates.ServerOptions) (*tls.Config, error) {
+	return certificates.Files{
+		Certificate: files.Certificate, Key: files.Key, Authority: files.ClientCA, Private: g.config.Production, Logger: g.logger,
+	}.Server(options)
 }
 
-// clientTLSConfig builds the dialling side; nil for a plain transport.
-func clientTLSConfig(files ClientTLS, plain bool) (*tls.Config, error) {
+// clientTLSConfig builds the dialling side; nil for a plain transport. private
+// refuses a key that others may read.
+func clientTLSConfig(files ClientTLS, plain, private bool, logger *slog.Logger) (*tls.Config, error) {
 	if plain {
 		return nil, nil
 	}
-	certificate, err := loadPair(files.Certificate, files.Key)
-	if err != nil {
-		return nil, err
-	}
-	pool, err := loadPool(files.CA)
-	if err != nil {
-		return nil, err
-	}
-	return &tls.Config{
-		MinVersion:   tls.VersionTLS13,
-		Certificates: []tls.Certificate{certificate},
-		RootCAs:      pool,
-		ServerName:   files.ServerName,
-	}, nil
-}
-
-func loadPair(certificate, key string) (tls.Certificate, error) {
-	pair, err := tls.LoadX509KeyPair(certificate, key)
-	if err != nil {
-		return pair, fmt.Errorf("gateway: loading certificate %s with key %s: %w", certificate, key, err)
-	}
-	return pair, nil
-}
-
-func loadPool(path string) (*x509.CertPool, error) {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return nil, fmt.Errorf("gateway: loading certificate authorities: %w", err)
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(data) {
-		return nil, fmt.Errorf("gateway: loading certificate authorities: %s holds no PEM certificate", path)
-	}
-	return pool, nil
-}
-
-// checkPrivate refuses a key file that others may read.
-func checkPrivate(path string) error {
-	info, err := os.Stat(path)
-	if err != nil {
-		return err
-	}
-	if mode := info.Mode().Perm(); mode&0o077 != 0 {
-		return fmt.Errorf("%s has mode %04o: others may read it, run chmod 600 %s", path, mode, filepath.Base(path))
-	}
-	return nil
+	return certificates.Files{
+		Certificate: files.Certificate, Key: files.Key, Authority: files.CA, Private: private, Logger: logger,
+	}.Client(files.ServerName)
 }
 
 // checkPrivateKeys refuses, in production, TLS keys in use that others may
@@ -118,7 +60,7 @@ func (c *Config) checkPrivateKeys() error {
 	}
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(used)) {
-		if err := checkPrivate(used[name]); err != nil {
+		if err := certificates.CheckPrivate(used[name]); err != nil {
 			errs = append(errs, fmt.Errorf("gateway: %s: %w", name, err))
 		}
 	}

@@ -13,13 +13,14 @@ import (
 
 	"github.com/vigie/vigie/attest"
 	"github.com/vigie/vigie/enclave"
+	"github.com/vigie/vigie/keys/certificates"
 	"github.com/vigie/vigie/model"
 )
 
 func newEnclaveCommand() *cobra.Command {
 	var (
 		folder, listen, observe string
-		files                   enclave.TLSFiles
+		files                   certificates.Files
 		development, production bool
 		drain                   time.Duration
 		options                 enclave.Options
@@ -62,8 +63,9 @@ Each flag may also be set by a variable: --tls-cert by VIGIE_ENCLAVE_TLS_CERT.`,
 				return err
 			}
 			serve := enclave.ServeOptions{Drain: drain}
-			if files != (enclave.TLSFiles{}) {
-				if serve.TLS, err = files.ServerTLS(); err != nil {
+			if files != (certificates.Files{}) {
+				files.Logger = logger
+				if serve.TLS, err = files.Server(enclave.TLSOptions()); err != nil {
 					return err
 				}
 			}
