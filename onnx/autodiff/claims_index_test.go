@@ -185,5 +185,5 @@ var moreClaims = []claim{
 // claims are all of them, by family.
 var claims = [][]claim{
 	elementwiseClaims, matrixClaims, convolutionClaims, poolClaims, normaliseClaims, reduceClaims, shapeClaims,
-	indexClaims, resizeClaims, recurrentClaims, microsoftClaims, moreClaims,
+	indexClaims, resizeClaims, recurrentClaims, microsoftClaims, moreClaims, kerasClaims,
 }

@@ -229,3 +229,50 @@ func TestExportedArchitecturesHaveGradientsPerExample(t *testing.T) {
 		})
 	}
 }
+
+// Clip and PerExample are two ways to the same gradients, also where a graph
+// moves the batch about.
+func TestClippedNormsAreThoseOfTheGradientsPerExample(t *testing.T) {
+	for _, e := range loadExported(t) {
+		if !e.PerExample {
+			continue
+		}
+		t.Run(e.name, func(t *testing.T) {
+			l, err := autodiff.SoftmaxCrossEntropy(e.model, "logits")
+			if err != nil {
+				t.Fatal(err)
+			}
+			weights, _ := e.asked()
+			n := e.batch()
+			each, err := autodiff.Gradient(l.Model, autodiff.Request{Loss: l.Each, WithRespectTo: weights, Batch: n, PerExample: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			clip, err := autodiff.Clip(l.Model, autodiff.ClipRequest{Loss: l.Each, Weights: weights, Batch: n})
+			if err != nil {
+				t.Fatal(err)
+			}
+			feed := e.feed(l, 0, n)
+			feed[clip.Bound] = numbers(onnx.Float, []int64{1}, []float64{1e9})
+			feed[clip.Mask] = numbers(onnx.Float, []int64{n}, ones(int(n)))
+			s, clipped := open(t, each.Model), open(t, clip.Model)
+			gradients, out := run(t, s, only(feed, s)), run(t, clipped, only(feed, clipped))
+			squares := make([]float64, n)
+			for _, name := range weights {
+				g := elements(gradients[each.Of[name]])
+				size := len(g) / int(n)
+				sum := make([]float64, size)
+				for k, v := range g {
+					squares[k/size] += v * v
+					sum[k%size] += v
+				}
+				against(t, "sum of "+name, elements(out[clip.Of[name]]), sum, e.gradients())
+			}
+			for k, norm := range elements(out[clip.Norms]) {
+				if want := math.Sqrt(squares[k]); math.Abs(norm-want) > 1e-4*want {
+					t.Errorf("norm of example %d is %g, want %g", k, norm, want)
+				}
+			}
+		})
+	}
+}

@@ -2,6 +2,7 @@ package autodiff_test
 
 import (
 	"errors"
+	"math"
 	"strings"
 	"testing"
 
@@ -207,5 +208,15 @@ func TestTiesShareTheGradientOfAMaximum(t *testing.T) {
 		if got := elements(out[g.Of["x"]]); apart(got, c.want) > 1e-6 {
 			t.Errorf("%s: gradient is %v, want %v", c.name, got, c.want)
 		}
+	}
+}
+
+func TestAWeightThatIsNotANumberIsAnErrorBeforeAnythingRuns(t *testing.T) {
+	m := built(t, []int64{2, 3}, func(b *onnx.Builder, x string) string {
+		return b.Op("Mul", []string{x, b.Weight("w", []int64{3}, []float32{1, float32(math.NaN()), 2})})
+	})
+	_, err := autodiff.Gradient(m, autodiff.Request{Loss: m.Graph.Outputs[0].Name, WithRespectTo: []string{"w"}})
+	if err == nil || !strings.Contains(err.Error(), `"w": element 1`) {
+		t.Errorf("error is %v", err)
 	}
 }

@@ -343,6 +343,20 @@ class Indexing(nn.Module):
         y = y * F.one_hot(torch.tensor([1, 2]), 4).to(y.dtype) + torch.triu(y)
         return s.head(y.sum(1).clamp(-3, 3)) + y.max(1)[0][:, :3] + y.amin((1, 2))[:, None] + (y + 3).prod(1)[:, 1:]
 
+class Functions(nn.Module):
+    """One call of each function that no architecture above has."""
+    def __init__(s):
+        super().__init__(); s.first, s.head = nn.Conv2d(1, 4, 3, padding=1), nn.Linear(8, 3)
+    def forward(s, x):
+        x = torch.tanh(s.first(x)); small = x * 0.9
+        y = torch.acos(small) + torch.asin(small) * torch.atan(x) + torch.tan(x) + torch.sin(x) * torch.cos(x)
+        y = y + torch.exp(x) * torch.log(x + 2) + torch.reciprocal(x + 3) + torch.floor(4 * x) * x + torch.ceil(3 * x) * x + torch.round(5 * x) * x
+        y = y + torch.sign(x) * torch.min(x, 2 * x * x) + torch.max(x, x * x) + torch.fmod(3 * x, 1.1) + F.threshold(x, 0, 0) + F.hardshrink(x, 0.2)
+        y = y + F.local_response_norm(x, 3, alpha=0.3) + torch.norm(x, 1, 1, keepdim=True).repeat(1, 4, 1, 1) / 4 + F.log_softmax(x, 1) + F.softmin(x, 2)
+        y = y + torch.log1p(x * x) + F.logsigmoid(x) + F.relu6(4 * x) + F.leaky_relu(x, 0.2) + torch.rsqrt(x + 2) + F.hardtanh(2 * x) + torch.square(x)
+        rows = y[:, torch.tensor([0, 2, 3, 3]), torch.tensor([1, 0, 1, 2])] # [N, 4, W]
+        return s.head(torch.cat([F.adaptive_max_pool2d(y, 1).flatten(1), torch.tanh(rows).prod(-1)], 1) / 8) + torch.var(y, (1, 2, 3), keepdim=True).flatten(1).sqrt()
+
 # --- making the files ------------------------------------------------------
 
 pack = lambda t: base64.b64encode(np.asarray(t.detach().numpy(), "<f4").tobytes()).decode()
@@ -409,7 +423,7 @@ all = {
     "vit": (ViT, image(2, 1, 12, 12), 3, 16), "vit_torch": (lambda: ViT(True), image(2, 1, 12, 12), 3, 17), "swin": (Swin, image(2, 1, 8, 8), 3, 13),
     "mil": (MIL, image(2, 3, 1, 8, 8), 3, 15), "bert": (BERT, masked, 3, 14), "gpt": (GPT, ids, 5, 17), "gpt2": (GPT2, ids, 3, 13),
     "enformer": (Enformer, dna, 3, 16), "recurrent": (Recurrent, image(2, 4, 3), 3, 14), "layers": (Layers, image(2, 2, 10, 10), 3, 17),
-    "indexing": (Indexing, image(2, 3, 4), 3, 16),
+    "functions": (Functions, image(2, 1, 4, 4), 3, 15), "indexing": (Indexing, image(2, 3, 4), 3, 16),
 }
 os.makedirs("exported", exist_ok=True)
 for name, (net, *rest) in all.items():
