@@ -130,6 +130,9 @@ func (g *slope) each(ctx context.Context, n, class int, fill func(i int, row []f
 		if i, ok := firstUnusable(gradient[:count*elements]); ok {
 			return fmt.Errorf("the gradient is %v: the explanation would mean nothing", gradient[i])
 		}
+		if i, ok := firstUnusable(logits[:count*g.classes]); ok {
+			return fmt.Errorf("the model's answer is %v: the explanation would mean nothing", logits[i])
+		}
 		for i := range count {
 			visit(from+i, gradient[i*elements:(i+1)*elements], logits[i*g.classes:(i+1)*g.classes])
 		}

@@ -93,9 +93,9 @@ func describeSubject(m *onnx.Model, o Options) (*subject, error) {
 // maxRun bounds the elements of one run of the model: 1 GiB of floats.
 const maxRun = 1 << 28
 
-// batchFor is how many examples run together unless told otherwise: about a
-// quarter of a million numbers, which keeps activations in the cache's reach.
-func batchFor(elements int) int { return max(1, min(64, 1<<18/max(1, elements))) }
+// batchFor is how many examples run together unless told otherwise: at most 32 and
+// 128 thousand numbers, which bounds what activations and their gradients take.
+func batchFor(elements int) int { return max(1, min(32, 1<<17/max(1, elements))) }
 
 // exampleShape is the input's shape without the batch.
 func exampleShape(in onnx.Value, given []int64) ([]int64, error) {
