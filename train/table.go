@@ -86,7 +86,7 @@ func number(cell string) (v float64, missing bool, err error) {
 		return 0, true, nil
 	}
 	v, err = strconv.ParseFloat(cell, 64)
-	if err == nil && math.IsInf(v, 0) {
+	if err == nil && math.Abs(v) > 1e30 { // its square would not be a number
 		err = strconv.ErrRange
 	}
 	return v, false, err
@@ -190,13 +190,14 @@ func LearnColumns(t *Table, rows []int, leaveOut, categorical []string) (*Column
 }
 
 func moments(values []float64) (mean, deviation float64) {
+	sum, squares, n := 0.0, 0.0, float64(len(values))
 	for _, v := range values {
-		mean += v / float64(len(values))
+		sum += v
 	}
 	for _, v := range values {
-		deviation += (v - mean) * (v - mean) / float64(len(values))
+		squares += (v - sum/n) * (v - sum/n)
 	}
-	return mean, math.Sqrt(deviation)
+	return sum / n, math.Sqrt(squares / n)
 }
 
 // Width is how many numbers a row becomes.

@@ -1,0 +1,138 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vigie/vigie/train"
+)
+
+// brightness writes a data set of 28×28 images, of which one class is brighter.
+func brightness(t *testing.T) string {
+	t.Helper()
+	rng := rand.New(rand.NewPCG(1, 1))
+	arrays := map[string]train.Array{}
+	for split, n := range map[string]int{"train": 256, "val": 64} {
+		pixels, labels := make([]uint8, n*28*28), make([]uint8, n)
+		for i := range labels {
+			labels[i] = uint8(i % 2)
+			for j := range 28 * 28 {
+				pixels[i*28*28+j] = uint8(60 + 30*int(labels[i]) + rng.IntN(100))
+			}
+		}
+		arrays[split+"_images"] = train.Array{Shape: []int64{int64(n), 28, 28}, Data: pixels}
+		arrays[split+"_labels"] = train.Array{Shape: []int64{int64(n), 1}, Data: labels}
+	}
+	path := filepath.Join(t.TempDir(), "set.npz")
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(train.WriteNPZ(f, arrays), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// A real process is killed with SIGKILL at random moments, again and again, and
+// started again. It ends with the model of one that nobody disturbed.
+func TestAKilledTrainingRunEndsBitForBitWhereAnUndisturbedOneDoes(t *testing.T) {
+	if testing.Short() {
+		t.Skip("SKIPPED, nothing was checked: kills processes for seconds")
+	}
+	data := brightness(t)
+	for _, network := range []string{"demo", "tabular-mlp"} { // the latter has batch normalisation
+		input := data
+		if network == "tabular-mlp" {
+			input = table(t)
+		}
+		arguments := func(out string) []string {
+			return []string{"train", network, "--data", input, "--out", out, "--epochs", "5", "--batch", "16", "--seed", "3", "--mixup", "0.2", "--checkpoint", "--checkpoint-every", "10ms"}
+		}
+		whole := filepath.Join(t.TempDir(), "whole.onnx")
+		began := time.Now()
+		if out, err := exec.Command("vigie", arguments(whole)...).CombinedOutput(); err != nil {
+			if strings.Contains(string(out), "make runtime") {
+				t.Skipf("SKIPPED, nothing was checked: %s", out)
+			}
+			t.Fatalf("%v\n%s", err, out)
+		}
+		took := time.Since(began)
+		want, err := os.ReadFile(whole)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rng := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 0))
+		killed := filepath.Join(t.TempDir(), "killed.onnx")
+		kills, midway := 0, 0
+		for attempt := range 6 {
+			c := exec.Command("vigie", arguments(killed)...)
+			var output bytes.Buffer
+			c.Stdout, c.Stderr = &output, &output
+			if err := c.Start(); err != nil {
+				t.Fatal(err)
+			}
+			after := time.Hour // the last one may end
+			if attempt < 5 {
+				after = took/5 + time.Duration(rng.Int64N(int64(took)*2/5))
+			}
+			timer := time.AfterFunc(after, func() { c.Process.Kill() })
+			err := c.Wait()
+			if timer.Stop() {
+				if err != nil {
+					t.Fatalf("%s, not killed: %v\n%s", network, err, &output)
+				}
+				break
+			}
+			if kills++; len(checkpoints(t, filepath.Dir(killed))) > 0 {
+				midway++
+			}
+		}
+		got, err := os.ReadFile(killed)
+		if err != nil {
+			t.Fatalf("%s: killed %d times, and it never ended: %v", network, kills, err)
+		}
+		if !bytes.Equal(got, want) {
+			t.Errorf("%s: killed %d times, it ends with another model", network, kills)
+		}
+		t.Logf("%s: killed %d times, %d of them with a checkpoint on disk", network, kills, midway)
+	}
+}
+
+func checkpoints(t *testing.T, dir string) []string {
+	t.Helper()
+	found, err := filepath.Glob(filepath.Join(dir, "*."+train.CheckpointFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
+
+// table writes a CSV file of two columns that decide and one that does not.
+func table(t *testing.T) string {
+	t.Helper()
+	rng := rand.New(rand.NewPCG(2, 2))
+	var b strings.Builder
+	b.WriteString("patient,age,pressure,smoker,outcome\n")
+	for i := range 400 {
+		age, pressure := rng.NormFloat64(), rng.NormFloat64()
+		outcome := "alive"
+		if age+pressure > 0.3 {
+			outcome = "dead"
+		}
+		b.WriteString(strings.Join([]string{strconv.Itoa(i / 2), strconv.Itoa(60 + int(10*age)), strconv.Itoa(120 + int(20*pressure)), []string{"yes", "no", ""}[rng.IntN(3)], outcome}, ",") + "\n")
+	}
+	path := filepath.Join(t.TempDir(), "patients.csv")
+	if err := os.WriteFile(path, []byte(b.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
