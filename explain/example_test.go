@@ -43,8 +43,8 @@ func Example() {
 	fmt.Printf("adds up to %.3g\n", m.Additive.Output-m.Additive.Reference)
 	// Output:
 	// feature  value  attribution
-	//     age     72           +6
-	//   grade      3           -4
-	//    ward      9           +1
+	//       age     72           +6
+	//     grade      3           -4
+	//      ward      9           +1
 	// adds up to 3
 }
