@@ -302,6 +302,17 @@ func checkConvolution(t testing.TB, g geometryOf, terms, relu int64, rng *rand.R
 	out = kernelRun(t, 2, "ConvWeightGradient", []*Tensor{x, dy, gate, scale}, 2, g.attribute(terms, 0, g.r, g.s))
 	scaledW.check(t, "the scaled weight gradient", out[0], precision[terms])
 	scaledB.check(t, "the scaled bias gradient", out[1], 1e-6)
+	if g.groups == 1 || g.groups < g.c {
+		out = kernelRun(t, 2, "ConvWeightRows", []*Tensor{x, dy, gate}, 2, g.attribute(terms, 1, g.r, g.s))
+		for n := range rows {
+			part := func(of Tensor) Tensor {
+				values, size := of.Data.([]float32), int64(len(of.Data.([]float32)))/g.n
+				return Float32([]int64{size}, values[int64(n)*size:int64(n+1)*size])
+			}
+			rows[n].check(t, "an image's weight gradient", part(out[0]), precision[terms])
+			biasRows[n].check(t, "an image's bias gradient", part(out[1]), 1e-6)
+		}
+	}
 	norms, biases := sumsOf(g.n), sumsOf(g.n)
 	for n := range rows {
 		for _, v := range rows[n].values {

@@ -21,7 +21,8 @@ int vigie_is_depthwise(const conv *);
 void vigie_depthwise(const crew *, const conv *, const float *x, const float *w, const float *bias, int relu, float *y);
 void vigie_depthwise_gradient(const crew *, const conv *, const float *x, const float *w, const float *dy, const float *y, const float *scale, float *dx, float *dw, float *db);
 void vigie_depthwise_norms(const crew *, const conv *, const float *x, const float *dy, const float *y, float *norms, float *bias_norms);
-void vigie_weight_gradient_norms(const crew *, const conv *, int views, const float *x, const float *dy, const float *y, float *norms, float *bias_norms);
+void vigie_record_gradients(const crew *, const conv *, int views, const float *x, const float *dy, const float *y, float *rows, float *bias_rows, float *norms,
+                            float *bias_norms);
 
 static const void *const *api;
 
@@ -205,7 +206,20 @@ static void run_conv_weight_norms(call *c) {
 	if (vigie_is_depthwise(&g))
 		vigie_depthwise_norms(&c->crew, &g, c->in[0].data, c->in[1].data, c->in[2].data, norms, bias);
 	else
-		vigie_weight_gradient_norms(&c->crew, &g, views, c->in[0].data, c->in[1].data, c->in[2].data, norms, bias);
+		vigie_record_gradients(&c->crew, &g, views, c->in[0].data, c->in[1].data, c->in[2].data, 0, 0, norms, bias);
+}
+
+// Each record's gradients themselves.
+static void run_conv_weight_rows(call *c) {
+	conv g;
+	if (!weight_geometry(c, &g)) return;
+	int views = (int)c->k->geometry[g_relu];
+	if (views < 1 || g.n % views || vigie_is_depthwise(&g)) {
+		c->status = fail("vigie: the images do not make whole records");
+		return;
+	}
+	float *rows = output(c, 0, (int64_t[]){g.n / views, g.k, g.c / g.groups, g.r, g.s}, 5), *bias = output(c, 1, (int64_t[]){g.n / views, g.k}, 2);
+	if (rows && bias) vigie_record_gradients(&c->crew, &g, views, c->in[0].data, c->in[1].data, c->in[2].data, rows, bias, 0, 0);
 }
 
 enum { m_transpose_a, m_transpose_b, m_terms, m_matmul };
@@ -331,6 +345,7 @@ static operator operators[] = {
 	{.name = "ConvInputGradient", .inputs = 3, .needed = 2, .outputs = 1, .geometry = g_conv, .byte_input = -1, .byte_output = -1, .run = run_conv_input_gradient},
 	{.name = "ConvWeightGradient", .inputs = 4, .needed = 2, .outputs = 2, .geometry = g_conv, .byte_input = -1, .byte_output = -1, .run = run_conv_weight_gradient},
 	{.name = "ConvWeightNorms", .inputs = 3, .needed = 2, .outputs = 2, .geometry = g_conv, .byte_input = -1, .byte_output = -1, .run = run_conv_weight_norms},
+	{.name = "ConvWeightRows", .inputs = 3, .needed = 2, .outputs = 2, .geometry = g_conv, .byte_input = -1, .byte_output = -1, .run = run_conv_weight_rows},
 	{.name = "MatMul", .inputs = 2, .needed = 2, .outputs = 1, .geometry = m_matmul, .byte_input = -1, .byte_output = -1, .run = run_matmul},
 	{.name = "Normalization", .inputs = 4, .needed = 3, .outputs = 3, .geometry = n_norm, .byte_input = -1, .byte_output = -1, .run = run_norm},
 	{.name = "NormalizationGradient", .inputs = 7, .needed = 6, .outputs = 4, .geometry = n_norm, .byte_input = -1, .byte_output = -1, .run = run_norm_gradient},

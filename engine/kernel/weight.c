@@ -36,7 +36,8 @@ typedef struct {
 	int parts;       // of the segments, summed afterwards
 	float *partial;  // [part][filters][channels][taps]
 	float *norm_parts; // [block of channels and filters][image]
-	int per_example; // norms of each record's gradient are wanted, not the sum
+	int per_example; // each record's gradient is wanted, or its norm, not the sum
+	float *rows;     // [record][filter of all groups][channels][taps], or NULL for norms
 	int views;       // images of a record
 } gradient;
 
@@ -160,6 +161,18 @@ inlined void accumulate_taps(const int terms, const gradient *c, int channel_blo
 	}
 }
 
+// Writes a block of sums into a gradient, [filters][channels][taps].
+static void store_block(const gradient *c, float *out, int filter_block, int channel_block, const float *sums) {
+	int filter = filter_block * 16, channel = channel_block * 16;
+	int rows = c->filters - filter < 32 ? c->filters - filter : 32, columns = c->channels - channel < 32 ? c->channels - channel : 32;
+	for (int k = 0; k < rows; k++) {
+		float *to = out + ((long)(filter + k) * c->channels + channel) * c->tap_count;
+		const float *row = sums + k * 32;
+		for (int i = 0; i < columns; i++)
+			for (int t = 0; t < c->tap_count; t++) *to++ = row[t * 1024 + i];
+	}
+}
+
 // Unit: a block of 32 channels and 32 filters, and a part of the segments.
 inlined void multiply(const int terms, const gradient *c, size_t unit) {
 	int part = unit % c->parts;
@@ -175,6 +188,11 @@ inlined void multiply(const int terms, const gradient *c, size_t unit) {
 		for (int n = 0; n < c->segments; n++) {
 			memset(sums, 0, size * sizeof(float));
 			accumulate_taps(terms, c, channel_block, filter_block, n * c->segment, (n + 1) * c->segment, sums);
+			if (c->rows) {
+				long size = (long)c->filters * c->channels * c->tap_count;
+				store_block(c, c->rows + ((long)n * c->g->groups + c->group) * size, filter_block, channel_block, sums);
+				continue;
+			}
 			__m512 norm = _mm512_setzero_ps();
 			const __mmask16 right = columns == 32 ? 0xffff : 0;
 			for (int t = 0; t < c->tap_count; t++)
@@ -193,16 +211,7 @@ inlined void multiply(const int terms, const gradient *c, size_t unit) {
 	long from = (long)c->segments * part / c->parts * c->segment, to = (long)c->segments * (part + 1) / c->parts * c->segment;
 	accumulate_taps(terms, c, channel_block, filter_block, from, to, sums);
 	tiles_end();
-	float *out = c->partial + (long)part * c->filters * c->channels * c->tap_count;
-	int channel = channel_block * 16, filter = filter_block * 16;
-	if (columns > c->channels - channel) columns = c->channels - channel;
-	if (rows > c->filters - filter) rows = c->filters - filter;
-	for (int k = 0; k < rows; k++) {
-		float *to = out + ((long)(filter + k) * c->channels + channel) * c->tap_count;
-		const float *row = sums + k * 32;
-		for (int i = 0; i < columns; i++)
-			for (int t = 0; t < c->tap_count; t++) *to++ = row[t * 1024 + i];
-	}
+	store_block(c, c->partial + (long)part * c->filters * c->channels * c->tap_count, filter_block, channel_block, sums);
 	vigie_give(sums);
 }
 
@@ -285,19 +294,26 @@ void vigie_weight_gradient(const crew *crew, const conv *g, const float *x, cons
 	}
 }
 
-// norms[i] += |gradient of the weights by record i|² and the same for the bias,
-// of all groups. The gradients themselves are never stored.
-void vigie_weight_gradient_norms(const crew *crew, const conv *g, int views, const float *x, const float *dy, const float *y, float *norms, float *bias_norms) {
+// The gradients of each record, a run of views images, of all groups: either
+// themselves into rows and bias_rows, or their squared norms added to norms and
+// bias_norms, and then they are never stored.
+void vigie_record_gradients(const crew *crew, const conv *g, int views, const float *x, const float *dy, const float *y, float *rows, float *bias_rows,
+                            float *norms, float *bias_norms) {
 	for (int i = 0; i < g->groups; i++) {
-		gradient c = {.g = g, .x = x, .dy = dy, .y = y, .group = i, .per_example = 1, .views = views, .parts = 1};
+		gradient c = {.g = g, .x = x, .dy = dy, .y = y, .group = i, .per_example = 1, .views = views, .parts = 1, .rows = rows};
 		c.db_parts = vigie_take((long)g->n * (g->k / g->groups) * sizeof(float));
 		prepare(crew, &c);
 		int blocks = ceil_div(c.blocks, 2) * ceil_div(c.filter_blocks, 2);
 		c.norm_parts = vigie_take((long)blocks * c.segments * sizeof(float));
 		crew->run(crew, multiply_of, blocks, &c);
 		for (int n = 0; n < c.segments; n++) {
+			const float *db = c.db_parts + (long)n * c.filters;
+			if (rows) {
+				memcpy(bias_rows + (long)n * g->k + i * c.filters, db, c.filters * sizeof(float));
+				continue;
+			}
 			for (int b = 0; b < blocks; b++) norms[n] += c.norm_parts[(long)b * c.segments + n];
-			for (int k = 0; k < c.filters; k++) bias_norms[n] += c.db_parts[(long)n * c.filters + k] * c.db_parts[(long)n * c.filters + k];
+			for (int k = 0; k < c.filters; k++) bias_norms[n] += db[k] * db[k];
 		}
 		vigie_give(c.norm_parts);
 		vigie_give(c.dys);

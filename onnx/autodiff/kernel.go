@@ -1,6 +1,7 @@
 package autodiff
 
 import (
+	"fmt"
 	"slices"
 
 	"github.com/vigie/vigie/onnx"
@@ -256,26 +257,32 @@ func kernelConvSite(o *operation, i int) *site {
 	if views > 1 && group > 1 {
 		return nil
 	}
+	inputs := []value{o.in(0), o.dy()}
 	gate := value{}
 	if relu == 1 {
 		gate = o.out(0)
+		inputs = append(inputs, gate)
+	}
+	// both emits an operator for weights and bias at once, when first asked for.
+	both := func(opType string, weights, bias []int64) value {
+		key := "kernel " + opType + "|" + o.node.Name
+		if o.cache[key+"1"].none() {
+			out := o.emitKernel(opType, inputs, []value{{typ: w.typ, shape: weights}, {typ: w.typ, shape: bias}},
+				o.convGeometry(g, group, views, w.shape[2], w.shape[3]))
+			o.cache[key+"1"], o.cache[key+"2"] = out[0], out[1]
+		}
+		return o.cache[fmt.Sprint(key, i)]
+	}
+	records := o.clip.records
+	// Gradients that are small for all records together are kept, which costs
+	// less than to compute them twice.
+	const small = 1 << 23
+	if group == 1 && records*w.size() <= small {
+		rows := both("ConvWeightRows", append([]int64{records}, w.shape...), []int64{records, w.shape[0]})
+		return o.materialised(rows, o.in(i).shape)
 	}
 	return &site{
-		squaredNorm: func() value {
-			inputs := []value{o.in(0), o.dy()}
-			if relu == 1 {
-				inputs = append(inputs, gate)
-			}
-			key := "kernel norms|" + o.node.Name
-			out := []value{o.cache[key+"w"], o.cache[key+"b"]}
-			if out[0].none() {
-				shape := []int64{o.clip.records}
-				out = o.emitKernel("ConvWeightNorms", inputs, []value{{typ: w.typ, shape: shape}, {typ: w.typ, shape: shape}},
-					o.convGeometry(g, group, views, w.shape[2], w.shape[3]))
-				o.cache[key+"w"], o.cache[key+"b"] = out[0], out[1]
-			}
-			return out[i-1]
-		},
+		squaredNorm: func() value { return both("ConvWeightNorms", []int64{records}, []int64{records}) },
 		weighted: func(factor value) value {
 			dw, db := o.kernelWeightGradient(g, group, gate, o.perRow(factor))
 			if i == 1 {
