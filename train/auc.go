@@ -94,11 +94,11 @@ func AUC(scores []float64, positive []bool) (Interval, error) {
 	}
 	se := math.Sqrt(variance(v10)/m + variance(v01)/n)
 	out := Interval{Value: auc, Low: auc, High: auc}
-	if se == 0 || auc <= 0 || auc >= 1 {
+	if se == 0 || auc < 1e-9 || auc > 1-1e-9 {
 		// Perfect separation has no estimated variance. Hanley's exact bound:
 		// with k the smaller class, an AUC this high is seen with probability
 		// 5 % down to about 0.05^(1/k).
-		if auc > 1-1e-9 { // but for the rounding of the sum
+		if auc > 1-1e-9 { // 1, but for the rounding of the sum
 			out.Low = math.Pow(0.05, 1/math.Min(m, n))
 		}
 		if auc < 1e-9 {
@@ -201,7 +201,7 @@ func (s *Set) BootstrapMeanAUC(logits [][]float64, resamples int, seed uint64) (
 // label has only one kind of example is drawn again. The same seed gives the
 // same interval.
 func (s *Set) BootstrapMean(scores [][]float64, resamples int, seed uint64) (Interval, error) {
-	if len(scores) == 0 || len(scores) != s.Len() {
+	if len(scores) == 0 || len(scores) != s.Len() || len(scores[0]) == 0 {
 		return Interval{}, fmt.Errorf("train: %d scores for %d examples: %w", len(scores), s.Len(), ErrOneClass)
 	}
 	if resamples < 40 {

@@ -124,13 +124,23 @@ func segment(img *image.RGBA, from, to point, width, scale float64, c color.Colo
 	}
 	dx, dy := (x1-x0)/length*width/2, (y1-y0)/length*width/2
 	x0, y0, x1, y1 = x0-dx/2, y0-dy/2, x1+dx/2, y1+dy/2
-	r := vector.NewRasterizer(img.Bounds().Dx(), img.Bounds().Dy())
-	r.MoveTo(float32(x0-dy), float32(y0+dx))
-	r.LineTo(float32(x1-dy), float32(y1+dx))
-	r.LineTo(float32(x1+dy), float32(y1-dx))
-	r.LineTo(float32(x0+dy), float32(y0-dx))
+	corners := []point{{x0 - dy, y0 + dx}, {x1 - dy, y1 + dx}, {x1 + dy, y1 - dx}, {x0 + dy, y0 - dx}}
+	box := image.Rectangle{Min: image.Pt(math.MaxInt32, math.MaxInt32)}
+	for _, p := range corners {
+		box.Min.X, box.Min.Y = min(box.Min.X, int(math.Floor(p.x))), min(box.Min.Y, int(math.Floor(p.y)))
+		box.Max.X, box.Max.Y = max(box.Max.X, int(math.Ceil(p.x))), max(box.Max.Y, int(math.Ceil(p.y)))
+	}
+	r := vector.NewRasterizer(box.Dx(), box.Dy())
+	for i, p := range corners {
+		x, y := float32(p.x-float64(box.Min.X)), float32(p.y-float64(box.Min.Y))
+		if i == 0 {
+			r.MoveTo(x, y)
+		} else {
+			r.LineTo(x, y)
+		}
+	}
 	r.ClosePath()
-	r.Draw(img, img.Bounds(), image.NewUniform(c), image.Point{})
+	r.Draw(img, box, image.NewUniform(c), image.Point{})
 }
 
 // tint reads #rrggbb.
