@@ -139,3 +139,68 @@ func TestKernelsComputeTheGradientsOfStandardOperators(t *testing.T) {
 		})
 	}
 }
+
+// Clipped sums and norms of records of one and of two views.
+func TestKernelsClipTheGradientsOfStandardOperators(t *testing.T) {
+	needKernels(t)
+	n, err := zoo.Build("resnet18", zoo.Options{Input: []int64{1, 40, 33}, Classes: 3, Norm: zoo.GroupNorm}, rand.New(rand.NewPCG(1, 0)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	loss, err := autodiff.SoftmaxCrossEntropy(n.Model, n.Logits)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const batch = 4
+	for _, views := range []int64{1, 2} {
+		run := func(kernels int) map[string][]float32 {
+			c, err := autodiff.Clip(loss.Model, autodiff.ClipRequest{Loss: loss.Each, Weights: n.Weights, Batch: batch, Views: views, Kernels: kernels})
+			if err != nil {
+				t.Fatal(err)
+			}
+			session, err := engine.Open(c.Model, engine.Options{Threads: 2})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer session.Close()
+			rng := rand.New(rand.NewPCG(9, 0))
+			pixels := make([]float32, batch*40*33)
+			for i := range pixels {
+				pixels[i] = rng.Float32()
+			}
+			inputs := map[string]engine.Tensor{
+				n.Input:     engine.Float32([]int64{batch, 1, 40, 33}, pixels),
+				loss.Target: engine.Float32([]int64{batch, 3}, []float32{1, 0, 0, 0, 1, 0, 0, 0, 1, 1, 0, 0}),
+				c.Bound:     engine.Float32([]int64{1}, []float32{0.7}),
+				c.Mask:      engine.Float32([]int64{batch / views}, []float32{1, 1, 0, 1}[:batch/views]),
+			}
+			for _, v := range session.Inputs() {
+				if _, ok := inputs[v.Name]; !ok {
+					inputs[v.Name] = engine.Float32([]int64{batch}, []float32{1, 1, 1, 1})
+				}
+			}
+			out, err := session.Run(context.Background(), inputs)
+			if err != nil {
+				t.Fatal(err)
+			}
+			result := map[string][]float32{"norms": out[c.Norms].Data.([]float32)}
+			for name, at := range c.Of {
+				result[name] = out[at].Data.([]float32)
+			}
+			return result
+		}
+		want, got := run(0), run(3)
+		var e, s float64
+		for name, w := range want {
+			for i, v := range w {
+				d := float64(got[name][i] - v)
+				e += d * d
+				s += float64(v) * float64(v)
+			}
+		}
+		t.Logf("%d views: clipped sums and norms differ by %.2e of their norm", views, math.Sqrt(e/s))
+		if !(e <= s*1e-6) { // the margins that clipping keeps differ by the way a norm is computed
+			t.Errorf("%d views: clipped sums and norms differ by %g of their norm", views, math.Sqrt(e/s))
+		}
+	}
+}
