@@ -90,11 +90,22 @@ func measure(ctx context.Context, m *onnx.Model, input engine.Tensor, made *Map,
 	if err != nil {
 		return nil, err
 	}
-	if len(made.Values) != s.layout.places() {
-		return nil, fmt.Errorf("a map of %d values for %d places: %w", len(made.Values), s.layout.places(), ErrInput)
+	if places := s.layout.places(); len(made.Values) != places || made.Segments != nil && len(made.Segments) != places {
+		return nil, fmt.Errorf("a map of %d values and %d segments for %d places: %w", len(made.Values), len(made.Segments), places, ErrInput)
+	}
+	if i, ok := firstUnusable(made.Values); ok {
+		return nil, fmt.Errorf("value %d of the map is %v: %w", i, made.Values[i], ErrInput)
+	}
+	if made.Segments != nil {
+		if _, _, err := groups(made.Segments, len(made.Values)); err != nil {
+			return nil, err
+		}
 	}
 	from, err := s.background(input)
 	if err != nil {
+		return nil, err
+	}
+	if _, err := s.logitsOf(ctx, values, from[0]); err != nil {
 		return nil, err
 	}
 	r := &removal{subject: s, values: values, from: from, class: made.Class, steps: min(or(c.Steps, 20), s.layout.places())}

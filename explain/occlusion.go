@@ -33,7 +33,7 @@ func (e *occlusion) Explain(ctx context.Context, input engine.Tensor, class int)
 	windows, grain := windowsOver(l, e.options)
 	n := len(windows) * len(from)
 	tick := e.progress(n + 1)
-	logits, err := e.logitsOf(ctx, values)
+	logits, err := e.logitsOf(ctx, values, from[0])
 	if err != nil {
 		return nil, err
 	}

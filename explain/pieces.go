@@ -31,7 +31,7 @@ func (s *subject) cut(ctx context.Context, input engine.Tensor, class int) (*pie
 	if p.of, p.count, err = s.segments(values); err != nil {
 		return nil, err
 	}
-	p.logits, err = s.logitsOf(ctx, values)
+	p.logits, err = s.logitsOf(ctx, values, p.from[0])
 	return p, err
 }
 
@@ -62,18 +62,18 @@ func (s *subject) segments(values []float32) ([]int, int, error) {
 // groups checks a caller's pieces: one for each place, numbered without gaps.
 func groups(of []int, places int) ([]int, int, error) {
 	if len(of) != places {
-		return nil, 0, fmt.Errorf("Options.Groups has %d entries for %d places: %w", len(of), places, ErrInput)
+		return nil, 0, fmt.Errorf("groups: %d entries for %d places: %w", len(of), places, ErrInput)
 	}
 	count := slices.Max(of) + 1
 	if slices.Min(of) < 0 || count > places {
-		return nil, 0, fmt.Errorf("Options.Groups names pieces %d to %d: %w: number them from 0", slices.Min(of), count-1, ErrInput)
+		return nil, 0, fmt.Errorf("groups: pieces %d to %d: %w: number them from 0", slices.Min(of), count-1, ErrInput)
 	}
 	used := make([]bool, count)
 	for _, g := range of {
 		used[g] = true
 	}
 	if empty := slices.Index(used, false); empty >= 0 {
-		return nil, 0, fmt.Errorf("Options.Groups leaves piece %d without a place: %w", empty, ErrInput)
+		return nil, 0, fmt.Errorf("groups: piece %d has no place: %w", empty, ErrInput)
 	}
 	return of, count, nil
 }

@@ -75,7 +75,7 @@ func TestWhatDoesNotFitIsRefusedBeforeTheModelRuns(t *testing.T) {
 		{"infinity", explain.Gradient, explain.Options{}, engine.Float32([]int64{1, 3}, []float32{float32(math.Inf(1)), 0, 0}), 0, "element 0"},
 		{"too few coalitions", explain.KernelSHAP, explain.Options{Background: zero, Samples: 5}, x, 0, "at least 6"},
 		{"too few samples", explain.LIME, explain.Options{Background: zero, Samples: 5}, x, 0, "at least 6"},
-		{"groups of another size", explain.KernelSHAP, explain.Options{Background: zero, Groups: []int{0, 1}}, x, 0, "Groups"},
+		{"groups of another size", explain.KernelSHAP, explain.Options{Background: zero, Groups: []int{0, 1}}, x, 0, "groups"},
 		{"groups with a gap", explain.KernelSHAP, explain.Options{Background: zero, Groups: []int{0, 2, 2}}, x, 0, "piece 1"},
 		{"a negative group", explain.KernelSHAP, explain.Options{Background: zero, Groups: []int{0, -1, 1}}, x, 0, "number them"},
 		{"a background of another width", explain.Occlusion, explain.Options{Background: explain.References(engine.Float32([]int64{1, 2}, make([]float32, 2)))}, x, 0, "background 0"},
@@ -112,6 +112,94 @@ func TestAModelWhoseAnswerIsNotANumberIsNotExplained(t *testing.T) {
 			t.Errorf("%s: map %v, error %v", method, made, err)
 		}
 		e.Close()
+	}
+}
+
+// A model whose answer depends on the rest of the batch would give perturbed
+// inputs each other's answers.
+func TestAModelThatMixesExamplesIsFoundOut(t *testing.T) {
+	b := onnx.NewBuilder(17)
+	n := onnx.Dim{Value: -1, Param: "N"}
+	x := b.Input("x", onnx.Float, n, onnx.Dim{Value: 3})
+	mean := b.Op("ReduceMean", []string{x}, onnx.IntsAttribute("axes", 0), onnx.IntAttribute("keepdims", 1))
+	b.Output(b.Op("Sub", []string{x, mean}), onnx.Float, n, onnx.Dim{Value: 3})
+	m := built(t, b)
+	requireRuntime(t)
+	input := engine.Float32([]int64{1, 3}, []float32{1, 2, 3})
+	o := explain.Options{Background: explain.Constant(0)}
+	for _, method := range []explain.Method{explain.KernelSHAP, explain.LIME, explain.Occlusion} {
+		e, err := explain.New(method, m, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := e.Explain(t.Context(), input, 0); !errors.Is(err, explain.ErrInput) || !strings.Contains(err.Error(), "Batch to 1") {
+			t.Errorf("%s: %v", method, err)
+		}
+		e.Close()
+		one := o
+		one.Batch = 1
+		explained(t, method, m, one, input, 0)
+	}
+	// Gradients notice by themselves and go one by one: alone, x less its mean is 0.
+	for _, v := range explained(t, explain.IntegratedGradients, m, o, input, 0).Values {
+		if v != 0 {
+			t.Errorf("a contribution is %v to an answer that is always 0", v)
+		}
+	}
+}
+
+// Exporters often fix the batch: the map is that of the same model left open.
+func TestAFixedBatchGivesTheSameMap(t *testing.T) {
+	g := readGoldens(t).CNN
+	open := load(t, "testdata/cnn.onnx")
+	shape := []int64{1, 2, 8, 8}
+	o := explain.Options{Background: explain.References(engine.Float32(shape, g.Base)), Samples: 100, Segments: 12, Seed: 3}
+	for _, size := range []int64{1, 3} {
+		fixed := open.Clone()
+		fixed.Graph.Inputs[0].Shape[0] = onnx.Dim{Value: size}
+		fixed.Graph.Outputs[0].Shape[0] = onnx.Dim{Value: size}
+		for _, d := range explain.Methods() {
+			if d.Method == explain.Rollout || d.Method == explain.GradientRollout {
+				continue
+			}
+			want := explained(t, d.Method, open, o, engine.Float32(shape, g.X), 0)
+			got := explained(t, d.Method, fixed, o, engine.Float32(shape, g.X), 0)
+			wide := make([]float64, len(want.Values))
+			for i, v := range want.Values {
+				wide[i] = float64(v)
+			}
+			near(t, string(d.Method), got.Values, wide, 1e-4)
+			if len(got.Logits) != 3 {
+				t.Errorf("%s: %d logits of a batch of %d", d.Method, len(got.Logits), size)
+			}
+		}
+	}
+}
+
+func TestMapsThatCannotBeMeasuredAreRefused(t *testing.T) {
+	m := linear(t, 2, 1, []float32{1, 2}, []float32{0})
+	requireRuntime(t)
+	x := engine.Float32([]int64{1, 2}, []float32{1, 1})
+	zero := explain.Options{Background: explain.Constant(0)}
+	for name, c := range map[string]struct {
+		made explain.Map
+		o    explain.Options
+		c    explain.CheckOptions
+	}{
+		"another size":    {explain.Map{Values: []float32{1}}, zero, explain.CheckOptions{}},
+		"NaN":             {explain.Map{Values: []float32{1, float32(math.NaN())}}, zero, explain.CheckOptions{}},
+		"segments":        {explain.Map{Values: []float32{1, 2}, Segments: []int{0, 7}}, zero, explain.CheckOptions{}},
+		"another class":   {explain.Map{Values: []float32{1, 2}, Class: 1}, zero, explain.CheckOptions{}},
+		"no background":   {explain.Map{Values: []float32{1, 2}}, explain.Options{}, explain.CheckOptions{}},
+		"negative maps":   {explain.Map{Values: []float32{1, 2}}, zero, explain.CheckOptions{RandomMaps: -1}},
+		"one probability": {explain.Map{Values: []float32{1, 2}}, zero, explain.CheckOptions{Score: explain.Probability}},
+	} {
+		if f, err := explain.Measure(t.Context(), m, x, &c.made, c.o, c.c); err == nil {
+			t.Errorf("%s: measured as %+v", name, f)
+		}
+	}
+	if v := explain.Judge(&explain.Map{}, nil, nil); v.Explains || !slices.Contains(v.Failures, explain.Empty) {
+		t.Errorf("a map without values: %+v", v)
 	}
 }
 
@@ -261,7 +349,7 @@ func TestTheZooCanBeExplained(t *testing.T) {
 		methods []explain.Method
 	}{
 		"resnet18":        {[]int64{1, 32, 32}, []explain.Method{explain.GradCAM, explain.GradCAMPlusPlus, explain.SmoothGrad, explain.Occlusion}},
-		"vit-ti16":        {[]int64{1, 40, 48}, []explain.Method{explain.Rollout, explain.GradientRollout, explain.IntegratedGradients}},
+		"vit-ti16":        {[]int64{1, 40, 48}, []explain.Method{explain.Rollout, explain.GradientRollout, explain.Gradient}},
 		"tabular-mlp":     {[]int64{9}, []explain.Method{explain.IntegratedGradients, explain.GradientSHAP, explain.KernelSHAP, explain.LIME, explain.Occlusion}},
 		"dna-transformer": {[]int64{4, 256}, []explain.Method{explain.GradCAM, explain.Rollout, explain.GradientRollout, explain.KernelSHAP}},
 	} {

@@ -13,8 +13,8 @@ type Similarity struct {
 	SSIM    float64 `json:"ssim"`     // structural similarity of the sizes, scaled to 0..1 each; 1 is equal
 }
 
-// Compare measures the similarity of two maps (Adebayo et al. 2018 report these
-// three).
+// Compare measures the similarity of two maps of one model's inputs (Adebayo et
+// al. 2018 report these three). It panics if they differ in size.
 func Compare(a, b *Map) Similarity {
 	absA, absB := sizes(a.Values), sizes(b.Values)
 	return Similarity{

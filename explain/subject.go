@@ -250,10 +250,28 @@ func (s *subject) scores(ctx context.Context, n, class int, fill func(i int, row
 	return out, nil
 }
 
-// logitsOf is the model's answer on one example.
-func (s *subject) logitsOf(ctx context.Context, values []float32) (logits []float32, err error) {
-	err = s.answers(ctx, 1, func(_ int, row []float32) { copy(row, values) }, func(_ int, z []float32) { logits = slices.Clone(z) }, nil)
-	return logits, err
+// logitsOf is the model's answer on one example, which must not depend on what
+// else is in the batch: it is asked for alone, and once more beside another.
+func (s *subject) logitsOf(ctx context.Context, values, other []float32) ([]float32, error) {
+	var alone, beside []float32
+	err := s.answers(ctx, 1, func(_ int, row []float32) { copy(row, values) }, func(_ int, z []float32) { alone = slices.Clone(z) }, nil)
+	if err != nil || s.batch == 1 {
+		return alone, err
+	}
+	err = s.answers(ctx, 2, func(i int, row []float32) { copy(row, [][]float32{values, other}[i]) }, func(i int, z []float32) {
+		if i == 0 {
+			beside = slices.Clone(z)
+		}
+	}, nil)
+	if err != nil {
+		return nil, err
+	}
+	for c, v := range alone {
+		if apart := math.Abs(float64(v - beside[c])); apart > 1e-3*(1+math.Abs(float64(v))) {
+			return nil, fmt.Errorf("the answer on an example is %v alone and %v beside another: %w: examples of a batch must not influence each other; set Options.Batch to 1", v, beside[c], ErrInput)
+		}
+	}
+	return alone, nil
 }
 
 // scoreOf computes a score from logits as appendScore's graph does.

@@ -62,7 +62,7 @@ func Judge(m *Map, fidelity *Fidelity, sanity *Sanity) Verdict {
 		v.Failures = append(v.Failures, f)
 		english, french = append(english, en), append(french, fr)
 	}
-	if slices.Min(m.Values) == slices.Max(m.Values) {
+	if len(m.Values) == 0 || slices.Min(m.Values) == slices.Max(m.Values) {
 		fail(Empty, "it is the same everywhere", "elle est la même partout")
 	}
 	if f := fidelity; f != nil && f.P > Significance {
