@@ -23,7 +23,8 @@ type scripted struct {
 func (s *scripted) describe() description {
 	return description{model: s.model, name: "scripted", version: "1", settings: map[string]int{"a": 1}}
 }
-func (s *scripted) close() error { s.closed.Store(true); return nil }
+func (s *scripted) ready(context.Context) error { return nil }
+func (s *scripted) close() error                { s.closed.Store(true); return nil }
 func (s *scripted) analyse(ctx context.Context, patient vigie.PatientPseudonym, dicom []byte) vigie.Finding {
 	if s.answer != nil {
 		return s.answer(ctx, patient, dicom)

@@ -48,6 +48,7 @@ type pipeline struct {
 	pkg     *model.Package
 	target  int            // index of the label that is explained
 	session engine.Session // the package's own graph: its answer is the one reported
+	server  *served        // the session, where a model server computes it; nil in process
 	cam     explain.Explainer
 	timeout time.Duration
 	now     func() time.Time
@@ -63,7 +64,12 @@ func newPipeline(pkg *model.Package, options Options) (*pipeline, error) {
 		}
 	}
 	var err error
-	if p.session, err = engine.Open(pkg.Graph, engine.Options{Threads: options.Threads}); err != nil {
+	if options.ModelServer.URL != "" {
+		if p.server, err = openServed(pkg, options.ModelServer); err != nil {
+			return nil, err
+		}
+		p.session = p.server
+	} else if p.session, err = engine.Open(pkg.Graph, engine.Options{Threads: options.Threads}); err != nil {
 		return nil, err
 	}
 	if layer := pkg.Layer(); layer != "" {
@@ -71,6 +77,11 @@ func newPipeline(pkg *model.Package, options Options) (*pipeline, error) {
 			Input: pkg.Manifest.Input.Name, Logits: pkg.Manifest.Output.Name, ChannelsLast: pkg.Manifest.Input.Layout == "NHWC",
 			Layer: layer, Threads: options.Threads})
 		if err != nil {
+			return nil, errors.Join(err, p.close())
+		}
+	}
+	if p.server != nil {
+		if err := p.compare(options.Threads); err != nil {
 			return nil, errors.Join(err, p.close())
 		}
 	}
@@ -106,14 +117,25 @@ func (p *pipeline) warmUp() error {
 // describe puts into the configuration digest what this build adds to the
 // package: the rules that decide whether its answer counts.
 func (p *pipeline) describe() description {
+	runs := 0.0
+	if p.server != nil {
+		runs = 1
+	}
 	return description{
 		model: p.pkg.Digest, name: p.pkg.Manifest.Name, version: p.pkg.Manifest.Version,
 		settings: map[string]float64{
 			"max_object": float64(decodeLimits.Total), "max_frame": float64(decodeLimits.Frame),
 			"min_spread": minSpread, "min_levels": minLevels, "max_modal": maxModal, "max_extreme": maxExtreme,
-			"min_correlation": minCorrelation, "max_aspect": maxAspect, "max_disagreement": maxDisagreement,
+			"model_server": runs, "min_correlation": minCorrelation, "max_aspect": maxAspect, "max_disagreement": maxDisagreement,
 		},
 	}
+}
+
+func (p *pipeline) ready(ctx context.Context) error {
+	if p.server == nil {
+		return nil
+	}
+	return p.server.ready(ctx)
 }
 
 func (p *pipeline) close() error {

@@ -23,6 +23,7 @@ type Options struct {
 	MaxConcurrent int              // cases read at once; 0 is as many as fit the cores
 	RotateEvery   time.Duration    // life of a sealing key; 0 is DefaultRotateEvery
 	RotateGrace   time.Duration    // how long the previous sealing key still opens cases; 0 is DefaultRotateGrace
+	ModelServer   ModelServer      // computes the answers; without a URL the engine in this process does
 	Build         string           // version of the binary; "" is what the Go tool recorded
 	Clock         func() time.Time // nil is time.Now
 	Logger        *slog.Logger     // nil is slog.Default()
@@ -97,6 +98,8 @@ type analyst interface {
 	// analyse fills the finding's Instance, Predictions, Guards, Explanation,
 	// Referrals and Stages.
 	analyse(ctx context.Context, patient vigie.PatientPseudonym, dicom []byte) vigie.Finding
+	// ready tells whether it could analyse now.
+	ready(ctx context.Context) error
 	close() error
 }
 
@@ -330,9 +333,9 @@ func referral(reasons ...vigie.Reason) vigie.Finding {
 }
 
 // Ready returns an error that wraps ErrUnavailable when no case can be read:
-// the worker is closing, or every slot is held by a case that is past its
-// timeout, in which case only a restart helps.
-func (w *Worker) Ready(context.Context) error {
+// the worker is closing, its model server is away, or every slot is held by a
+// case that is past its timeout, in which case only a restart helps.
+func (w *Worker) Ready(ctx context.Context) error {
 	select {
 	case <-w.closing:
 		return fmt.Errorf("%w: shutting down", ErrUnavailable)
@@ -344,7 +347,7 @@ func (w *Worker) Ready(context.Context) error {
 	if _, err := w.keys.newest(); err != nil {
 		return fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
-	return nil
+	return w.analyst.ready(ctx)
 }
 
 func (w *Worker) stuck() bool { return w.late.Load() >= int64(w.options.MaxConcurrent) }

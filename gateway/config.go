@@ -86,6 +86,7 @@ type ClientTLS struct {
 // EnclaveConfig says where predictions are made.
 type EnclaveConfig struct {
 	URL         string        `koanf:"url" help:"https://host:port of a vigie enclave, or of several copies separated by blanks; empty runs one inside this process"`
+	ModelServer string        `koanf:"model_server" help:"address of an Open Inference Protocol server (Triton, KServe) that computes the answers of the enclave inside this process: https://host:port (with enclave.tls), or http:// on loopback; it sees the de-identified images and no evidence covers it"`
 	TLS         ClientTLS     `koanf:"tls"`
 	Timeout     time.Duration `koanf:"timeout" help:"longest wait for one prediction"`
 	GiveUpAfter time.Duration `koanf:"give_up_after" help:"a case that could not be analysed for this long goes to a person"`

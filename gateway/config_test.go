@@ -127,6 +127,8 @@ func TestEveryMistakeNamesItsLineAndWhatIsAccepted(t *testing.T) {
 		"second doc":       {validFile + "---\nstate: x\n", nil, []string{"a second YAML document"}},
 		"long AE title":    {strings.Replace(validFile, "MODALITY", "MODALITYMODALITYX", 1), nil, []string{"site.yaml:8: dimse.allow[0].ae_title:", "1 to 16 characters"}},
 		"right over DIMSE": {strings.Replace(validFile, "- ae_title: MODALITY", "- ae_title: MODALITY\n      may: send", 1), nil, []string{"site.yaml:9: dimse.allow[0].may: over DIMSE peers send"}},
+		"two enclaves":     {validFile, []string{"VIGIE_GATEWAY_ENCLAVE_URL=http://127.0.0.1:1", "VIGIE_GATEWAY_ENCLAVE_MODEL_SERVER=http://127.0.0.1:2"}, []string{"environment VIGIE_GATEWAY_ENCLAVE_MODEL_SERVER: enclave.model_server: belongs to the enclave that enclave.url names"}},
+		"far model server": {validFile, []string{"VIGIE_GATEWAY_ENCLAVE_MODEL_SERVER=http://10.1.1.1:8000"}, []string{"enclave.model_server: a transport without TLS is only for loopback"}},
 		"no such right":    {validFile + "http:\n  allow:\n    - {subject: CN=x, may: write}\n", nil, []string{`site.yaml:15: http.allow[0].may: "write" is not valid here: want one of send, read`}},
 		"url of enclave":   {validFile, []string{"VIGIE_GATEWAY_ENCLAVE_URL=http://10.1.1.1:80"}, []string{"environment VIGIE_GATEWAY_ENCLAVE_URL: enclave.url: a transport without TLS is only for loopback"}},
 	} {

@@ -58,6 +58,14 @@ func (v *validator) roles() {
 		// analysed, and its digest is what the enclave must prove to serve.
 		v.fail("model", "must name the folder of a model package, such as models/chest-pneumonia-28")
 	}
+	if s := c.Enclave.ModelServer; s != "" {
+		if c.Enclave.URL != "" {
+			v.fail("enclave.model_server", "belongs to the enclave that enclave.url names: start that one with vigie enclave --model-server")
+		} else {
+			v.url("enclave.model_server", s, false)
+			v.clientTLS("enclave.tls", c.Enclave.TLS, isPlainURL(s))
+		}
+	}
 	if c.Enclave.URL != "" {
 		plain := true
 		for _, url := range strings.Fields(c.Enclave.URL) {

@@ -131,8 +131,15 @@ func (g *Gateway) openEnclave(ctx context.Context) error {
 		if !g.config.Development {
 			return fmt.Errorf("gateway: an enclave inside the gateway's process has development evidence only: name an attested one in enclave.url, or say development: true where no patient's data come: %w", attest.ErrDevelopmentEvidence)
 		}
+		server := enclave.ModelServer{URL: g.config.Enclave.ModelServer}
+		if server.URL != "" {
+			var err error
+			if server.TLS, err = clientTLSConfig(g.config.Enclave.TLS, isPlainURL(server.URL), g.config.Production, g.logger); err != nil {
+				return err
+			}
+		}
 		worker, err := enclave.New(g.model, attest.NewDevelopment(g.logger), enclave.Options{
-			Threads: g.config.Enclave.Threads, Timeout: g.config.Enclave.Timeout, Logger: g.logger,
+			Threads: g.config.Enclave.Threads, Timeout: g.config.Enclave.Timeout, ModelServer: server, Logger: g.logger,
 		})
 		if err != nil {
 			return fmt.Errorf("gateway: starting the enclave: %w", err)

@@ -20,7 +20,7 @@ import (
 func newEnclaveCommand() *cobra.Command {
 	var (
 		folder, listen, observe string
-		files                   certificates.Files
+		files, server           certificates.Files
 		development, production bool
 		drain                   time.Duration
 		options                 enclave.Options
@@ -36,6 +36,11 @@ its own address (the gateway's setting enclave.url takes several).
 Cases arrive over mutual TLS 1.3. With --development and a loopback address,
 plain HTTP will do. --observe adds an address where health, readiness and
 metrics are served in plain HTTP for probes that hold no certificate.
+
+With --model-server another process computes the answers, on a GPU for instance.
+It sees the de-identified images and no evidence covers it: keep it on the same
+machine or pod. At the start, and with every explanation, its answers are held
+against those of the package's own graph; it must compute in float32.
 
 Each flag may also be set by a variable: --tls-cert by VIGIE_ENCLAVE_TLS_CERT.`,
 		Example: `  # on this machine, for development
@@ -69,6 +74,12 @@ Each flag may also be set by a variable: --tls-cert by VIGIE_ENCLAVE_TLS_CERT.`,
 					return err
 				}
 			}
+			if server != (certificates.Files{}) {
+				server.Logger = logger
+				if options.ModelServer.TLS, err = server.Client(""); err != nil {
+					return err
+				}
+			}
 			pkg, err := model.Open(folder)
 			if err != nil {
 				return err
@@ -98,6 +109,10 @@ Each flag may also be set by a variable: --tls-cert by VIGIE_ENCLAVE_TLS_CERT.`,
 	flags.StringVar(&files.Certificate, "tls-cert", "", "PEM certificate chain of the enclave")
 	flags.StringVar(&files.Key, "tls-key", "", "PEM private key of that certificate")
 	flags.StringVar(&files.Authority, "client-ca", "", "PEM certificates that a gateway's certificate must chain to")
+	flags.StringVar(&options.ModelServer.URL, "model-server", "", "address of an Open Inference Protocol server (Triton, KServe) that computes the answers: https://host:port, or http:// on loopback; the model has the manifest's name unless the path is /v2/models/NAME or /v2/models/NAME/versions/VERSION")
+	flags.StringVar(&server.Certificate, "model-server-cert", "", "PEM certificate chain shown to the model server")
+	flags.StringVar(&server.Key, "model-server-key", "", "PEM private key of that certificate")
+	flags.StringVar(&server.Authority, "model-server-ca", "", "PEM certificates that the model server's certificate must chain to")
 	flags.BoolVar(&development, "development", false, "use development evidence, which proves nothing")
 	flags.BoolVar(&production, "production", false, "insist on evidence from attesting hardware")
 	flags.IntVar(&options.Threads, "threads", 0, "processor threads of the engine; 0 is two, or one on a single core")
