@@ -244,6 +244,8 @@ func TestWhatCannotBeTrustedIsRefusedByName(t *testing.T) {
 		{"a sparse attribute", attribute(message(22, nil)), onnx.ErrUnsupported, "sparse"},
 		{"an attribute of a function", attribute(message(21, []byte("r"))), onnx.ErrUnsupported, "function"},
 		{"an attribute of unknown type", attribute(varint(20, 99)), onnx.ErrUnsupported, "99"},
+		{"an attribute without its tensor", attribute(varint(20, 4)), onnx.ErrCorrupt, "no value"},
+		{"an attribute without its graph", attribute(varint(20, 5)), onnx.ErrCorrupt, "no value"},
 		{"two graphs", append(message(7, nil), message(7, nil)...), onnx.ErrCorrupt, "two graphs"},
 		{"graphs in graphs", message(7, deep), onnx.ErrLimit, "nested"},
 		{"a number for a name", message(7, varint(2, 1)), onnx.ErrCorrupt, "wire type"},

@@ -1,6 +1,7 @@
 package onnx
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -18,11 +19,20 @@ func Load(path string) (*Model, error) {
 		return nil, fmt.Errorf("onnx: loading a model: %w", err)
 	}
 	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, MaxBytes+1))
+	info, err := f.Stat()
 	if err != nil {
 		return nil, fmt.Errorf("onnx: loading %s: %w", path, err)
 	}
-	m, err := Parse(data)
+	if info.Size() > MaxBytes { // before memory is set aside for it
+		return nil, fmt.Errorf("onnx: loading %s of %d bytes: %w: at most %d, protobuf's own bound", path, info.Size(), ErrLimit, MaxBytes)
+	}
+	var data bytes.Buffer
+	data.Grow(int(info.Size()) + bytes.MinRead) // so that it is read in one go
+	_, err = data.ReadFrom(io.LimitReader(f, MaxBytes+1))
+	if err != nil {
+		return nil, fmt.Errorf("onnx: loading %s: %w", path, err)
+	}
+	m, err := Parse(data.Bytes())
 	if err != nil {
 		return nil, fmt.Errorf("%w (in %s)", err, path)
 	}
@@ -303,6 +313,9 @@ func (p *parser) attribute(message []byte) (Attribute, error) {
 	}
 	if typ < 0 || a.Type > AttributeGraphs {
 		return a, fmt.Errorf("attribute %q: %w: attribute type %d", a.Name, ErrUnsupported, typ)
+	}
+	if a.Type == AttributeTensor && a.Tensor == nil || a.Type == AttributeGraph && a.Graph == nil {
+		return a, fmt.Errorf("attribute %q: %w: no value of its type", a.Name, ErrCorrupt)
 	}
 	return a, nil
 }

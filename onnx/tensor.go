@@ -199,10 +199,10 @@ func (p *parser) tensor(f field) (*Tensor, error) {
 			forms[10] = true
 			return f.fixed(&fixed, 8)
 		case 13:
-			return fmt.Errorf("%w: external data: save the model as one file", ErrUnsupported)
+			return fmt.Errorf("%w: external data, weights in a file of their own: save the model as one file, with onnx.save(onnx.load(FILE), FILE)", ErrUnsupported)
 		case 14:
 			if f.bits != 0 {
-				return fmt.Errorf("%w: external data: save the model as one file", ErrUnsupported)
+				return fmt.Errorf("%w: external data, weights in a file of their own: save the model as one file, with onnx.save(onnx.load(FILE), FILE)", ErrUnsupported)
 			}
 		}
 		return nil

@@ -67,6 +67,9 @@ type Request struct {
 	// Batch is bound to the first dimension of every graph input where that is
 	// not a number. 0 leaves the model as it is, which must then be static.
 	Batch int64
+	// Dimensions gives sizes to the inputs' other named dimensions, such as
+	// {"sequence": 128}. What is still unknown then is an error.
+	Dimensions map[string]int64
 	// Keep names tensors of the model to return beside the gradients: the loss,
 	// logits, activations.
 	Keep []string
@@ -232,7 +235,10 @@ func (t *tape) bind() {
 // for then.
 func (t *tape) bindInputs(batch int64) ([]onnx.Value, map[string]int64) {
 	var inputs []onnx.Value
-	bound := map[string]int64{}
+	bound := maps.Clone(t.request.Dimensions)
+	if bound == nil {
+		bound = map[string]int64{}
+	}
 	for _, in := range t.graph.Inputs {
 		if _, weight := t.inits[in.Name]; weight {
 			continue
@@ -250,7 +256,7 @@ func (t *tape) bindInputs(batch int64) ([]onnx.Value, map[string]int64) {
 			case d.Param != "" && bound[d.Param] > 0:
 				in.Shape[i] = onnx.Dim{Value: bound[d.Param]}
 			default:
-				failf("dimension %d of input %q is not known; bind it with Request.Batch or save the model with a fixed shape", i, in.Name)
+				failf("dimension %d of input %q, %v, is not known; bind the first with Request.Batch, others that have a name with Request.Dimensions, or save the model with a fixed shape", i, in.Name, d)
 			}
 		}
 		inputs = append(inputs, in)

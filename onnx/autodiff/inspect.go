@@ -173,6 +173,10 @@ func alone(m *onnx.Model, n *onnx.Node, values map[string]onnx.Value) *onnx.Mode
 	return &onnx.Model{IRVersion: m.IRVersion, Opsets: m.Opsets, ProducerName: m.ProducerName, Graph: graph}
 }
 
+// triedSize stands for named dimensions other than the batch, such as the length
+// of a sequence.
+const triedSize = 64
+
 // differentiability builds the gradients of the sum of the first output of
 // floats with respect to every input and weight of floats: attributes and
 // shapes may be refused where the operators are not.
@@ -207,7 +211,15 @@ func differentiability(m *onnx.Model) (gradient, perExample string) {
 		return "no input or weight is a floating-point number", "no input or weight is a floating-point number"
 	}
 	wrt = withGradient(m, wrt)
-	_, err = Gradient(m, Request{Loss: loss, WithRespectTo: wrt, Batch: 1})
+	sizes := map[string]int64{}
+	for _, v := range m.Graph.Inputs {
+		for i, d := range v.Shape {
+			if i > 0 && d.Param != "" {
+				sizes[d.Param] = triedSize
+			}
+		}
+	}
+	_, err = Gradient(m, Request{Loss: loss, WithRespectTo: wrt, Batch: 1, Dimensions: sizes})
 	gradient = answer(err)
 	rank := len(values[loss].Shape)
 	if weights == 0 || rank == 0 {
@@ -219,7 +231,7 @@ func differentiability(m *onnx.Model) (gradient, perExample string) {
 	if rank > 1 {
 		sum = b.Op("ReduceSum", []string{loss, b.Ints("axes", iota64(rank)[1:]...)}, onnx.IntAttribute("keepdims", 0))
 	}
-	_, err = Gradient(each, Request{Loss: sum, WithRespectTo: wrt, Batch: 2, PerExample: true})
+	_, err = Gradient(each, Request{Loss: sum, WithRespectTo: wrt, Batch: 2, Dimensions: sizes, PerExample: true})
 	return gradient, answer(err)
 }
 

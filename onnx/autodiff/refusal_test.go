@@ -156,8 +156,15 @@ func TestAnUnknownDimensionIsNamed(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = autodiff.Gradient(m, autodiff.Request{Loss: y, WithRespectTo: []string{x}, Batch: 2})
-	if err == nil || !strings.Contains(err.Error(), `dimension 1 of input "x"`) {
+	if err == nil || !strings.Contains(err.Error(), `dimension 1 of input "x", width,`) {
 		t.Errorf("error is %v", err)
+	}
+	g, err := autodiff.Gradient(m, autodiff.Request{Loss: y, WithRespectTo: []string{x}, Batch: 2, Dimensions: map[string]int64{"width": 3}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := g.Model.Graph.Outputs[0].String(); got != "float[2,3]" {
+		t.Errorf("with the width bound the gradient is %s", got)
 	}
 }
 
