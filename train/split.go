@@ -17,7 +17,7 @@ var ErrLeak = errors.New("patients are on both sides of the split")
 //
 // Every part gets its share of every class (iterative stratification; Sechidis
 // et al. 2011). A patient's examples stay together, where patients are known,
-// and so do examples of the same content. The same seed gives the same parts,
+// and so do copies of an image; rows of a table may well be equal. The same seed gives the same parts,
 // whatever the order that the examples come in as long as their names are known.
 func Split(s *Set, seed uint64, shares ...float64) ([]*Set, error) {
 	parts, err := Partition(s, seed, shares...)
@@ -124,11 +124,13 @@ func (s *Set) groups() [][]int {
 		slices.SortStableFunc(order, func(a, b int) int { return strings.Compare(s.Names[a], s.Names[b]) })
 	}
 	for _, i := range order {
-		key := s.fingerprint(i)
-		if j, ok := content[key]; ok {
-			parent[root(i)] = root(j)
-		} else {
-			content[key] = i
+		if s.Shape == nil {
+			key := s.fingerprint(i)
+			if j, ok := content[key]; ok {
+				parent[root(i)] = root(j)
+			} else {
+				content[key] = i
+			}
 		}
 		if s.Patients == nil || s.Patients[i] == "" {
 			continue

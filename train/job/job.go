@@ -31,8 +31,9 @@ const Demo = "demo"
 
 // Options are a training job.
 type Options struct {
-	Network string // member of package zoo, or Demo (the default); empty with From
-	Norm    string // of a member of the zoo: zoo.BatchNorm (the default) or zoo.GroupNorm
+	Network string    // member of package zoo, or Demo (the default); empty with From
+	CNN     train.CNN // what Demo is; its sizes are the data's
+	Norm    string    // of a member of the zoo: zoo.BatchNorm (the default) or zoo.GroupNorm
 
 	From    string   // ONNX file to go on from
 	Weights string   // safetensors file whose tensors replace weights of the same name
@@ -54,9 +55,22 @@ type Options struct {
 // Default are the options that a job starts from: the demo model's recipe, with
 // a rate that suits the network.
 func Default() Options {
-	o := Options{Recipe: train.DemoRecipe, Sensitivity: 0.98, CheckpointEvery: time.Minute}
+	o := Options{CNN: train.DemoCNN, Recipe: train.DemoRecipe, Sensitivity: 0.98, CheckpointEvery: time.Minute}
 	o.Recipe.Rate, o.Recipe.Augmentation = 0, train.Augmentation{}
 	return o
+}
+
+// SetRecipe takes network and recipe of a named recipe.
+func (o *Options) SetRecipe(name string) error {
+	r, err := train.RecipeNamed(name)
+	if err != nil {
+		return fmt.Errorf("job: %w: %w", ErrAsk, err)
+	}
+	if o.From != "" || o.Network != "" && o.Network != Demo {
+		return fmt.Errorf("job: %w: recipe %s has a network of its own; leave the other one out", ErrAsk, name)
+	}
+	o.Network, o.CNN, o.Recipe = Demo, r.Network, r.Recipe
+	return nil
 }
 
 // Progress is told how a job goes on. Every field may be nil.
@@ -119,6 +133,13 @@ func (o Options) Prepare(ctx context.Context, reading func(done, total int)) (*t
 	}
 	if o.Network == "" && o.From == "" {
 		o.Network = Demo
+	}
+	if known := zoo.Architectures(); o.Network != "" && o.Network != Demo && !slices.ContainsFunc(known, func(a zoo.Architecture) bool { return a.Name == o.Network }) {
+		names := []string{Demo}
+		for _, a := range known {
+			names = append(names, a.Name)
+		}
+		return nil, nil, fmt.Errorf("job: %w: there is no network %q; choose one of %s", ErrAsk, o.Network, strings.Join(names, ", "))
 	}
 	var imported *train.Network
 	var err error
@@ -215,8 +236,8 @@ func (o Options) network(f *train.Fit, imported *train.Network) error {
 		if s.Shape != nil {
 			return fmt.Errorf("job: %w: the demo network reads images, and examples have shape %v; choose another network, such as tabular-mlp for a table", ErrAsk, s.Shape)
 		}
-		cnn := train.DemoCNN
-		n, err := cnn.For(s, seed)
+		cnn := o.CNN
+		n, err := cnn.ForRecipe(s, o.Recipe)
 		if err != nil {
 			return err
 		}
@@ -224,7 +245,7 @@ func (o Options) network(f *train.Fit, imported *train.Network) error {
 	default:
 		options := zoo.Options{Input: s.Example(), Classes: s.Classes, Norm: o.Norm}
 		if s.Shape == nil {
-			mean, deviation := s.Moments()
+			mean, deviation := o.Recipe.Moments(s)
 			for range s.Channels {
 				options.Mean, options.Deviation = append(options.Mean, mean), append(options.Deviation, max(deviation, 1e-4))
 			}

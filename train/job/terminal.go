@@ -107,6 +107,11 @@ func Write(w io.Writer, r *train.Report, out string) error {
 			fmt.Fprintf(&b, "  at the first operating point: sensitivity %s, specificity %s\n", interval(*t.Sensitivity), interval(*t.Specificity))
 		}
 	}
+	if r.Privacy != nil {
+		if err := r.Privacy.Print(&b); err != nil {
+			return err
+		}
+	}
 	fmt.Fprintf(&b, "written to %s\n", out)
 	_, err := io.WriteString(w, b.String())
 	return err

@@ -72,7 +72,7 @@ type Studies struct {
 	Given      bool       // the data came divided
 	Encoding   *train.Columns
 	Digest     string            // of the file, or of all files of the folder and the labels
-	Duplicates []train.Duplicate // content that is in two parts, or has two labels
+	Duplicates []train.Duplicate // images that are in two parts, or have two labels; not of tables
 }
 
 // Set returns a part by name; "all" is every example.
@@ -137,7 +137,9 @@ func Open(ctx context.Context, o Options) (*Studies, error) {
 			return nil, fmt.Errorf("studies: reading %s: %w", o.Data, err)
 		}
 	}
-	s.Duplicates = train.Duplicates(s.sets()...)
+	if s.Kind != "table" { // two patients may well have equal rows
+		s.Duplicates = train.Duplicates(s.sets()...)
+	}
 	return s, nil
 }
 

@@ -133,8 +133,8 @@ func openTable(o Options) (*Studies, error) {
 		every[i] = i
 		whole.Names = append(whole.Names, fmt.Sprintf("row %d", i+1))
 	}
-	// To divide the rows it is enough to tell equal ones: that every row has a
-	// part in this encoding teaches the model nothing.
+	// The rows are divided before anything is learnt from them; until then the
+	// encoding is that of all rows, which says no more than that they are rows.
 	encode := func(e *train.Columns, rows []int) ([]float32, []int64, error) {
 		values, err := e.Encode(t, rows)
 		return values, []int64{int64(e.Width())}, err
