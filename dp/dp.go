@@ -29,9 +29,9 @@ import (
 
 // Run describes the steps whose privacy cost is asked.
 type Run struct {
-	Sigma float64 // noise standard deviation divided by the clipping norm, > 0
-	Rate  float64 // probability q that a record is in a step's batch, 0 < q <= 1 (Poisson sampling)
-	Steps int     // number of steps, >= 0
+	Sigma float64 `json:"noise_multiplier"` // noise standard deviation divided by the clipping norm, > 0
+	Rate  float64 `json:"sampling_rate"`    // probability q that a record is in a step's batch, 0 < q <= 1 (Poisson sampling)
+	Steps int     `json:"steps"`            // number of steps, >= 0
 }
 
 // ErrRun is wrapped by every error about a Run, a delta or an epsilon out of range.

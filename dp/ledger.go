@@ -30,12 +30,6 @@ type LedgerHeader struct {
 	Records int    `json:"records"`
 }
 
-type ledgerLine struct {
-	Sigma float64 `json:"sigma"`
-	Rate  float64 `json:"rate"`
-	Steps int     `json:"steps"`
-}
-
 // ErrLedger is wrapped by errors about a ledger's content.
 var ErrLedger = errors.New("not a privacy ledger")
 
@@ -131,11 +125,10 @@ func ReadLedger(r io.Reader) (header LedgerHeader, runs []Run, whole int64, err 
 			}
 			continue
 		}
-		var l ledgerLine
-		if err := json.Unmarshal(line, &l); err != nil {
+		var run Run
+		if err := json.Unmarshal(line, &run); err != nil {
 			return header, nil, 0, fmt.Errorf("line %d: %w: %v", n+1, ErrLedger, err)
 		}
-		run := Run(l)
 		if err := run.check(); err != nil || run.Steps == 0 {
 			return header, nil, 0, fmt.Errorf("line %d: %w: it charges %+v", n+1, ErrLedger, run)
 		}
@@ -174,7 +167,7 @@ func (l *Ledger) Charge(run Run) error {
 		return nil
 	}
 	if l.file != nil {
-		if err := write(l.file, ledgerLine(run)); err != nil {
+		if err := write(l.file, run); err != nil {
 			return fmt.Errorf("dp: charging the ledger %s: %w; without its record no step may run", l.file.Name(), err)
 		}
 	}
@@ -208,4 +201,44 @@ func (l *Ledger) Close() error {
 		return nil
 	}
 	return l.file.Close()
+}
+
+// Accounts are what a ledger holds and what all of it costs.
+type Accounts struct {
+	LedgerHeader
+	Runs       []Run   `json:"runs"`
+	Epsilon    float64 `json:"epsilon"`     // by PLD
+	EpsilonRDP float64 `json:"epsilon_rdp"` // by RDP
+	Delta      float64 `json:"delta"`
+	Relation   string  `json:"relation"`
+}
+
+// Account reads the ledger file at path, without locking it, and accounts for
+// everything in it at delta.
+func Account(path string, delta float64) (*Accounts, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("dp: opening the ledger: %w", err)
+	}
+	defer f.Close()
+	a := &Accounts{Delta: delta, Relation: "add or remove one record"}
+	if a.LedgerHeader, a.Runs, _, err = ReadLedger(f); err != nil {
+		return nil, fmt.Errorf("dp: reading the ledger %s: %w", path, err)
+	}
+	if a.Epsilon, err = (PLD{}).Compose(a.Runs, delta); err != nil {
+		return nil, err
+	}
+	a.EpsilonRDP, err = RDP{}.Compose(a.Runs, delta)
+	return a, err
+}
+
+// Print writes the accounts for people.
+func (a *Accounts) Print(w io.Writer) error {
+	out := fmt.Sprintf("data set   %s, %d records\n", a.Data, a.Records)
+	for _, r := range a.Runs {
+		out += fmt.Sprintf("charged    %d steps, noise multiplier %.5g, sampling rate %.5g\n", r.Steps, r.Sigma, r.Rate)
+	}
+	out += fmt.Sprintf("together   epsilon %.4f at delta %g (%s; Rényi bound %.4f)\n", a.Epsilon, a.Delta, a.Relation, a.EpsilonRDP)
+	_, err := io.WriteString(w, out)
+	return err
 }

@@ -36,7 +36,7 @@ func TestALedgerKeepsWhatWasChargedAndWhatBroke(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(path, append(whole, `{"sigma":2,"ra`...), 0o600); err != nil {
+	if err := os.WriteFile(path, append(whole, `{"noise_multiplier":2,"ra`...), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {
@@ -90,12 +90,12 @@ func TestWhatIsNoLedgerIsRefused(t *testing.T) {
 	header := `{"vigie_privacy_ledger":1,"data":"d","records":10}` + "\n"
 	for name, text := range map[string]string{
 		"empty":             "",
-		"no header":         `{"sigma":1,"rate":0.1,"steps":1}` + "\n",
+		"no header":         `{"noise_multiplier":1,"sampling_rate":0.1,"steps":1}` + "\n",
 		"other version":     `{"vigie_privacy_ledger":2,"data":"d","records":10}` + "\n",
-		"a broken line":     header + "{\n" + `{"sigma":1,"rate":0.1,"steps":1}` + "\n",
-		"a negative charge": header + `{"sigma":1,"rate":0.1,"steps":-5}` + "\n",
-		"a charge of none":  header + `{"sigma":1,"rate":0.1,"steps":0}` + "\n",
-		"no noise":          header + `{"sigma":0,"rate":0.1,"steps":5}` + "\n",
+		"a broken line":     header + "{\n" + `{"noise_multiplier":1,"sampling_rate":0.1,"steps":1}` + "\n",
+		"a negative charge": header + `{"noise_multiplier":1,"sampling_rate":0.1,"steps":-5}` + "\n",
+		"a charge of none":  header + `{"noise_multiplier":1,"sampling_rate":0.1,"steps":0}` + "\n",
+		"no noise":          header + `{"noise_multiplier":0,"sampling_rate":0.1,"steps":5}` + "\n",
 		"an endless line":   header + strings.Repeat(" ", maxLedgerLine+1) + "\n",
 	} {
 		if _, _, _, err := ReadLedger(strings.NewReader(text)); !errors.Is(err, ErrLedger) {
@@ -106,7 +106,7 @@ func TestWhatIsNoLedgerIsRefused(t *testing.T) {
 
 func FuzzReadLedger(f *testing.F) {
 	header := `{"vigie_privacy_ledger":1,"data":"d","records":10}` + "\n"
-	for _, seed := range []string{"", header, header + `{"sigma":1,"rate":0.1,"steps":1}` + "\n", header + `{"sigma":1e400}` + "\n", header + "{", "\n\n"} {
+	for _, seed := range []string{"", header, header + `{"noise_multiplier":1,"sampling_rate":0.1,"steps":1}` + "\n", header + `{"noise_multiplier":1e400}` + "\n", header + "{", "\n\n"} {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {

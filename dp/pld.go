@@ -2,7 +2,6 @@ package dp
 
 import (
 	"math"
-	"math/cmplx"
 	"slices"
 
 	"gonum.org/v1/gonum/dsp/fourier"
@@ -24,6 +23,15 @@ const (
 	// infinite loss, per direction: it is added to delta, never dropped.
 	tailMass = 1e-13
 )
+
+// coarser is an accountant that is as safe, less tight and about twenty times as
+// fast.
+func (a PLD) coarser() PLD {
+	if a.Interval > 0 {
+		return PLD{Interval: 20 * a.Interval}
+	}
+	return PLD{Interval: 20 * defaultInterval}
+}
 
 // Epsilon returns an upper bound of epsilon for delta, accurate for
 // delta >= 1e-9. It takes the worse of adding and removing a record.
@@ -229,6 +237,18 @@ func laidOut(runs []Run, direction lossDirection, interval float64) (c compositi
 	}
 }
 
+// power is v^n by squaring; of |v| <= 1, so that errors stay below n·2^-52.
+func power(v complex128, n int) complex128 {
+	p := complex(1, 0)
+	for ; n > 0; n >>= 1 {
+		if n&1 == 1 {
+			p *= v
+		}
+		v *= v
+	}
+	return p
+}
+
 // composedEpsilon composes all steps by Fourier transforms.
 func composedEpsilon(runs []Run, direction lossDirection, interval, delta float64) float64 {
 	c, low, points := laidOut(runs, direction, interval)
@@ -247,8 +267,7 @@ func composedEpsilon(runs []Run, direction lossDirection, interval, delta float6
 		}
 		one := transform.Coefficients(nil, values)
 		for i, v := range one {
-			modulus, phase := cmplx.Polar(v)
-			one[i] = cmplx.Rect(math.Pow(modulus, float64(step.steps)), phase*float64(step.steps))
+			one[i] = power(v, step.steps)
 			if k > 0 {
 				one[i] *= coefficients[i]
 			}

@@ -1,7 +1,5 @@
 package train
 
-import "math/rand/v2"
-
 // DemoCNN is the network of the demo model: 28×28 grey images, two classes,
 // 72,082 parameters. Its last convolution's map is 7×7, coarse but a map.
 var DemoCNN = CNN{
@@ -22,9 +20,7 @@ var DemoRecipe = Recipe{
 // For builds the network for a set: its size, classes and pixel moments take the
 // place of those in c, and seed decides the weights.
 func (c *CNN) For(s *Set, seed uint64) (*Network, error) {
-	c.Channels, c.Rows, c.Columns, c.Classes = s.Channels, s.Rows, s.Columns, s.Classes
-	c.Mean, c.Deviation = s.Moments()
-	return c.Build(rand.New(rand.NewPCG(seed, 0x11)))
+	return c.ForRecipe(s, Recipe{Seed: seed})
 }
 
 // StandardAugmentation is that of DemoRecipe for images of any size: moved by up

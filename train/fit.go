@@ -55,6 +55,7 @@ const (
 	CurvesPNG       = "curves.png"
 	CurvesSVG       = "curves.svg"
 	CheckpointFile  = "checkpoint.vigie"
+	LedgerFile      = "privacy.jsonl" // of a private run; see dp.Ledger
 )
 
 // Run trains, calibrates and writes the files: model, calibration, training.json
@@ -69,6 +70,9 @@ func (f Fit) Run(ctx context.Context, progress func(Epoch)) (*Report, *Result, e
 	config := Config{Network: f.Network, Train: f.Train, Validation: f.Validation, Recipe: f.Recipe}
 	if f.Checkpoint {
 		config.Checkpoint, config.CheckpointEvery = f.File(CheckpointFile), f.CheckpointEvery
+	}
+	if f.Recipe.Private != nil {
+		config.Ledger = f.File(LedgerFile)
 	}
 	if f.Test != nil {
 		if err := f.Test.Check(); err != nil {

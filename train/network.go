@@ -1,6 +1,7 @@
 package train
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -24,7 +25,11 @@ type CNN struct {
 	Stages    [][]int `json:"stages"`     // output channels of each convolution, by stage
 	GroupSize int     `json:"group_size"` // channels of a group; 0 means no normalisation
 	Hidden    int     `json:"hidden"`     // units of the hidden layer; 0 means average pooling
-	Mean      float32 `json:"mean"`       // of pixel values 0..1
+	// Residual adds what a convolution reads to what it gives, where both have as
+	// many channels, and normalises the sum again: ScaleNorm (Klause et al. 2022),
+	// which lets private training converge faster.
+	Residual  bool    `json:"residual,omitempty"`
+	Mean      float32 `json:"mean"` // of pixel values 0..1
 	Deviation float32 `json:"deviation"`
 }
 
@@ -34,6 +39,9 @@ const networkOpset = 17
 
 // Build makes the network with He-normal initial weights drawn from rng.
 func (c CNN) Build(rng *rand.Rand) (*Network, error) {
+	if c.Residual && c.GroupSize <= 0 {
+		return nil, errors.New("train: building a CNN: residual sums are normalised, so a group size is needed")
+	}
 	if c.Channels <= 0 || c.Rows <= 0 || c.Columns <= 0 || c.Classes < 2 || len(c.Stages) == 0 || c.Deviation <= 0 {
 		return nil, fmt.Errorf("train: building a CNN: channels %d, rows %d, columns %d, classes %d, %d stages, deviation %g: all must be positive, and at least two classes", c.Channels, c.Rows, c.Columns, c.Classes, len(c.Stages), c.Deviation)
 	}
@@ -53,6 +61,7 @@ func (c CNN) Build(rng *rand.Rand) (*Network, error) {
 		}
 		for _, out := range stage {
 			layer++
+			before := x
 			name := fmt.Sprintf("conv%d", layer)
 			x = n.conv(name, x, channels, out, c.GroupSize == 0)
 			if c.GroupSize > 0 {
@@ -62,6 +71,10 @@ func (c CNN) Build(rng *rand.Rand) (*Network, error) {
 				x = n.groupNorm(fmt.Sprintf("norm%d", layer), x, out, out/c.GroupSize, rows, columns)
 			}
 			x = n.Node(&onnx.Node{OpType: "Relu", Inputs: []string{x}, Outputs: []string{fmt.Sprintf("relu%d", layer)}}, 1)[0]
+			if c.Residual && out == channels {
+				x = n.Op("Add", []string{x, before})
+				x = n.groupNorm(fmt.Sprintf("scale%d", layer), x, out, out/c.GroupSize, rows, columns)
+			}
 			channels = out
 		}
 	}

@@ -23,15 +23,8 @@ type Statement struct {
 	Lost        int      `json:"lost_steps"`       // of those, run and lost with a killed process
 	Clip        float64  `json:"clip"`             // at the end
 	Clipping    string   `json:"clipping"`
-	Composition []Charge `json:"ledger"`
+	Composition []dp.Run `json:"ledger"`
 	Notes       []string `json:"notes"`
-}
-
-// Charge is a line of the ledger.
-type Charge struct {
-	Sigma float64 `json:"noise_multiplier"`
-	Rate  float64 `json:"sampling_rate"`
-	Steps int     `json:"steps"`
 }
 
 // statement is what the run can promise; nil without privacy.
@@ -46,9 +39,7 @@ func (t *trainer) statement() (*Statement, error) {
 		Sampling: "Poisson: every image is in a step's batch on its own, whatever others do",
 		Rate:     p.rate, Sigma: p.state.Sigma, Steps: p.ledger.Steps() - p.state.Before,
 		Lost: p.state.Lost, Clip: p.state.Clip.Norm, Clipping: p.spec.Clipping,
-	}
-	for _, r := range p.ledger.Runs() {
-		s.Composition = append(s.Composition, Charge(r))
+		Composition: p.ledger.Runs(),
 	}
 	var err error
 	if s.Epsilon, err = p.ledger.Epsilon(dp.PLD{}, s.Delta); err != nil {

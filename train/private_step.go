@@ -90,7 +90,7 @@ func newClippedStep(t *trainer, spec *Privacy) (*clippedStep, error) {
 	}
 	rows := s.images * s.views
 	clip, err := autodiff.Clip(loss.Model, autodiff.ClipRequest{
-		Loss: loss.Each, Weights: n.Weights, Groups: groups, Batch: int64(rows), Views: int64(s.views), WeightsAsInputs: true,
+		Loss: loss.Each, Weights: n.Weights, Groups: groups, Batch: int64(rows), Views: int64(s.views), WeightsAsInputs: true, Kernels: t.config.Kernels,
 	})
 	if err != nil {
 		return nil, err

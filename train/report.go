@@ -40,7 +40,8 @@ type Report struct {
 	Classes    []string    `json:"classes,omitempty"`
 	Test       *TestReport `json:"test,omitempty"`
 	Duplicates []Duplicate `json:"duplicates,omitempty"`
-	Processor  string      `json:"processor"` // weights repeat bit for bit on the same type only
+	Privacy    *Statement  `json:"privacy,omitempty"` // of a private run, which leaves out what is not paid for
+	Processor  string      `json:"processor"`         // weights repeat bit for bit on the same type only
 	History    History     `json:"history"`
 }
 
@@ -96,6 +97,10 @@ func (f Fit) report(ctx context.Context, result *Result) (*Report, error) {
 		LogLoss:     [2]float64{v.LogLoss(result.Logits, 1), v.LogLoss(result.Logits, t)},
 		Calibration: [2]float64{v.CalibrationError(result.Logits, 1), v.CalibrationError(result.Logits, t)},
 		Temperature: t, Processor: processor(), History: result.History,
+	}
+	if r.Privacy = result.Privacy; r.Privacy != nil {
+		// Exact functions of the training images, which no noise was added to.
+		r.DataDigest, r.TrainImages, r.Duplicates = "", nil, nil
 	}
 	auc, bootstrap, classes, err := v.aucs(result.Logits, f.Recipe.Seed)
 	if err != nil {

@@ -15,6 +15,7 @@ func newTrainCommand() *cobra.Command {
 	var (
 		asJSON       bool
 		config, size string
+		privacy      privacyFlags
 	)
 	members := []string{job.Demo}
 	for _, a := range zoo.Architectures() {
@@ -46,6 +47,10 @@ with DeLong's and the bootstrap's intervals, operating points, history) and
 the learning curves as PNG and SVG. Epoch, temperature and operating point are
 chosen on the validation split; the test split is looked at once, at the end.
 
+With --dp-epsilon, or a recipe that has it, training is differentially private
+(DP-SGD): the report says what is promised, and privacy.jsonl beside the model is
+the ledger. Another run into the same place adds to it.
+
 With --checkpoint a run that was killed goes on where it was and ends with the
 same weights bit for bit. The same seed gives the same model on the same type of
 processor.
@@ -55,6 +60,7 @@ a YAML file (--config; "batch: 32"). Flags win over variables, variables over
 the file.`,
 		Example: `  vigie train resnet18 --data radiographs --labels labels.csv --size 224 --out model.onnx --epochs 20 --seed 1 --json
   vigie train --data pneumoniamnist.npz --out models/chest-pneumonia-28
+  vigie train --recipe private-28 --data pneumoniamnist.npz --out models/private --dp-epsilon 8 --dp-delta 1e-5
   vigie train tabular-mlp --data patients.csv --label-column outcome --out risk.onnx
   vigie train --from densenet121.onnx --head normal,pneumonia --freeze 'features.*' --data radiographs --out mine.onnx`,
 		Args: cobra.MaximumNArgs(1),
@@ -64,6 +70,12 @@ the file.`,
 			}
 			if len(args) > 0 {
 				o.Network = args[0]
+			}
+			if err := privacy.named(cmd.Flags(), o.SetRecipe); err != nil {
+				return err
+			}
+			if err := privacy.private(cmd.Flags(), &o.Recipe); err != nil {
+				return err
 			}
 			if err := o.SetSize(size); err != nil {
 				return err
@@ -116,6 +128,7 @@ the file.`,
 	flags.StringVar(&o.ClassWeights, "class-weights", "", "balanced, or a weight for each class")
 	flags.StringVar(&o.Augment, "augment", "standard", "standard or none; tables have none")
 	flags.Float64Var(&o.Sensitivity, "sensitivity", o.Sensitivity, "that a second operating point keeps")
+	privacy.add(flags)
 	flags.Uint64Var(&o.Recipe.Seed, "seed", o.Recipe.Seed, "of weights, split, order and augmentation")
 	flags.BoolVar(&o.Checkpoint, "checkpoint", false, "save the run, and go on from what was saved")
 	flags.DurationVar(&o.CheckpointEvery, "checkpoint-every", o.CheckpointEvery, "also within an epoch")

@@ -1,0 +1,74 @@
+package train
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"strings"
+)
+
+// Pixels of a private run are normalised by these constants: mean and deviation
+// of the training images would be released with the model, unpaid.
+const (
+	publicMean      = 0.5
+	publicDeviation = 0.25
+)
+
+// Moments are what pixels are normalised by: those of the set, or constants in a
+// private run.
+func (r Recipe) Moments(s *Set) (mean, deviation float32) {
+	if r.Private != nil {
+		return publicMean, publicDeviation
+	}
+	return s.Moments()
+}
+
+// NamedRecipe is a network and how it is trained, found to work.
+type NamedRecipe struct {
+	Name    string
+	About   string
+	Network CNN
+	Recipe  Recipe
+}
+
+// Recipes are the named recipes.
+func Recipes() []NamedRecipe {
+	return []NamedRecipe{
+		{"demo", "28×28 images, as the demo model was made", DemoCNN, DemoRecipe},
+		{"private-28", "28×28 images under differential privacy, epsilon 8", PrivateCNN, PrivateRecipe},
+	}
+}
+
+// RecipeNamed finds a named recipe.
+func RecipeNamed(name string) (NamedRecipe, error) {
+	var names []string
+	for _, r := range Recipes() {
+		if r.Name == name {
+			return r, nil
+		}
+		names = append(names, r.Name)
+	}
+	return NamedRecipe{}, fmt.Errorf("train: recipe %q: want %s", name, strings.Join(names, " or "))
+}
+
+// PrivateCNN is the network of the recipe private-28: group normalisation, and
+// few weights, because the noise's length grows with their number while the
+// gradient's bound does not.
+var PrivateCNN = CNN{
+	Channels: 1, Rows: 28, Columns: 28, Classes: 2,
+	Stages: [][]int{{16}, {32}, {32}}, GroupSize: 4, Hidden: 32,
+	Mean: publicMean, Deviation: publicDeviation,
+}
+
+// PrivateRecipe is the recipe private-28.
+var PrivateRecipe = Recipe{
+	Epochs: 30, Batch: 512, Parts: 2, Rate: 3e-3, Optimizer: "adamw", Momentum: 0.9, Average: 0.98, Seed: 1,
+	Augmentation: DemoRecipe.Augmentation,
+	Private:      &Privacy{Epsilon: 8, Delta: 1e-5, Clip: 1, Clipping: ClipFlat, Views: 4, Micro: 64},
+}
+
+// ForRecipe builds the network for a set and a recipe; see For.
+func (c *CNN) ForRecipe(s *Set, r Recipe) (*Network, error) {
+	c.Channels, c.Rows, c.Columns, c.Classes = s.Channels, s.Rows, s.Columns, s.Classes
+	c.Mean, c.Deviation = r.Moments(s)
+	return c.Build(rand.New(rand.NewPCG(r.Seed, 0x11)))
+}
