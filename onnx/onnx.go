@@ -8,6 +8,7 @@
 //
 //	m, err := onnx.Load("model.onnx")
 //	err = m.Check()                                           // the rules of the standard
+//	err = m.CheckWeights()                                    // no NaN
 //	shapes, err := onnx.InferShapes(m, map[string]int64{"batch": 1}) // every tensor's
 //	summary, err := onnx.Inspect(m)                           // for people
 //
@@ -16,6 +17,15 @@
 // gives the shape of their results. Adding one is adding a row, its rule, and
 // a drawing in drawings_test.go by which it is compared with ONNX Runtime and
 // with the reference implementation.
+//
+// [Infer] also evaluates the arithmetic on shapes that exporters write, so that
+// a model with named dimensions comes out with numbers once they are bound.
+//
+// The functions here are for files that nobody vouches for. What a file can cost
+// is bounded by [MaxBytes], [MaxItems], [MaxDepth], [MaxRank] and [MaxElements];
+// an error wraps [ErrCorrupt] (the bytes are no model), [ErrUnsupported] (legal,
+// refused by name), [ErrLimit], [ErrInvalid] (the graph breaks a rule of the
+// standard, or shapes do not fit), [ErrUnknownOperator] or [ErrNotFinite].
 //
 // Not taken part in, and refused by name: external data, local functions,
 // sparse tensors, sequences and maps, training information.

@@ -5,25 +5,45 @@
 // model also trains, attacks and explains it, without the model's Python
 // source:
 //
-//	loss, err := autodiff.SoftmaxCrossEntropy(model, "logits", autodiff.Labels{})
+//	loss, err := autodiff.SoftmaxCrossEntropy(model, "logits")
 //	gradients, err := autodiff.Gradient(loss.Model, autodiff.Request{
-//		Loss:          loss.Mean,
+//		Loss:          loss.Total,
 //		WithRespectTo: []string{"image"},
 //		Batch:         1,
 //	})
 //	session, err := engine.Open(gradients.Model, engine.Options{})
 //	out, err := session.Run(ctx, inputs, gradients.Of["image"])
 //
+// # How it works
+//
 // It is reverse-mode differentiation at the level of the graph: Gradient walks
 // the nodes backwards and each node's rule (one table in rules.go, one file per
 // operator family) appends the operators that carry a gradient from the node's
-// outputs to its inputs. Shapes must be static, because convolution gradients
-// are lowered to slices and matrix products; Request.Batch binds the batch
-// dimension, so a gradient graph is built per batch size.
+// outputs to its inputs. What is a composition of simpler operators, such as a
+// recurrent cell or an operator that an optimizer fused, is lowered to them
+// first (lower.go). Shapes must be static, because convolution gradients are
+// lowered to slices and matrix products; Request.Batch binds the batch
+// dimension, so a gradient graph is built per batch size, and
+// Request.Dimensions binds others by name.
 //
 // What is differentiated is the sum of the loss tensor's elements. At points
 // where an operator has no derivative the rule picks a subgradient: 0 at the
 // kink of Relu and Abs, the mean over the ties of a maximum.
+//
+// # Gradients per example
+//
+// Request.PerExample gives every example's own gradient, and [Clip] their
+// clipped sum for DP-SGD. The batch may be anywhere in a tensor, and share an
+// axis with something else, as exporters of attention write it: it is followed
+// from the inputs through every node (example.go). Where examples meet, as in
+// batch statistics, the request fails with [ErrMixesExamples].
+//
+// # What is supported
+//
+// [Operators] is the table, docs/operators.md shows it, [Inspect] says what
+// holds of one model and at which cost. An operator without a gradient is an
+// error only where a gradient would have to pass it; the error wraps
+// [ErrNotDifferentiable], names the node, and says what to do.
 //
 // The package runs nothing and reads no files. It must not know about engines,
 // training or medicine.
@@ -256,7 +276,7 @@ func (t *tape) bindInputs(batch int64) ([]onnx.Value, map[string]int64) {
 			case d.Param != "" && bound[d.Param] > 0:
 				in.Shape[i] = onnx.Dim{Value: bound[d.Param]}
 			default:
-				failf("dimension %d of input %q, %v, is not known; bind the first with Request.Batch, others that have a name with Request.Dimensions, or save the model with a fixed shape", i, in.Name, d)
+				failf("dimension %d of input %q is not known (%v); bind the first with Request.Batch, others that have a name with Request.Dimensions, or save the model with a fixed shape", i, in.Name, d)
 			}
 		}
 		inputs = append(inputs, in)

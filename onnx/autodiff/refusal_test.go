@@ -156,7 +156,7 @@ func TestAnUnknownDimensionIsNamed(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = autodiff.Gradient(m, autodiff.Request{Loss: y, WithRespectTo: []string{x}, Batch: 2})
-	if err == nil || !strings.Contains(err.Error(), `dimension 1 of input "x", width,`) {
+	if err == nil || !strings.Contains(err.Error(), `dimension 1 of input "x" is not known (width)`) {
 		t.Errorf("error is %v", err)
 	}
 	g, err := autodiff.Gradient(m, autodiff.Request{Loss: y, WithRespectTo: []string{x}, Batch: 2, Dimensions: map[string]int64{"width": 3}})
