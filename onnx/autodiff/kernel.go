@@ -532,6 +532,7 @@ func (t *tape) kernelProducts(nodes []*onnx.Node) []*onnx.Node {
 			Attributes: []onnx.Attribute{onnx.IntsAttribute("geometry", transA, transB, int64(t.request.Kernels))},
 		}
 		t.kernels = true
+		t.nodes = append(t.nodes, m)
 		if n.OpType == "Gemm" && n.Input(2) != "" {
 			m.Outputs = []string{t.fresh("MatMul")}
 			m.Name = m.Outputs[0]
