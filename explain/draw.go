@@ -64,7 +64,7 @@ const (
 // the lines and the verdict in both languages, in amber unless the map explains:
 // a map is not drawn without its label. The picture must have the map's size. Red speaks for the class
 // and blue against it; the stronger, the less of the picture shows through. A
-// sensitivity is drawn by its size. The scale is that of the 99th percentile, so
+// sensitivity is drawn by its size, a relevance from its least on. The scale is that of the 99th percentile, so
 // that one strong pixel does not hide the others.
 func Draw(picture image.Image, m *Map, verdict Verdict, lines ...string) (*image.RGBA, error) {
 	bounds := picture.Bounds()
@@ -95,13 +95,16 @@ func Draw(picture image.Image, m *Map, verdict Verdict, lines ...string) (*image
 		}
 	}
 	values := m.evidence()
-	top := quantile(sizes(values), 0.99)
+	low, top := 0.0, quantile(sizes(values), 0.99)
+	if m.Kind == Relevance { // nowhere 0 after rollout: what stands out is shown
+		low = float64(slices.Min(values))
+	}
 	for y := range height {
 		for x := range width {
 			row, column := y/scale, x/scale
 			under := color.RGBAModel.Convert(picture.At(bounds.Min.X+column, bounds.Min.Y+row)).(color.RGBA)
 			out.SetRGBA(x, y, under)
-			out.SetRGBA(width+gap+x, y, tint(under, float64(values[row*m.Columns+column]), top))
+			out.SetRGBA(width+gap+x, y, tint(under, float64(values[row*m.Columns+column])-low, top-low))
 		}
 	}
 	for i, text := range wrapped {
