@@ -126,7 +126,7 @@ func (t *trainer) fit() error {
 		t.loss = BinaryCrossEntropy
 	}
 	if t.outputs != c.Train.Classes && !(t.outputs == 1 && c.Train.Classes == 2 && !c.Train.Multi()) {
-		return fmt.Errorf("train: the network has %d outputs and set %q has %d classes; give the network a new head", t.outputs, c.Train.Name, c.Train.Classes)
+		return fmt.Errorf("train: the network has %d outputs and set %q has %d classes; give the network a new head (vigie train --head auto)", t.outputs, c.Train.Name, c.Train.Classes)
 	}
 	return nil
 }
