@@ -101,6 +101,10 @@ type Request struct {
 	// that they split a float32 into. 3 is as exact as float32; 2 is faster and
 	// errs by about 4·10⁻⁶ of a sum's norm. 0 is standard operators only.
 	Kernels int
+	// Checkpoint computes parts of the model a second time for the gradient
+	// instead of keeping what they computed first: less memory for more time,
+	// the same values. See checkpoint.go.
+	Checkpoint bool
 }
 
 // Gradients is a graph that computes gradients.
@@ -150,14 +154,15 @@ type tape struct {
 	version  int64       // of the default operator set that the model was written for
 	request  Request
 	inferred *onnx.Inference
-	producer map[string]*onnx.Node   // node that makes each tensor
-	inputs   []onnx.Value            // graph inputs with static shapes, initializers removed
-	needs    map[string]bool         // lies between something asked for and anything else
-	examples                         // where the batch is (PerExample only)
-	adjoint  map[string][]value      // gradient contributions by tensor
-	gated    map[string]int          // contributions that respect the Relu before them
-	patterns map[*onnx.Node]*pattern // by last node
-	clip     *clipping               // of a graph that clips (Clip only)
+	producer map[string]*onnx.Node     // node that makes each tensor
+	inputs   []onnx.Value              // graph inputs with static shapes, initializers removed
+	needs    map[string]bool           // lies between something asked for and anything else
+	examples                           // where the batch is (PerExample only)
+	adjoint  map[string][]value        // gradient contributions by tensor
+	gated    map[string]int            // contributions that respect the Relu before them
+	patterns map[*onnx.Node]*pattern   // by last node
+	clip     *clipping                 // of a graph that clips (Clip only)
+	origin   map[*onnx.Node]*onnx.Node // node whose gradient an emitted node belongs to (Checkpoint only)
 }
 
 func newTape(m *onnx.Model, r Request) *tape {
@@ -175,6 +180,7 @@ func newTape(m *onnx.Model, r Request) *tape {
 		adjoint:  map[string][]value{},
 		gated:    map[string]int{},
 		patterns: map[*onnx.Node]*pattern{},
+		origin:   map[*onnx.Node]*onnx.Node{},
 	}
 	if version < oldestOpset {
 		failf("the model uses opset %d; convert it to %d or newer", version, oldestOpset)
@@ -357,7 +363,13 @@ func (t *tape) backward() {
 		if !reached || !wanted {
 			continue
 		}
+		before := len(t.nodes)
 		t.differentiate(n)
+		if t.request.Checkpoint {
+			for _, emitted := range t.nodes[before:] {
+				t.origin[emitted] = n
+			}
+		}
 	}
 }
 
@@ -474,6 +486,7 @@ func (t *tape) output(want string, v value) onnx.Value {
 		name = t.fresh(want)
 	}
 	t.used[name] = true
+	t.values[name] = value{name, v.typ, v.shape}
 	t.nodes = append(t.nodes, &onnx.Node{Name: name, OpType: "Identity", Inputs: []string{v.name}, Outputs: []string{name}})
 	return declare(name, v)
 }
@@ -486,7 +499,10 @@ func (t *tape) assemble(outputs []onnx.Value, more ...onnx.Value) *onnx.Model {
 	if t.request.Kernels > 0 {
 		nodes = t.kernelProducts(nodes)
 	}
-	graph.Nodes = nodes
+	graph.Nodes = t.withoutCopies(nodes, outputs)
+	if t.request.Checkpoint {
+		t.checkpoint(graph, used)
+	}
 	asInput := map[string]bool{}
 	if t.request.WeightsAsInputs {
 		for _, name := range t.request.WithRespectTo {
