@@ -9,8 +9,14 @@ LDFLAGS     := -s -w -X main.version=$(VERSION)
 # Where the development data lie, for the tests and recipes that use them.
 VIGIE_DATA  ?= $(abspath ../shared/data)
 export VIGIE_DATA
-# Seconds that each fuzz target runs in `make fuzz` (and in `make test`: 3).
-FUZZTIME    ?= 30s
+# Where property tests begin (pgregory.net/rapid): the same cases in every run.
+# RAPID_SEED=0 tries others.
+RAPID_SEED  ?= 1
+export RAPID_SEED
+# Inputs that each fuzz target tries in `make fuzz`. A number and not a time: at
+# the end of a time, Go before 1.27 may call a target failed that found nothing
+# (golang/go#75804).
+FUZZTIME    ?= 20000x
 # A real chest radiograph, fetched by the Go tool; never part of this repository.
 RADIOGRAPH_MODULE := github.com/suyashkumar/dicom@v1.1.0
 
@@ -32,9 +38,9 @@ demo: build ## set up a throw-away hospital, send it studies, show every answer 
 demo-serve: ## the same, and leave the gateway running
 	@$(MAKE) --no-print-directory demo DEMOFLAGS=--serve
 
-test: check unit race ## vet, static analysis, every test, the race detector, short fuzzing
-	@$(MAKE) --no-print-directory fuzz FUZZTIME=3s
-	$(GO) test . ./cmd/...
+# What continuous integration runs: nothing in it is left to chance. The seeds of
+# the fuzz targets are tests like others; new inputs are tried by `make fuzz`.
+test: check unit race ## vet, static analysis, every test, the race detector
 
 check: runtime ## formatting, vet, staticcheck
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); \
@@ -44,18 +50,18 @@ check: runtime ## formatting, vet, staticcheck
 
 unit: runtime ## every test, without the race detector
 	@$(GO) mod download $(RADIOGRAPH_MODULE) || echo "the real radiograph is not to be had: the tests that use it will skip" >&2
-	$(GO) test -timeout 15m ./...
+	$(GO) test -timeout 30m ./...
 
 # The race detector runs where goroutines share state.
 race: runtime ## the concurrent packages under the race detector, short
-	$(GO) test -race -short -timeout 15m ./engine ./train ./medical/dicom/dimse ./keys ./store ./audit ./enclave ./gateway
+	$(GO) test -race -short -timeout 30m ./engine ./train ./medical/dicom/dimse ./medical/dicom/dicomweb ./keys/... ./store ./audit ./enclave ./gateway
 
-fuzz: runtime ## run each fuzz target for FUZZTIME
-	@for package in $$($(GO) list ./...); do \
+fuzz: runtime ## try FUZZTIME new inputs on each fuzz target; run it before a release
+	@output=$$(mktemp); trap 'rm -f "$$output"' EXIT; \
+	for package in $$($(GO) list ./...); do \
 	  for target in $$($(GO) test -list '^Fuzz' $$package 2>/dev/null | grep '^Fuzz' || true); do \
 	    echo "fuzz $$package $$target $(FUZZTIME)"; \
-	    $(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1x $$package >/tmp/vigie-fuzz.$$$$ 2>&1 || { cat /tmp/vigie-fuzz.$$$$ >&2; exit 1; }; \
-	    rm -f /tmp/vigie-fuzz.$$$$; \
+	    $(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1x $$package >"$$output" 2>&1 || { cat "$$output" >&2; exit 1; }; \
 	  done; \
 	done
 
