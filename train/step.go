@@ -32,6 +32,7 @@ type stepSpec struct {
 	outputs int     // width of the logits
 	size    int     // examples of a batch
 	parts   int     // equal parts to compute a batch in, where the network allows it
+	kernels int     // Recipe.Kernels
 
 	batch     *batch      // read at every run
 	weights   [][]float32 // in the order of network.Weights; read at every run
@@ -73,7 +74,10 @@ type part struct {
 
 func newSplitStep(s stepSpec) (*splitStep, error) {
 	threads := 1
-	if len(s.network.norms) > 0 {
+	switch {
+	case s.kernels > 0: // they share out each operator themselves
+		s.parts, threads = 1, runtime.NumCPU()
+	case len(s.network.norms) > 0:
 		s.parts, threads = 1, min(2, runtime.NumCPU())
 	}
 	g, loss, err := gradientGraph(s)
@@ -104,7 +108,7 @@ func newSplitStep(s stepSpec) (*splitStep, error) {
 		for i, v := range s.statistics {
 			outputs[s.network.norms[i/2].batch[i%2]] = engine.Float32([]int64{int64(len(v))}, v)
 		}
-		if p.session, err = engine.Open(g.Model, engine.Options{Threads: threads}); err == nil {
+		if p.session, err = engine.Open(g.Model, engine.Options{Threads: threads, Spin: s.kernels > 0}); err == nil {
 			p.binding, err = p.session.Bind(inputs, outputs)
 		}
 		if err != nil {
@@ -129,6 +133,7 @@ func gradientGraph(s stepSpec) (*autodiff.Gradients, *autodiff.Loss, error) {
 	}
 	g, err := autodiff.Gradient(loss.Model, autodiff.Request{
 		Loss: loss.Total, WithRespectTo: s.network.Weights, Batch: int64(s.size / s.parts), Keep: keep, WeightsAsInputs: true,
+		Kernels: s.kernels,
 	})
 	if err != nil {
 		return nil, nil, fmt.Errorf("train: %w", err)
