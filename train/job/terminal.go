@@ -68,8 +68,12 @@ func Terminal(w io.Writer) Progress {
 			if e.Best {
 				mark = "*"
 			}
-			fmt.Fprintf(w, "epoch %*d/%d %s loss %.4f  validation: AUC %.5f, loss %.4f, accuracy %.4f  (%s left)\n",
-				len(fmt.Sprint(total)), e.Epoch, total, mark, e.Loss, e.ValidationAUC, e.ValidationLoss, e.Accuracy, left.Round(time.Second))
+			loss := fmt.Sprintf("loss %.4f", e.Loss)
+			if e.Loss == 0 { // a private run does not release it
+				loss = "private"
+			}
+			fmt.Fprintf(w, "epoch %*d/%d %s %s  validation: AUC %.5f, loss %.4f, accuracy %.4f  (%s left)\n",
+				len(fmt.Sprint(total)), e.Epoch, total, mark, loss, e.ValidationAUC, e.ValidationLoss, e.Accuracy, left.Round(time.Second))
 		},
 	}
 }
