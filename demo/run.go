@@ -32,7 +32,7 @@ type Options struct {
 var ErrUnexpected = errors.New("demo: not everything went as expected")
 
 // patience is how long the demo waits for one study.
-const patience = 60 * time.Second
+const patience = 3 * time.Minute
 
 // Run sets up a site, sends it studies, prints what becomes of each, verifies
 // the log and proves one case.
