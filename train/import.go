@@ -132,7 +132,7 @@ func openBatch(m *onnx.Model, input, logits string) {
 		g.Inputs[i].Shape = append([]onnx.Dim{open}, v.Shape[1:]...)
 		for j, out := range g.Outputs {
 			g.Outputs[j].Shape = nil
-			if out.Shape != nil && len(out.Shape) > 0 {
+			if len(out.Shape) > 0 {
 				g.Outputs[j].Shape = append([]onnx.Dim{open}, out.Shape[1:]...)
 			}
 		}

@@ -107,8 +107,7 @@ func Partition(s *Set, seed uint64, shares ...float64) ([][]int, error) {
 // groups lists the examples that must stay together, each group in order.
 func (s *Set) groups() [][]int {
 	parent := make([]int, s.Len())
-	var root func(int) int
-	root = func(i int) int {
+	root := func(i int) int {
 		for parent[i] != i {
 			parent[i] = parent[parent[i]]
 			i = parent[i]
