@@ -50,20 +50,23 @@ func RecipeNamed(name string) (NamedRecipe, error) {
 	return NamedRecipe{}, fmt.Errorf("train: recipe %q: want %s", name, strings.Join(names, " or "))
 }
 
-// PrivateCNN is the network of the recipe private-28: group normalisation, and
-// few weights, because the noise's length grows with their number while the
-// gradient's bound does not.
+// PrivateCNN is the network of the recipe private-28: group normalisation, few
+// weights, because the noise's length grows with their number while the
+// gradient's bound does not, and a hidden layer that knows where things are.
 var PrivateCNN = CNN{
 	Channels: 1, Rows: 28, Columns: 28, Classes: 2,
-	Stages: [][]int{{16}, {32}, {32}}, GroupSize: 4, Hidden: 32,
+	Stages: [][]int{{16}, {32}, {64}}, GroupSize: 4, Hidden: 64,
 	Mean: publicMean, Deviation: publicDeviation,
 }
 
-// PrivateRecipe is the recipe private-28.
+// PrivateRecipe is the recipe private-28. It was chosen among some twenty on
+// PneumoniaMNIST's validation split, which its own epsilon does not count. What
+// helped most: 900 steps rather than 200, and a bound of 3 rather than 1 or less,
+// which clips away what the hard images say.
 var PrivateRecipe = Recipe{
-	Epochs: 30, Batch: 512, Parts: 2, Rate: 3e-3, Optimizer: "adamw", Momentum: 0.9, Average: 0.98, Seed: 1,
-	Augmentation: DemoRecipe.Augmentation,
-	Private:      &Privacy{Epsilon: 8, Delta: 1e-5, Clip: 1, Clipping: ClipFlat, Views: 4, Micro: 64},
+	Epochs: 50, Batch: 256, Parts: 2, Rate: 3e-3, Optimizer: "adamw", Momentum: 0.9, Average: 0.985, Seed: 1,
+	Augmentation: Augmentation{Shift: 0.5, Rotation: 3, Zoom: 0.03, Contrast: 0.045, Brightness: 0.015},
+	Private:      &Privacy{Epsilon: 8, Delta: 1e-5, Clip: 3, Clipping: ClipFlat, Views: 1, Micro: 64},
 }
 
 // ForRecipe builds the network for a set and a recipe; see For.

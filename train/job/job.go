@@ -60,6 +60,9 @@ func Default() Options {
 	return o
 }
 
+// asRecipe is the Augment of a named recipe: its own.
+const asRecipe = "recipe"
+
 // SetRecipe takes network and recipe of a named recipe.
 func (o *Options) SetRecipe(name string) error {
 	r, err := train.RecipeNamed(name)
@@ -69,7 +72,7 @@ func (o *Options) SetRecipe(name string) error {
 	if o.From != "" || o.Network != "" && o.Network != Demo {
 		return fmt.Errorf("job: %w: recipe %s has a network of its own; leave the other one out", ErrAsk, name)
 	}
-	o.Network, o.CNN, o.Recipe = Demo, r.Network, r.Recipe
+	o.Network, o.CNN, o.Recipe, o.Augment = Demo, r.Network, r.Recipe, asRecipe
 	return nil
 }
 
@@ -346,7 +349,9 @@ func (o Options) recipe(s *train.Set) (train.Recipe, error) {
 		if s.Shape == nil {
 			r.Augmentation = train.StandardAugmentation(s.Rows, s.Columns)
 		}
+	case asRecipe:
 	case "none":
+		r.Augmentation = train.Augmentation{}
 	default:
 		return r, fmt.Errorf("job: augmentation %q: %w: want standard or none", o.Augment, ErrAsk)
 	}
