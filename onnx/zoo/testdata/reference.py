@@ -4,9 +4,10 @@ parameter names of torchvision and timm. Run as
     reference.py FOLDER NAME...
 
 For each NAME it loads FOLDER/NAME.weights.safetensors into a module, strictly,
-runs FOLDER/NAME.input.safetensors through it in evaluation mode, and writes
-FOLDER/NAME.want.safetensors: the logits and, for the mean cross-entropy of the
-labels 0, 1, 0, ... the loss and the gradients of the input and every weight.
+runs FOLDER/NAME.input.safetensors through it in double precision, in training
+mode if NAME has @trains and with SiLU for ReLU if it has @smooth, and writes FOLDER/NAME.want.safetensors: the logits
+and, for the mean cross-entropy of the labels 0, 1, 0, ... the loss and the
+gradients of the input and every weight.
 """
 import json, struct, sys
 import numpy as np
@@ -29,7 +30,7 @@ def save(path, tensors):
     header, data = {}, []
     at = 0
     for name, t in tensors.items():
-        raw = t.detach().contiguous().numpy().tobytes()
+        raw = t.detach().float().contiguous().numpy().tobytes()
         header[name] = dict(dtype="F32", shape=list(t.shape), data_offsets=[at, at + len(raw)])
         data.append(raw)
         at += len(raw)
@@ -319,7 +320,7 @@ def module(name, x, classes, norm):
 def main(folder, *names):
     for name in names:
         weights, x = load(f"{folder}/{name}.weights.safetensors"), load(f"{folder}/{name}.input.safetensors")["x"]
-        net = module(name, x, 3, name.split("@")[1]).eval()
+        net = module(name, x, 3, name.split("@")[1]).train("@trains" in name)
         key = lambda k: k.replace("stem.0.", "stem0.").replace("stem.1.", "stem1.")
         state = {}
         for k, own in net.state_dict().items():
@@ -329,7 +330,9 @@ def main(folder, *names):
             own = net.state_dict()[key(k)]
             state[key(k)] = turned(k, w).reshape(own.shape)  # group normalisation is stored [C, 1, 1]
         net.load_state_dict(state, strict=True)
+        net, x = net.double(), x.double()
         x.requires_grad_(True)
+        F.relu = F.silu if "@smooth" in name else torch.relu
         z = net(x)
         loss = F.cross_entropy(z, torch.arange(len(z)) % 2) if z.dim() == 2 else z.sum()
         loss.backward()
