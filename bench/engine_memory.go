@@ -23,7 +23,7 @@ func (w work) measureMemory(ctx context.Context) ([]Row, error) {
 		return nil, err
 	}
 	command := exec.CommandContext(ctx, self)
-	command.Env = append(os.Environ(), memoryOf+"="+w.name)
+	command.Env = append(os.Environ(), fmt.Sprintf("%s=%s/%d", memoryOf, w.name, w.kernels))
 	command.Stderr = os.Stderr
 	output, err := command.Output()
 	if err != nil {
@@ -33,7 +33,7 @@ func (w work) measureMemory(ctx context.Context) ([]Row, error) {
 	if err != nil {
 		return nil, err
 	}
-	rows := []Row{{Work: w.title(), System: "vigie", Value: float64(ours) / 1e6, Unit: "MB", Note: "VmHWM"}}
+	rows := []Row{{Work: w.title(), System: w.system(), Value: float64(ours) / 1e6, Unit: "MB", Note: "VmHWM"}}
 	peer, least := "", int64(0)
 	for _, way := range []string{"contiguous", "channels_last"} { // foreach only adds to either
 		p, err := w.startPeer(ctx, way)
@@ -55,11 +55,17 @@ func (w work) measureMemory(ctx context.Context) ([]Row, error) {
 }
 
 // measureOwnMemory is the process that measureMemory starts.
-func measureOwnMemory(ctx context.Context, name string) error {
+func measureOwnMemory(ctx context.Context, which string) error {
+	name, terms, _ := strings.Cut(which, "/")
+	kernels, err := strconv.Atoi(terms)
+	if err != nil {
+		return fmt.Errorf("%s=%s: %w", memoryOf, which, err)
+	}
 	for _, w := range works {
 		if w.name != name {
 			continue
 		}
+		w.kernels = kernels
 		ours, err := w.open()
 		if err != nil {
 			return err

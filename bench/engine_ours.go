@@ -53,6 +53,14 @@ func (w work) open() (contender, error) {
 	return w.openSession(n)
 }
 
+// system names our side.
+func (w work) system() string {
+	if w.kernels > 0 {
+		return fmt.Sprintf("vigie, kernels of %d terms", w.kernels)
+	}
+	return "vigie"
+}
+
 // runner is a contender of this process: one step is one call.
 type runner struct {
 	title string
@@ -89,8 +97,8 @@ func processSeconds() float64 {
 }
 
 // bind opens a graph and binds it to buffers.
-func (r *runner) bind(m *onnx.Model, threads int, inputs, outputs map[string]engine.Tensor) (engine.Binding, error) {
-	session, err := engine.Open(m, engine.Options{Threads: threads})
+func (r *runner) bind(m *onnx.Model, options engine.Options, inputs, outputs map[string]engine.Tensor) (engine.Binding, error) {
+	session, err := engine.Open(m, options)
 	if err != nil {
 		return nil, err
 	}
@@ -127,7 +135,7 @@ func (w work) openInputGradient(n *train.Network) (contender, error) {
 	if err != nil {
 		return nil, err
 	}
-	g, err := autodiff.Gradient(loss.Model, autodiff.Request{Loss: loss.Total, WithRespectTo: []string{n.Input}, Batch: int64(w.batch), Keep: []string{loss.Total}})
+	g, err := autodiff.Gradient(loss.Model, autodiff.Request{Loss: loss.Total, WithRespectTo: []string{n.Input}, Batch: int64(w.batch), Keep: []string{loss.Total}, Kernels: w.kernels})
 	if err != nil {
 		return nil, err
 	}
@@ -136,12 +144,12 @@ func (w work) openInputGradient(n *train.Network) (contender, error) {
 	for i := range weight {
 		weight[i] = 1 / float32(w.batch)
 	}
-	r := &runner{title: "vigie"}
+	r := &runner{title: w.system()}
 	out, err := engine.Zeros(onnx.Float, x.Shape...)
 	if err != nil {
 		return nil, err
 	}
-	b, err := r.bind(g.Model, 0,
+	b, err := r.bind(g.Model, engine.Options{Spin: w.kernels > 0},
 		map[string]engine.Tensor{n.Input: x, loss.Target: y, loss.Weight: engine.Float32([]int64{int64(w.batch)}, weight)},
 		map[string]engine.Tensor{loss.Total: engine.Float32([]int64{1}, make([]float32, 1)), g.Of[n.Input]: out})
 	if err != nil {

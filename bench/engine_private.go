@@ -3,10 +3,10 @@ package main
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"runtime"
 	"sync"
 
+	"github.com/vigie/vigie/dp"
 	"github.com/vigie/vigie/engine"
 	"github.com/vigie/vigie/onnx"
 	"github.com/vigie/vigie/onnx/autodiff"
@@ -14,21 +14,22 @@ import (
 )
 
 // private is the state of a DP-SGD loop: flat clipping to norm 1, noise of
-// deviation 1, AdamW on their sum over the batch size. The batch is split over
-// the processors.
+// deviation 1 from crypto/rand, AdamW on their sum over the batch size. The
+// batch is split over the processors, unless kernels share out each operator.
 type private struct {
 	runner
-	weights, sum [][]float32
-	decay        []bool
-	parts        []engine.Binding
-	sums         [][][]float32 // clipped sums by part and weight
-	optimiser    train.AdamW
-	noise        *rand.Rand
-	batch        int
+	weights, mean [][]float32
+	sum           [][]float64
+	decay         []bool
+	parts         []engine.Binding
+	sums          [][][]float32 // clipped sums by part and weight
+	optimiser     train.AdamW
+	noise         *dp.Gaussian
+	batch         int
 }
 
 func (w work) openPrivate(n *train.Network) (contender, error) {
-	p := &private{runner: runner{title: "vigie"}, optimiser: train.AdamW{Decay: 0.01}, noise: rand.New(rand.NewPCG(3, 0)), batch: w.batch}
+	p := &private{runner: runner{title: w.system()}, optimiser: train.AdamW{Decay: 0.01, Kernels: w.kernels > 0}, noise: dp.NewGaussian(), batch: w.batch}
 	if err := p.open(w, n); err != nil {
 		p.close()
 		return nil, err
@@ -38,7 +39,10 @@ func (w work) openPrivate(n *train.Network) (contender, error) {
 }
 
 func (p *private) open(w work, n *train.Network) error {
-	parts := runtime.NumCPU()
+	parts, options := runtime.NumCPU(), engine.Options{Threads: 1}
+	if w.kernels > 0 {
+		parts, options = 1, engine.Options{Threads: runtime.NumCPU(), Spin: true}
+	}
 	size := w.batch / parts
 	if size*parts != w.batch {
 		return fmt.Errorf("%d examples do not divide over %d processors", w.batch, parts)
@@ -47,7 +51,7 @@ func (p *private) open(w work, n *train.Network) error {
 	if err != nil {
 		return err
 	}
-	g, err := autodiff.Clip(loss.Model, autodiff.ClipRequest{Loss: loss.Each, Weights: n.Weights, Batch: int64(size), Keep: []string{loss.Each}, WeightsAsInputs: true})
+	g, err := autodiff.Clip(loss.Model, autodiff.ClipRequest{Loss: loss.Each, Weights: n.Weights, Batch: int64(size), Keep: []string{loss.Each}, WeightsAsInputs: true, Kernels: w.kernels})
 	if err != nil {
 		return err
 	}
@@ -57,7 +61,8 @@ func (p *private) open(w work, n *train.Network) error {
 		if err != nil {
 			return err
 		}
-		p.weights, p.sum, p.decay = append(p.weights, values), append(p.sum, make([]float32, len(values))), append(p.decay, len(w.Dims) > 1)
+		p.weights, p.decay = append(p.weights, values), append(p.decay, len(w.Dims) > 1)
+		p.sum, p.mean = append(p.sum, make([]float64, len(values))), append(p.mean, make([]float32, len(values)))
 	}
 	for range parts {
 		x, y := w.examples(size)
@@ -88,7 +93,7 @@ func (p *private) open(w work, n *train.Network) error {
 			}
 			sums = append(sums, sum)
 		}
-		binding, err := p.bind(g.Model, 1, inputs, outputs)
+		binding, err := p.bind(g.Model, options, inputs, outputs)
 		if err != nil {
 			return err
 		}
@@ -114,13 +119,13 @@ func (p *private) update(ctx context.Context) error {
 		clear(sum)
 		for _, part := range p.sums {
 			for j, v := range part[i] {
-				sum[j] += v
+				sum[j] += float64(v)
 			}
 		}
-		for j := range sum {
-			sum[j] = (sum[j] + float32(p.noise.NormFloat64())) / float32(p.batch)
+		if err := p.noise.Perturb(p.mean[i], sum, 1, 1/float64(p.batch)); err != nil {
+			return err
 		}
 	}
-	p.optimiser.Step(rate, p.weights, p.sum, p.decay)
+	p.optimiser.Step(rate, p.weights, p.mean, p.decay)
 	return nil
 }

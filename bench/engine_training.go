@@ -42,7 +42,7 @@ func (w work) openTraining(n *train.Network) (contender, error) {
 	for i := range at {
 		at[i] = i
 	}
-	return &runner{title: "vigie", free: []func() error{stepper.Close}, step: func(ctx context.Context) error {
+	return &runner{title: w.system(), free: []func() error{stepper.Close}, step: func(ctx context.Context) error {
 		_, err := stepper.Step(ctx, at, rate)
 		return err
 	}}, nil

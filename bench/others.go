@@ -25,14 +25,14 @@ func (o *others) ours(cpu []float64) {
 	}
 }
 
-// note says it if others took more than a twentieth of the machine.
+// note says it if others took more than a tenth of the machine.
 func (o *others) note() string {
 	now := busySeconds()
 	if now == 0 {
 		return ""
 	}
 	share := (now - o.busy - o.own) / (time.Since(o.start).Seconds() * float64(runtime.NumCPU()))
-	if share < 0.05 {
+	if share < 0.1 {
 		return ""
 	}
 	return fmt.Sprintf("other processes took %.0f %% of the machine", 100*share)
