@@ -166,6 +166,8 @@ func settings(options Options) (*ort.SessionOptions, error) {
 		func() error { return so.SetLogSeverityLevel(ort.LoggingLevelFatal) },
 		func() error { return so.AddSessionConfigEntry("session.intra_op.allow_spinning", spin) },
 		func() error { return so.AddSessionConfigEntry("session.inter_op.allow_spinning", "0") },
+		// Between two runs the processors are the caller's.
+		func() error { return so.AddSessionConfigEntry("session.force_spinning_stop", spin) },
 	} {
 		if err := set(); err != nil {
 			so.Destroy()

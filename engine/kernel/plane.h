@@ -22,6 +22,12 @@ typedef struct {
 
 static inline int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
+inlined __mmask16 lanes_between(int from, int to) {
+	if (from < 0) from = 0;
+	if (to > 16) to = 16;
+	return to <= from ? 0 : (__mmask16)(((1u << (to - from)) - 1) << from);
+}
+
 // Fills one plane from a source image. Where gate is given and not above 0, the
 // source counts as 0; all of it is multiplied by scale.
 static inline void lay(float *to, const float *from, const float *gate, float scale, const plane *p) {
@@ -29,38 +35,32 @@ static inline void lay(float *to, const float *from, const float *gate, float sc
 	int first = p->off_w >= 0 ? 0 : ceil_div(-p->off_w, p->stride_w);
 	int last = p->src_w - p->off_w <= 0 ? 0 : ceil_div(p->src_w - p->off_w, p->stride_w);
 	if (last > p->columns) last = p->columns;
-	if (first > last) first = last;
 	const __m512 zero = _mm512_setzero_ps(), by = _mm512_set1_ps(scale);
-	for (int r = 0; r < p->rows; r++, to += p->columns) {
-		int y = r * p->stride_h + p->off_h;
-		if (y < 0 || y >= p->src_h) {
-			memset(to, 0, p->columns * sizeof(float));
-			continue;
-		}
-		for (int c = 0; c < first; c++) to[c] = 0;
-		for (int c = last; c < p->columns; c++) to[c] = 0;
-		const float *s = from + (long)y * p->src_w + p->off_w, *g = gate ? gate + (long)y * p->src_w + p->off_w : 0;
-		if (p->stride_w == 1) {
-			if (!g && scale == 1) {
-				for (int c = first; c < last; c += 16) {
-					__mmask16 m = last - c >= 16 ? 0xffff : (1 << (last - c)) - 1;
-					_mm512_mask_storeu_ps(to + c, m, _mm512_maskz_loadu_ps(m, s + c));
-				}
+	const __m512i index = _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), _mm512_set1_epi32(p->stride_w));
+	const int plain = !gate && scale == 1 && p->stride_w == 1;
+	for (int c = 0; c < p->columns; c += 16) {
+		const __mmask16 all = lanes_between(0, p->columns - c), m = lanes_between(first - c, last - c);
+		float *t = to + c;
+		for (int r = 0; r < p->rows; r++, t += p->columns) {
+			int y = r * p->stride_h + p->off_h;
+			if (y < 0 || y >= p->src_h) {
+				_mm512_mask_storeu_ps(t, all, zero);
 				continue;
 			}
-			for (int c = first; c < last; c += 16) {
-				__mmask16 m = last - c >= 16 ? 0xffff : (1 << (last - c)) - 1, open = m;
-				if (g) open = _mm512_mask_cmp_ps_mask(m, _mm512_maskz_loadu_ps(m, g + c), zero, _CMP_GT_OQ);
-				_mm512_mask_storeu_ps(to + c, m, _mm512_mul_ps(by, _mm512_maskz_loadu_ps(open, s + c)));
+			// Masked lanes are not read, wherever they would be.
+			long at = (long)y * p->src_w + p->off_w + (long)c * p->stride_w;
+			if (plain) {
+				_mm512_mask_storeu_ps(t, all, _mm512_maskz_loadu_ps(m, from + at));
+				continue;
 			}
-			continue;
-		}
-		const __m512i index = _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), _mm512_set1_epi32(p->stride_w));
-		for (int c = first; c < last; c += 16) {
-			__mmask16 m = last - c >= 16 ? 0xffff : (1 << (last - c)) - 1, open = m;
-			long at = (long)c * p->stride_w;
-			if (g) open = _mm512_mask_cmp_ps_mask(m, _mm512_mask_i32gather_ps(zero, m, index, g + at, 4), zero, _CMP_GT_OQ);
-			_mm512_mask_storeu_ps(to + c, m, _mm512_mul_ps(by, _mm512_mask_i32gather_ps(zero, open, index, s + at, 4)));
+			__mmask16 open = m;
+			if (p->stride_w == 1) {
+				if (gate) open = _mm512_mask_cmp_ps_mask(m, _mm512_maskz_loadu_ps(m, gate + at), zero, _CMP_GT_OQ);
+				_mm512_mask_storeu_ps(t, all, _mm512_mul_ps(by, _mm512_maskz_loadu_ps(open, from + at)));
+				continue;
+			}
+			if (gate) open = _mm512_mask_cmp_ps_mask(m, _mm512_mask_i32gather_ps(zero, m, index, gate + at, 4), zero, _CMP_GT_OQ);
+			_mm512_mask_storeu_ps(t, all, _mm512_mul_ps(by, _mm512_mask_i32gather_ps(zero, open, index, from + at, 4)));
 		}
 	}
 }

@@ -71,8 +71,9 @@ static void run_crew(const crew *c, void (*f)(void *, size_t), size_t n, void *d
 		f(data, 0);
 		return;
 	}
+	// Units differ, so each is handed out by itself.
 	// The call fails only for arguments that are not ours to get wrong.
-	if (CALL(KernelContext_ParallelFor, const OrtKernelContext *, void (*)(void *, size_t), size_t, size_t, void *)(c->context, f, n, 0, data)) abort();
+	if (CALL(KernelContext_ParallelFor, const OrtKernelContext *, void (*)(void *, size_t), size_t, size_t, void *)(c->context, f, n, n < 32 ? n : 32, data)) abort();
 }
 
 static void *output(call *c, size_t i, const int64_t *dims, size_t rank) {

@@ -8,141 +8,135 @@
 int vigie_planes(const conv *g, plane *planes, tap *taps, int *share_rows);
 
 enum {
-	segment_positions = 1024, // of images laid out together
-	chunk_positions = 512,    // between two tap loops
-	most_partials = 16,
+	chunk_positions = 512,     // between two tap loops
+	segment_positions = 1024,  // of images laid out together
+	segment_bytes = 768 << 10, // that a segment's panels should not exceed, to stay in a level-2 cache
+	streamed_bytes = 1 << 20,  // of sums, up to which they stay there beside the panels
+	most_parts = 8,            // that images are divided into, each with sums of its own
 };
 
 typedef struct {
 	const conv *g;
 	const float *x, *dy, *y, *scale;
-	float *dw, *db, *norms;
 	plane planes[most_taps];
 	tap taps[most_taps];
-	int fold, share, phases;
-	int tap_count;
-	int group;
-	int channels, filters;    // of the group; channels after folding
+	int fold, phases, tap_count, group;
+	int parities;              // 2 if some tap's shift is odd
+	int channels, filters;     // of the group; channels after folding
 	int blocks, filter_blocks; // of 16 channels and of 16 filters
+	int pairs;                 // blocks of 32 channels and 32 filters
 	long plane_size;
-	int together, segments;
-	long segment;    // positions, a multiple of 32
-	long half;       // bytes of one term of a block of x: 64 for two positions
-	long reach;      // positions that taps look beyond
-	int parities;    // 2 if some tap's shift is odd
-	char *xs;        // [phase][parity][channel block][term][position pair] of 16 pairs
-	char *dys;       // [filter block][term][position block of 32] tiles
-	float *db_parts; // [segment][filter]
-	int parts;       // of the segments, summed afterwards
-	float *partial;  // [part][filters][channels][taps]
-	float *norm_parts; // [block of channels and filters][image]
-	int per_example; // each record's gradient is wanted, or its norm, not the sum
-	float *rows;     // [record][filter of all groups][channels][taps], or NULL for norms
-	int views;       // images of a record
+	long reach;                // positions that taps look beyond
+	int together, segments;    // images that lie side by side, and how many such
+	long segment;              // their positions, a multiple of 32
 } gradient;
 
-// The first number of an image's plane.
-static float first_of(const gradient *c, const plane *p, int source, int image) {
-	const conv *g = c->g;
-	if (p->off_h < 0 || p->off_w < 0 || p->off_h >= p->src_h || p->off_w >= p->src_w) return 0;
-	return c->x[(((long)image * g->c + source) * g->h + p->off_h) * g->w + p->off_w];
+// Panels hold x and dy of some segments, split and arranged for products.
+typedef struct {
+	char *xs;  // [phase][parity][channel block][term][position pair] of 16 pairs
+	char *dys; // [filter block][term][position block of 32] tiles
+	float *db; // [segment][filter], or NULL
+	long half; // bytes of one term of a block of x: 64 for two positions
+	long term; // bytes of one term of a block of dy
+	long positions;
+} panels;
+
+static panels take_panels(const gradient *c, int segments, int bias) {
+	panels p = {.positions = segments * c->segment};
+	p.half = ((p.positions + c->reach + 64) / 2 | 1) * 64;
+	p.term = p.positions / 32 * tile_bytes;
+	p.xs = vigie_take((long)(c->fold ? 1 : c->phases) * c->parities * c->blocks * c->g->terms * p.half);
+	p.dys = vigie_take((long)c->filter_blocks * c->g->terms * p.term);
+	if (bias) p.db = vigie_take((long)segments * c->filters * sizeof(float));
+	return p;
 }
 
-// A unit is a phase, a block of 16 channels and a segment.
-inlined void split_x(const int terms, const gradient *c, size_t unit) {
+static void give_panels(const panels *p) {
+	vigie_give(p->db);
+	vigie_give(p->dys);
+	vigie_give(p->xs);
+}
+
+// Fills block block of phase phase of x with segment s, at place at of the
+// panel. What taps look at beyond a segment is 0: either a margin, or it meets a
+// margin of dy.
+inlined void split_x(const int terms, const gradient *c, const panels *p, int phase, int block, int s, int at, int last) {
 	const conv *g = c->g;
-	int s = unit % c->segments, block = unit / c->segments % c->blocks, phase = unit / c->segments / c->blocks;
-	// The last segment also fills what taps look at beyond it, with zeros.
-	long length = s == c->segments - 1 ? c->segment + (c->reach + 63) / 32 * 32 : c->segment;
-	float *staged = vigie_take((length + 64) * sizeof(float));
-	char *rows = vigie_take(16 * c->parities * terms * length * 2);
+	long length = last ? c->segment + (c->reach + 63) / 32 * 32 : c->segment;
+	float *staged = vigie_take((length + 64) * sizeof(float) + 16 * c->parities * terms * length * 2);
+	char *rows = (char *)(staged + length + 64);
 	for (int k = 0; k < 16; k++) {
 		int channel = block * 16 + k;
-		long at = 0;
+		long end = 0;
 		if (channel < c->channels) {
-			const plane *p = &c->planes[c->fold ? channel % c->phases : phase];
+			const plane *l = &c->planes[c->fold ? channel % c->phases : phase];
 			int source = c->group * (g->c / g->groups) + (c->fold ? channel / c->phases : channel);
-			int last = (s + 1) * c->together;
-			for (int i = s * c->together; i < last && i < g->n; i++, at += c->plane_size)
-				lay(staged + at, c->x + ((long)i * g->c + source) * g->h * g->w, 0, 1, p);
-			// A pair that begins at an odd position ends in the next segment.
-			if (c->parities == 2 && s < c->segments - 1) {
-				memset(staged + at, 0, (length - at) * sizeof(float));
-				at = length + 1;
-				staged[length] = first_of(c, p, source, last);
-			}
+			for (int i = s * c->together; i < (s + 1) * c->together && i < g->n; i++, end += c->plane_size)
+				lay(staged + end, c->x + ((long)i * g->c + source) * g->h * g->w, 0, 1, l);
 		}
-		if (at < length + 1) memset(staged + at, 0, (length + 1 - at) * sizeof(float));
+		memset(staged + end, 0, (length + 1 - end) * sizeof(float));
 		for (int parity = 0; parity < c->parities; parity++)
 			split_row(terms, staged + parity, length, rows + (long)(parity * 16 + k) * terms * length * 2, length * 2);
 	}
 	for (int parity = 0; parity < c->parities; parity++)
 		for (int t = 0; t < terms; t++) {
-			char *to = c->xs + (((long)(phase * c->parities + parity) * c->blocks + block) * terms + t) * c->half + s * c->segment / 2 * 64;
+			char *to = p->xs + (((long)(phase * c->parities + parity) * c->blocks + block) * terms + t) * p->half + at * c->segment / 2 * 64;
 			for (long q = 0; q < length / 32; q++, to += tile_bytes) {
 				__m512i r[16];
 				for (int k = 0; k < 16; k++) r[k] = _mm512_loadu_si512(rows + ((long)(parity * 16 + k) * terms + t) * length * 2 + q * 64);
 				transpose16(r);
-				for (int k = 0; k < 16; k++) _mm512_store_si512(to + k * 64, r[k]);
+				for (int k = 0; k < 16; k++) _mm512_storeu_si512(to + k * 64, r[k]);
 			}
 		}
-	vigie_give(rows);
 	vigie_give(staged);
 }
 
-static void split_x_of(void *data, size_t i) {
-	const gradient *c = data;
-	if (c->g->terms == 2)
-		split_x(2, c, i);
-	else
-		split_x(3, c, i);
-}
-
-inlined void split_dy(const int terms, const gradient *c, size_t unit) {
-	int block = unit / c->segments, s = unit % c->segments;
+inlined void split_dy(const int terms, const gradient *c, const panels *p, int block, int s, int at) {
 	const conv *g = c->g;
-	long term = c->segments * c->segment / 32 * tile_bytes;
-	char *to = c->dys + block * terms * term + s * c->segment / 32 * tile_bytes;
+	char *to = p->dys + (long)block * terms * p->term + at * c->segment / 32 * tile_bytes;
 	float *staged = vigie_take(c->segment * sizeof(float) + 64);
-	plane p = {(int)(c->plane_size / c->planes[0].columns), c->planes[0].columns, g->out_h, g->out_w, 1, 1, 0, 0};
+	plane l = {(int)(c->plane_size / c->planes[0].columns), c->planes[0].columns, g->out_h, g->out_w, 1, 1, 0, 0};
 	for (int k = 0; k < 16; k++) {
 		int filter = block * 16 + k;
 		if (filter >= c->filters) {
 			for (int t = 0; t < terms; t++)
-				for (long q = 0; q < c->segment / 32; q++) memset(to + t * term + q * tile_bytes + k * 64, 0, 64);
+				for (long q = 0; q < c->segment / 32; q++) memset(to + t * p->term + q * tile_bytes + k * 64, 0, 64);
 			continue;
 		}
-		long at = 0;
-		for (int i = s * c->together; i < (s + 1) * c->together && i < g->n; i++, at += c->plane_size) {
+		long end = 0;
+		for (int i = s * c->together; i < (s + 1) * c->together && i < g->n; i++, end += c->plane_size) {
 			long from = ((long)i * g->k + c->group * c->filters + filter) * g->out_h * g->out_w;
-			lay(staged + at, c->dy + from, c->y ? c->y + from : 0, c->scale ? c->scale[i] : 1, &p);
+			lay(staged + end, c->dy + from, c->y ? c->y + from : 0, c->scale ? c->scale[i] : 1, &l);
 		}
-		memset(staged + at, 0, (c->segment - at) * sizeof(float));
-		for (long q = 0; q < c->segment / 32; q++) split_row(terms, staged + q * 32, 32, to + q * tile_bytes + k * 64, term);
-		if (c->db_parts) {
-			__m512 sum = _mm512_setzero_ps();
-			for (long q = 0; q < c->segment; q += 16) sum = _mm512_add_ps(sum, _mm512_loadu_ps(staged + q));
-			c->db_parts[(long)s * c->filters + filter] = _mm512_reduce_add_ps(sum);
+		memset(staged + end, 0, (c->segment - end) * sizeof(float));
+		__m512 sum = _mm512_setzero_ps();
+		for (long q = 0; q < c->segment / 32; q++) {
+			const float *from = staged + q * 32;
+			sum = _mm512_add_ps(sum, _mm512_add_ps(_mm512_loadu_ps(from), _mm512_loadu_ps(from + 16)));
+			split_row(terms, from, 32, to + q * tile_bytes + k * 64, p->term);
 		}
+		if (p->db) p->db[(long)at * c->filters + filter] = _mm512_reduce_add_ps(sum);
 	}
 	vigie_give(staged);
 }
 
-static void split_dy_of(void *data, size_t unit) {
-	const gradient *c = data;
-	if (c->g->terms == 2)
-		split_dy(2, c, unit);
-	else
-		split_dy(3, c, unit);
+// Both, for segments that are in the panels alone.
+inlined void split_segment(const int terms, const gradient *c, const panels *p, int s) {
+	for (int f = 0; f < (c->fold ? 1 : c->phases); f++)
+		for (int b = 0; b < c->blocks; b++) split_x(terms, c, p, f, b, s, 0, 1);
+	for (int b = 0; b < c->filter_blocks; b++) split_dy(terms, c, p, b, s, 0);
 }
 
-// Adds to sums[tap][32 filters][32 channels] the products over positions [from, to).
-inlined void accumulate_taps(const int terms, const gradient *c, int channel_block, int filter_block, long from, long to, float *sums) {
-	const long at = c->segments * c->segment / 32 * tile_bytes, ab = filter_block + 1 < c->filter_blocks ? terms * at : 0;
-	const long bt = c->half, bb = channel_block + 1 < c->blocks ? terms * bt : 0;
-	const char *a = c->dys + filter_block * terms * at;
-	for (long q0 = from; q0 < to; q0 += chunk_positions) {
-		long q1 = q0 + chunk_positions < to ? q0 + chunk_positions : to;
+// Adds to sums[tap][32 filters][32 channels] of a pair of blocks the products
+// over all positions of the panels. A block without a neighbour is multiplied
+// twice; the copy is not used.
+inlined void accumulate_taps(const int terms, const gradient *c, const panels *p, int pair, float *sums) {
+	int filter_block = pair % ceil_div(c->filter_blocks, 2) * 2, channel_block = pair / ceil_div(c->filter_blocks, 2) * 2;
+	const long at = p->term, ab = filter_block + 1 < c->filter_blocks ? terms * at : 0;
+	const long bt = p->half, bb = channel_block + 1 < c->blocks ? terms * bt : 0;
+	const char *a = p->dys + filter_block * terms * at;
+	for (long q0 = 0; q0 < p->positions; q0 += chunk_positions) {
+		long q1 = q0 + chunk_positions < p->positions ? q0 + chunk_positions : p->positions;
 		for (int t = 0; t < c->tap_count; t++) {
 			float *sum = sums + t * 1024;
 			_tile_loadd(0, sum, 128);
@@ -151,7 +145,7 @@ inlined void accumulate_taps(const int terms, const gradient *c, int channel_blo
 			_tile_loadd(3, sum + 528, 128);
 			long offset = c->fold ? 0 : (long)c->taps[t].down * c->planes[0].columns + c->taps[t].right;
 			int phase = c->fold ? 0 : c->taps[t].phase;
-			const char *b = c->xs + ((phase * c->parities + offset % 2) * (long)c->blocks + channel_block) * terms * bt + offset / 2 * 64;
+			const char *b = p->xs + ((phase * c->parities + offset % 2) * (long)c->blocks + channel_block) * terms * bt + offset / 2 * 64;
 			for (long q = q0; q < q1; q += 32) step(terms, a + q / 32 * tile_bytes, at, ab, b + q / 2 * 64, bt, bb);
 			_tile_stored(0, sum, 128);
 			_tile_stored(1, sum + 16, 128);
@@ -161,72 +155,42 @@ inlined void accumulate_taps(const int terms, const gradient *c, int channel_blo
 	}
 }
 
-// Writes a block of sums into a gradient, [filters][channels][taps].
-static void store_block(const gradient *c, float *out, int filter_block, int channel_block, const float *sums) {
-	int filter = filter_block * 16, channel = channel_block * 16;
+// Writes the sums of a pair of blocks into a gradient, [filters][channels][taps].
+static void store_pair(const gradient *c, float *out, int pair, const float *sums) {
+	int filter = pair % ceil_div(c->filter_blocks, 2) * 32, channel = pair / ceil_div(c->filter_blocks, 2) * 32;
 	int rows = c->filters - filter < 32 ? c->filters - filter : 32, columns = c->channels - channel < 32 ? c->channels - channel : 32;
 	for (int k = 0; k < rows; k++) {
 		float *to = out + ((long)(filter + k) * c->channels + channel) * c->tap_count;
 		const float *row = sums + k * 32;
+		if (c->tap_count == 1) {
+			memcpy(to, row, columns * sizeof(float));
+			continue;
+		}
 		for (int i = 0; i < columns; i++)
 			for (int t = 0; t < c->tap_count; t++) *to++ = row[t * 1024 + i];
 	}
 }
 
-// Unit: a block of 32 channels and 32 filters, and a part of the segments.
-inlined void multiply(const int terms, const gradient *c, size_t unit) {
-	int part = unit % c->parts;
-	int filter_pairs = ceil_div(c->filter_blocks, 2);
-	int block = unit / c->parts, filter_block = block % filter_pairs * 2, channel_block = block / filter_pairs * 2;
-	// A block without a neighbour is multiplied twice; the copy is not used.
+// The sum of squares of a pair's sums. Rows and columns that do not exist are 0,
+// but for the copy of a lone block.
+static float squares_of(const gradient *c, int pair, const float *sums) {
+	int filter_block = pair % ceil_div(c->filter_blocks, 2) * 2, channel_block = pair / ceil_div(c->filter_blocks, 2) * 2;
 	int rows = filter_block + 1 < c->filter_blocks ? 32 : 16;
-	int columns = channel_block + 1 < c->blocks ? 32 : 16;
-	long size = (long)c->tap_count * 1024;
-	float *sums = vigie_take(size * sizeof(float));
-	tiles_begin();
-	if (c->per_example) {
-		for (int n = 0; n < c->segments; n++) {
-			memset(sums, 0, size * sizeof(float));
-			accumulate_taps(terms, c, channel_block, filter_block, n * c->segment, (n + 1) * c->segment, sums);
-			if (c->rows) {
-				long size = (long)c->filters * c->channels * c->tap_count;
-				store_block(c, c->rows + ((long)n * c->g->groups + c->group) * size, filter_block, channel_block, sums);
-				continue;
-			}
-			__m512 norm = _mm512_setzero_ps();
-			const __mmask16 right = columns == 32 ? 0xffff : 0;
-			for (int t = 0; t < c->tap_count; t++)
-				for (int i = 0; i < rows; i++) {
-					const float *row = sums + t * 1024 + i * 32;
-					__m512 a = _mm512_load_ps(row), b = _mm512_maskz_load_ps(right, row + 16);
-					norm = _mm512_fmadd_ps(a, a, _mm512_fmadd_ps(b, b, norm));
-				}
-			c->norm_parts[(long)block * c->segments + n] = _mm512_reduce_add_ps(norm);
+	const __mmask16 right = channel_block + 1 < c->blocks ? 0xffff : 0;
+	__m512 norm = _mm512_setzero_ps();
+	for (int t = 0; t < c->tap_count; t++)
+		for (int i = 0; i < rows; i++) {
+			const float *row = sums + t * 1024 + i * 32;
+			__m512 a = _mm512_load_ps(row), b = _mm512_maskz_load_ps(right, row + 16);
+			norm = _mm512_fmadd_ps(a, a, _mm512_fmadd_ps(b, b, norm));
 		}
-		tiles_end();
-		vigie_give(sums);
-		return;
-	}
-	memset(sums, 0, size * sizeof(float));
-	long from = (long)c->segments * part / c->parts * c->segment, to = (long)c->segments * (part + 1) / c->parts * c->segment;
-	accumulate_taps(terms, c, channel_block, filter_block, from, to, sums);
-	tiles_end();
-	store_block(c, c->partial + (long)part * c->filters * c->channels * c->tap_count, filter_block, channel_block, sums);
-	vigie_give(sums);
+	return _mm512_reduce_add_ps(norm);
 }
 
-static void multiply_of(void *data, size_t unit) {
-	const gradient *c = data;
-	if (c->g->terms == 2)
-		multiply(2, c, unit);
-	else
-		multiply(3, c, unit);
-}
-
-// Lays out and splits x and dy.
-static void prepare(const crew *crew, gradient *c) {
+static void measure(gradient *c) {
 	const conv *g = c->g;
-	c->fold = vigie_planes(g, c->planes, c->taps, &c->share);
+	int share;
+	c->fold = vigie_planes(g, c->planes, c->taps, &share);
 	int taps = g->r * g->s;
 	c->phases = c->fold ? taps : g->stride_h * g->stride_w;
 	c->tap_count = c->fold ? 1 : taps;
@@ -234,64 +198,195 @@ static void prepare(const crew *crew, gradient *c) {
 	c->filters = g->k / g->groups;
 	c->blocks = ceil_div(c->channels, 16);
 	c->filter_blocks = ceil_div(c->filters, 16);
+	c->pairs = ceil_div(c->blocks, 2) * ceil_div(c->filter_blocks, 2);
 	c->plane_size = (long)c->planes[0].rows * c->planes[0].columns;
-	c->together = c->per_example ? c->views : (int)(segment_positions / c->plane_size);
-	if (c->together < 1) c->together = 1;
-	if (c->together > g->n) c->together = g->n;
-	c->segments = ceil_div(g->n, c->together);
-	c->segment = (c->together * c->plane_size + 31) / 32 * 32;
-	c->reach = 0;
+	c->parities = 1;
 	for (int t = 0; t < c->tap_count && !c->fold; t++) {
 		long offset = (long)c->taps[t].down * c->planes[0].columns + c->taps[t].right;
 		if (offset > c->reach) c->reach = offset;
+		if (offset % 2) c->parities = 2;
 	}
-	c->parities = 1;
-	for (int t = 0; t < c->tap_count && !c->fold; t++)
-		if ((c->taps[t].down * c->planes[0].columns + c->taps[t].right) % 2) c->parities = 2;
-	c->half = ((c->segments * c->segment + c->reach + 64) / 2 | 1) * 64;
-	int phases = c->fold ? 1 : c->phases;
-	c->xs = vigie_take((long)phases * c->parities * c->blocks * g->terms * c->half);
-	c->dys = vigie_take((long)c->filter_blocks * c->segments * c->segment / 32 * g->terms * tile_bytes);
-	crew->run(crew, split_x_of, (size_t)phases * c->blocks * c->segments, c);
-	crew->run(crew, split_dy_of, (size_t)c->filter_blocks * c->segments, c);
+}
+
+static void divide(gradient *c, int together) {
+	const conv *g = c->g;
+	c->together = together < 1 ? 1 : together > g->n ? g->n : together;
+	c->segments = ceil_div(g->n, c->together);
+	c->segment = (c->together * c->plane_size + 31) / 32 * 32;
+}
+
+// Few weights: each part of the images has sums of its own, in its cache, and
+// goes through its segments one at a time.
+typedef struct {
+	gradient *c;
+	int parts, bias;
+	float *sums; // [part][pair][tap][1024]
+	float *db;   // [part][filter]
+	float *dw;
+} streaming;
+
+inlined void stream_part(const int terms, const streaming *s, int part) {
+	const gradient *c = s->c;
+	long size = (long)c->pairs * c->tap_count * 1024;
+	float *sums = s->sums + part * size, *db = s->db + (long)part * c->filters;
+	memset(sums, 0, size * sizeof(float));
+	memset(db, 0, c->filters * sizeof(float));
+	panels p = take_panels(c, 1, 1);
+	for (int i = c->segments * part / s->parts; i < c->segments * (part + 1) / s->parts; i++) {
+		split_segment(terms, c, &p, i);
+		for (int k = 0; k < c->filters; k++) db[k] += p.db[k];
+		tiles_begin();
+		for (int pair = 0; pair < c->pairs; pair++) accumulate_taps(terms, c, &p, pair, sums + (long)pair * c->tap_count * 1024);
+		tiles_end();
+	}
+	give_panels(&p);
+}
+
+static void stream_part_of(void *data, size_t part) {
+	const streaming *s = data;
+	if (s->c->g->terms == 2)
+		stream_part(2, s, (int)part);
+	else
+		stream_part(3, s, (int)part);
+}
+
+static void sum_parts(void *data, size_t pair) {
+	const streaming *s = data;
+	long size = s->c->tap_count * 1024L, all = s->c->pairs * size;
+	float *sums = s->sums + pair * size;
+	for (int p = 1; p < s->parts; p++)
+		for (long i = 0; i < size; i += 16) _mm512_store_ps(sums + i, _mm512_add_ps(_mm512_load_ps(sums + i), _mm512_load_ps(sums + p * all + i)));
+	store_pair(s->c, s->dw, (int)pair, sums);
+}
+
+static void stream(const crew *crew, gradient *c, float *dw, float *db) {
+	long bytes = (long)((c->fold ? 1 : c->phases) * c->parities * c->blocks + c->filter_blocks) * 16 * 2 * c->g->terms * c->plane_size;
+	divide(c, (int)(segment_bytes / bytes));
+	// The number of parts depends on shapes alone, so that the order of the
+	// sum does not depend on the machine.
+	streaming s = {.c = c, .parts = c->segments < most_parts ? c->segments : most_parts, .dw = dw};
+	s.sums = vigie_take((long)s.parts * c->pairs * c->tap_count * 1024 * sizeof(float));
+	s.db = vigie_take((long)s.parts * c->filters * sizeof(float));
+	crew->run(crew, stream_part_of, s.parts, &s);
+	if (dw) crew->run(crew, sum_parts, c->pairs, &s);
+	for (int k = 0; k < c->filters && db; k++) {
+		double sum = 0;
+		for (int p = 0; p < s.parts; p++) sum += s.db[(long)p * c->filters + k];
+		db[k] = (float)sum;
+	}
+	vigie_give(s.db);
+	vigie_give(s.sums);
+}
+
+// Many weights: everything is split first, then each pair of blocks goes through
+// all positions.
+typedef struct {
+	gradient *c;
+	panels p;
+	float *dw;
+} spreading;
+
+static void spread_x(void *data, size_t unit) {
+	const spreading *s = data;
+	const gradient *c = s->c;
+	int i = unit % c->segments, block = unit / c->segments % c->blocks, phase = (int)(unit / c->segments / c->blocks);
+	if (c->g->terms == 2)
+		split_x(2, c, &s->p, phase, block, i, i, i == c->segments - 1);
+	else
+		split_x(3, c, &s->p, phase, block, i, i, i == c->segments - 1);
+}
+
+static void spread_dy(void *data, size_t unit) {
+	const spreading *s = data;
+	const gradient *c = s->c;
+	int i = unit % c->segments, block = (int)(unit / c->segments);
+	if (c->g->terms == 2)
+		split_dy(2, c, &s->p, block, i, i);
+	else
+		split_dy(3, c, &s->p, block, i, i);
+}
+
+static void multiply_pair(void *data, size_t pair) {
+	const spreading *s = data;
+	const gradient *c = s->c;
+	float *sums = vigie_take((long)c->tap_count * 1024 * sizeof(float));
+	memset(sums, 0, (long)c->tap_count * 1024 * sizeof(float));
+	tiles_begin();
+	if (c->g->terms == 2)
+		accumulate_taps(2, c, &s->p, (int)pair, sums);
+	else
+		accumulate_taps(3, c, &s->p, (int)pair, sums);
+	tiles_end();
+	store_pair(c, s->dw, (int)pair, sums);
+	vigie_give(sums);
+}
+
+static void spread(const crew *crew, gradient *c, float *dw, float *db) {
+	divide(c, (int)(segment_positions / c->plane_size));
+	spreading s = {.c = c, .dw = dw, .p = take_panels(c, c->segments, 1)};
+	crew->run(crew, spread_x, (size_t)(c->fold ? 1 : c->phases) * c->blocks * c->segments, &s);
+	crew->run(crew, spread_dy, (size_t)c->filter_blocks * c->segments, &s);
+	if (dw) crew->run(crew, multiply_pair, c->pairs, &s);
+	for (int k = 0; k < c->filters && db; k++) {
+		double sum = 0;
+		for (int i = 0; i < c->segments; i++) sum += s.p.db[(long)i * c->filters + k];
+		db[k] = (float)sum;
+	}
+	give_panels(&s.p);
 }
 
 void vigie_weight_gradient(const crew *crew, const conv *g, const float *x, const float *dy, const float *y, const float *scale, float *dw, float *db) {
 	for (int i = 0; i < g->groups; i++) {
 		gradient c = {.g = g, .x = x, .dy = dy, .y = y, .scale = scale, .group = i};
-		if (db) c.db_parts = vigie_take((long)g->n * (g->k / g->groups) * sizeof(float));
-		prepare(crew, &c);
-		if (db) {
-			for (int k = 0; k < c.filters; k++) {
-				double sum = 0;
-				for (int s = 0; s < c.segments; s++) sum += c.db_parts[(long)s * c.filters + k];
-				db[i * c.filters + k] = (float)sum;
-			}
-			vigie_give(c.db_parts);
-		}
-		if (dw) {
-			int blocks = ceil_div(c.blocks, 2) * ceil_div(c.filter_blocks, 2);
-			long size = (long)c.filters * c.channels * c.tap_count;
-			dw += i * size;
-			// The number of parts depends on shapes alone, so that the order
-			// of the sum does not depend on the machine.
-			c.parts = ceil_div(most_partials, blocks);
-			if (c.parts > c.segments) c.parts = c.segments;
-			c.partial = c.parts > 1 ? vigie_take(c.parts * size * sizeof(float)) : dw;
-			crew->run(crew, multiply_of, (size_t)blocks * c.parts, &c);
-			if (c.parts > 1) {
-				for (long e = 0; e < size; e++) {
-					float sum = 0;
-					for (int p = 0; p < c.parts; p++) sum += c.partial[p * size + e];
-					dw[e] = sum;
-				}
-				vigie_give(c.partial);
-			}
-			dw -= i * size;
-		}
-		vigie_give(c.dys);
-		vigie_give(c.xs);
+		measure(&c);
+		float *w = dw ? dw + (long)i * c.filters * c.channels * c.tap_count : 0, *b = db ? db + i * c.filters : 0;
+		if ((long)c.pairs * c.tap_count * 4096 <= streamed_bytes)
+			stream(crew, &c, w, b);
+		else
+			spread(crew, &c, w, b);
 	}
+}
+
+// One record at a time.
+typedef struct {
+	gradient *c;
+	float *rows, *bias_rows, *norms, *bias_norms;
+} recording;
+
+inlined void record(const int terms, const recording *s, int i) {
+	const gradient *c = s->c;
+	long size = (long)c->filters * c->channels * c->tap_count, sums_bytes = (long)c->tap_count * 1024 * sizeof(float);
+	panels p = take_panels(c, 1, 1);
+	float *sums = vigie_take(sums_bytes);
+	split_segment(terms, c, &p, i);
+	double norm = 0, bias = 0;
+	for (int pair = 0; pair < c->pairs; pair++) {
+		memset(sums, 0, sums_bytes);
+		tiles_begin();
+		accumulate_taps(terms, c, &p, pair, sums);
+		tiles_end();
+		if (s->rows)
+			store_pair(c, s->rows + ((long)i * c->g->groups + c->group) * size, pair, sums);
+		else
+			norm += squares_of(c, pair, sums);
+	}
+	for (int k = 0; k < c->filters; k++) bias += (double)p.db[k] * p.db[k];
+	if (s->rows) {
+		memcpy(s->bias_rows + (long)i * c->g->k + c->group * c->filters, p.db, c->filters * sizeof(float));
+	} else {
+		s->norms[i] += (float)norm;
+		s->bias_norms[i] += (float)bias;
+	}
+	vigie_give(sums);
+	give_panels(&p);
+}
+
+static void record_of(void *data, size_t i) {
+	const recording *s = data;
+	if (s->c->g->terms == 2)
+		record(2, s, (int)i);
+	else
+		record(3, s, (int)i);
 }
 
 // The gradients of each record, a run of views images, of all groups: either
@@ -300,25 +395,11 @@ void vigie_weight_gradient(const crew *crew, const conv *g, const float *x, cons
 void vigie_record_gradients(const crew *crew, const conv *g, int views, const float *x, const float *dy, const float *y, float *rows, float *bias_rows,
                             float *norms, float *bias_norms) {
 	for (int i = 0; i < g->groups; i++) {
-		gradient c = {.g = g, .x = x, .dy = dy, .y = y, .group = i, .per_example = 1, .views = views, .parts = 1, .rows = rows};
-		c.db_parts = vigie_take((long)g->n * (g->k / g->groups) * sizeof(float));
-		prepare(crew, &c);
-		int blocks = ceil_div(c.blocks, 2) * ceil_div(c.filter_blocks, 2);
-		c.norm_parts = vigie_take((long)blocks * c.segments * sizeof(float));
-		crew->run(crew, multiply_of, blocks, &c);
-		for (int n = 0; n < c.segments; n++) {
-			const float *db = c.db_parts + (long)n * c.filters;
-			if (rows) {
-				memcpy(bias_rows + (long)n * g->k + i * c.filters, db, c.filters * sizeof(float));
-				continue;
-			}
-			for (int b = 0; b < blocks; b++) norms[n] += c.norm_parts[(long)b * c.segments + n];
-			for (int k = 0; k < c.filters; k++) bias_norms[n] += db[k] * db[k];
-		}
-		vigie_give(c.norm_parts);
-		vigie_give(c.dys);
-		vigie_give(c.xs);
-		vigie_give(c.db_parts);
+		gradient c = {.g = g, .x = x, .dy = dy, .y = y, .group = i};
+		measure(&c);
+		divide(&c, views);
+		recording s = {&c, rows, bias_rows, norms, bias_norms};
+		crew->run(crew, record_of, c.segments, &s);
 	}
 }
 
