@@ -149,6 +149,7 @@ static void backward(void *data, size_t unit) {
 			d = through(g->activation, d, z);
 			a = _mm512_add_ps(a, d);
 			b = _mm512_fmadd_ps(d, h, b);
+			_mm512_mask_storeu_ps(s->dx + at + k, l, d); // kept for the second pass
 			if (s->dskip) _mm512_mask_storeu_ps(s->dskip + at + k, l, d);
 		}
 		double da = _mm512_reduce_add_ps(a), db = _mm512_reduce_add_ps(b);
@@ -170,22 +171,13 @@ static void backward(void *data, size_t unit) {
 	double count = (double)runs * g->hw;
 	const __m512 m0 = _mm512_set1_ps((float)(sum / count)), m1 = _mm512_set1_ps((float)(product / count));
 	for (int i = 0; i < runs; i++) {
-		int c = channel_at(g, unit, i);
-		const float by = inverse * s->scale[c];
-		const __m512 scale = _mm512_set1_ps(s->scale[c]), zf = _mm512_set1_ps(by), zt = _mm512_set1_ps(s->bias[c] - mean * by);
+		const __m512 scale = _mm512_set1_ps(s->scale[channel_at(g, unit, i)]);
 		long at = run_at(g, unit, i);
 		for (long k = 0; k < g->hw; k += 16) {
 			__mmask16 l = lanes(g->hw - k);
-			__m512 x = _mm512_maskz_loadu_ps(l, s->x + at + k), h = _mm512_fmadd_ps(x, f, t), d;
-			if (s->dskip) {
-				d = _mm512_maskz_loadu_ps(l, s->dskip + at + k);
-			} else {
-				__m512 z = s->y ? _mm512_maskz_loadu_ps(l, s->y + at + k) : _mm512_fmadd_ps(x, zf, zt);
-				d = through(g->activation, _mm512_maskz_loadu_ps(l, s->dy + at + k), z);
-			}
-			d = _mm512_fmsub_ps(d, scale, m0);
-			d = _mm512_mul_ps(_mm512_fnmadd_ps(h, m1, d), f);
-			_mm512_mask_storeu_ps(s->dx + at + k, l, d);
+			__m512 h = _mm512_fmadd_ps(_mm512_maskz_loadu_ps(l, s->x + at + k), f, t);
+			__m512 d = _mm512_fmsub_ps(_mm512_maskz_loadu_ps(l, s->dx + at + k), scale, m0);
+			_mm512_mask_storeu_ps(s->dx + at + k, l, _mm512_mul_ps(_mm512_fnmadd_ps(h, m1, d), f));
 		}
 	}
 }
