@@ -46,6 +46,10 @@ type Options struct {
 	ClassWeights string       // "balanced", or a weight for each class; empty counts examples alike
 	Augment      string       // "standard" (the default for images) or "none"
 	Sensitivity  float64      // of the second operating point [0.98]
+	// Kernels says what computes: "auto" (the default) is the engine's own
+	// operators where the processor has what they need, but for the demo model,
+	// which shall come out alike everywhere; "off", "2" or "3" decide it.
+	Kernels string
 
 	Out             string // folder, or file that ends in .onnx
 	Checkpoint      bool
@@ -324,6 +328,25 @@ func (o Options) load(m *onnx.Model) error {
 	return nil
 }
 
+// kernels is the recipe's number of terms.
+func (o Options) kernels() (int, error) {
+	switch o.Kernels {
+	case "", "auto":
+		if (o.Network == Demo || o.Network == "" && o.From == "") && o.Augment != asRecipe {
+			return 0, nil
+		}
+		return engine.KernelTerms(), nil
+	case "off":
+		return 0, nil
+	case "2", "3":
+		if err := engine.Kernels(); err != nil {
+			return 0, fmt.Errorf("job: kernels %s: %w; leave them to auto", o.Kernels, err)
+		}
+		return int(o.Kernels[0] - '0'), nil
+	}
+	return 0, fmt.Errorf("job: kernels %q: %w: want auto, off, 2 or 3", o.Kernels, ErrAsk)
+}
+
 // recipe completes the recipe for the data.
 func (o Options) recipe(s *train.Set) (train.Recipe, error) {
 	r := o.Recipe
@@ -343,6 +366,10 @@ func (o Options) recipe(s *train.Set) (train.Recipe, error) {
 		default:
 			r.Rate = 1e-3
 		}
+	}
+	var err error
+	if r.Kernels, err = o.kernels(); err != nil {
+		return r, err
 	}
 	switch o.Augment {
 	case "", "standard":
