@@ -303,7 +303,7 @@ func checkConvolution(t testing.TB, g geometryOf, terms, relu int64, rng *rand.R
 	scaledW.check(t, "the scaled weight gradient", out[0], precision[terms])
 	scaledB.check(t, "the scaled bias gradient", out[1], 1e-6)
 	if g.groups == 1 || g.groups < g.c {
-		out = kernelRun(t, 2, "ConvWeightRows", []*Tensor{x, dy, gate}, 2, g.attribute(terms, 1, g.r, g.s))
+		out = kernelRun(t, 2, "ConvWeightRows", []*Tensor{x, dy, gate}, 4, g.attribute(terms, 1, g.r, g.s))
 		for n := range rows {
 			part := func(of Tensor) Tensor {
 				values, size := of.Data.([]float32), int64(len(of.Data.([]float32)))/g.n
@@ -324,6 +324,10 @@ func checkConvolution(t testing.TB, g geometryOf, terms, relu int64, rng *rand.R
 		// Of a squared norm, what the gradient's own terms could lose.
 		norms.squares += rows[n].squares * rows[n].squares
 		biases.squares += biasRows[n].squares * biasRows[n].squares
+	}
+	if len(out) == 4 {
+		norms.check(t, "the squared norms beside the images' weight gradients", out[2], 4*precision[terms])
+		biases.check(t, "the squared norms beside the images' bias gradients", out[3], 1e-5)
 	}
 	out = kernelRun(t, 2, "ConvWeightNorms", []*Tensor{x, dy, gate}, 2, g.attribute(terms, 1, g.r, g.s))
 	norms.check(t, "the squared norms of the images' weight gradients", out[0], 4*precision[terms])

@@ -210,7 +210,7 @@ static void run_conv_weight_norms(call *c) {
 		vigie_record_gradients(&c->crew, &g, views, c->in[0].data, c->in[1].data, c->in[2].data, 0, 0, norms, bias);
 }
 
-// Each record's gradients themselves.
+// Each record's gradients themselves, and their squared norms.
 static void run_conv_weight_rows(call *c) {
 	conv g;
 	if (!weight_geometry(c, &g)) return;
@@ -220,7 +220,11 @@ static void run_conv_weight_rows(call *c) {
 		return;
 	}
 	float *rows = output(c, 0, (int64_t[]){g.n / views, g.k, g.c / g.groups, g.r, g.s}, 5), *bias = output(c, 1, (int64_t[]){g.n / views, g.k}, 2);
-	if (rows && bias) vigie_record_gradients(&c->crew, &g, views, c->in[0].data, c->in[1].data, c->in[2].data, rows, bias, 0, 0);
+	float *norms = output(c, 2, (int64_t[]){g.n / views}, 1), *bias_norms = output(c, 3, (int64_t[]){g.n / views}, 1);
+	if (!rows || !bias || !norms || !bias_norms) return;
+	memset(norms, 0, g.n / views * sizeof(float));
+	memset(bias_norms, 0, g.n / views * sizeof(float));
+	vigie_record_gradients(&c->crew, &g, views, c->in[0].data, c->in[1].data, c->in[2].data, rows, bias, norms, bias_norms);
 }
 
 enum { m_transpose_a, m_transpose_b, m_terms, m_matmul };
@@ -346,7 +350,7 @@ static operator operators[] = {
 	{.name = "ConvInputGradient", .inputs = 3, .needed = 2, .outputs = 1, .geometry = g_conv, .byte_input = -1, .byte_output = -1, .run = run_conv_input_gradient},
 	{.name = "ConvWeightGradient", .inputs = 4, .needed = 2, .outputs = 2, .geometry = g_conv, .byte_input = -1, .byte_output = -1, .run = run_conv_weight_gradient},
 	{.name = "ConvWeightNorms", .inputs = 3, .needed = 2, .outputs = 2, .geometry = g_conv, .byte_input = -1, .byte_output = -1, .run = run_conv_weight_norms},
-	{.name = "ConvWeightRows", .inputs = 3, .needed = 2, .outputs = 2, .geometry = g_conv, .byte_input = -1, .byte_output = -1, .run = run_conv_weight_rows},
+	{.name = "ConvWeightRows", .inputs = 3, .needed = 2, .outputs = 4, .geometry = g_conv, .byte_input = -1, .byte_output = -1, .run = run_conv_weight_rows},
 	{.name = "MatMul", .inputs = 2, .needed = 2, .outputs = 1, .geometry = m_matmul, .byte_input = -1, .byte_output = -1, .run = run_matmul},
 	{.name = "Normalization", .inputs = 4, .needed = 3, .outputs = 3, .geometry = n_norm, .byte_input = -1, .byte_output = -1, .run = run_norm},
 	{.name = "NormalizationGradient", .inputs = 7, .needed = 6, .outputs = 4, .geometry = n_norm, .byte_input = -1, .byte_output = -1, .run = run_norm_gradient},

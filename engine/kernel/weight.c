@@ -365,18 +365,13 @@ inlined void record(const int terms, const recording *s, int i) {
 		tiles_begin();
 		accumulate_taps(terms, c, &p, pair, sums);
 		tiles_end();
-		if (s->rows)
-			store_pair(c, s->rows + ((long)i * c->g->groups + c->group) * size, pair, sums);
-		else
-			norm += squares_of(c, pair, sums);
+		if (s->rows) store_pair(c, s->rows + ((long)i * c->g->groups + c->group) * size, pair, sums);
+		norm += squares_of(c, pair, sums);
 	}
 	for (int k = 0; k < c->filters; k++) bias += (double)p.db[k] * p.db[k];
-	if (s->rows) {
-		memcpy(s->bias_rows + (long)i * c->g->k + c->group * c->filters, p.db, c->filters * sizeof(float));
-	} else {
-		s->norms[i] += (float)norm;
-		s->bias_norms[i] += (float)bias;
-	}
+	if (s->rows) memcpy(s->bias_rows + (long)i * c->g->k + c->group * c->filters, p.db, c->filters * sizeof(float));
+	s->norms[i] += (float)norm;
+	s->bias_norms[i] += (float)bias;
 	vigie_give(sums);
 	give_panels(&p);
 }
@@ -389,9 +384,9 @@ static void record_of(void *data, size_t i) {
 		record(3, s, (int)i);
 }
 
-// The gradients of each record, a run of views images, of all groups: either
-// themselves into rows and bias_rows, or their squared norms added to norms and
-// bias_norms, and then they are never stored.
+// The squared norms of the gradients of each record, a run of views images, of all
+// groups, added to norms and bias_norms; the gradients themselves into rows and
+// bias_rows, unless these are NULL.
 void vigie_record_gradients(const crew *crew, const conv *g, int views, const float *x, const float *dy, const float *y, float *rows, float *bias_rows,
                             float *norms, float *bias_norms) {
 	for (int i = 0; i < g->groups; i++) {

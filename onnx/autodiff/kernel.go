@@ -263,26 +263,32 @@ func kernelConvSite(o *operation, i int) *site {
 		gate = o.out(0)
 		inputs = append(inputs, gate)
 	}
-	// both emits an operator for weights and bias at once, when first asked for.
-	both := func(opType string, weights, bias []int64) value {
+	// part emits an operator for weights and bias at once, when first asked for.
+	part := func(opType string, at int, shapes ...[]int64) value {
 		key := "kernel " + opType + "|" + o.node.Name
-		if o.cache[key+"1"].none() {
-			out := o.emitKernel(opType, inputs, []value{{typ: w.typ, shape: weights}, {typ: w.typ, shape: bias}},
-				o.convGeometry(g, group, views, w.shape[2], w.shape[3]))
-			o.cache[key+"1"], o.cache[key+"2"] = out[0], out[1]
+		if o.cache[key+"0"].none() {
+			var outputs []value
+			for _, shape := range shapes {
+				outputs = append(outputs, value{typ: w.typ, shape: shape})
+			}
+			for k, out := range o.emitKernel(opType, inputs, outputs, o.convGeometry(g, group, views, w.shape[2], w.shape[3])) {
+				o.cache[fmt.Sprint(key, k)] = out
+			}
 		}
-		return o.cache[fmt.Sprint(key, i)]
+		return o.cache[fmt.Sprint(key, at)]
 	}
 	records := o.clip.records
 	// Gradients that are small for all records together are kept, which costs
 	// less than to compute them twice.
 	const small = 1 << 23
 	if group == 1 && records*w.size() <= small {
-		rows := both("ConvWeightRows", append([]int64{records}, w.shape...), []int64{records, w.shape[0]})
-		return o.materialised(rows, o.in(i).shape)
+		shapes := [][]int64{append([]int64{records}, w.shape...), {records, w.shape[0]}, {records}, {records}}
+		s := o.materialised(part("ConvWeightRows", i-1, shapes...), o.in(i).shape)
+		s.squaredNorm = func() value { return part("ConvWeightRows", i+1, shapes...) }
+		return s
 	}
 	return &site{
-		squaredNorm: func() value { return both("ConvWeightNorms", []int64{records}, []int64{records}) },
+		squaredNorm: func() value { return part("ConvWeightNorms", i-1, []int64{records}, []int64{records}) },
 		weighted: func(factor value) value {
 			dw, db := o.kernelWeightGradient(g, group, gate, o.perRow(factor))
 			if i == 1 {
@@ -523,7 +529,7 @@ func (t *tape) kernelProducts(nodes []*onnx.Node) []*onnx.Node {
 		if transA != 0 {
 			inner = a.shape[a.rank()-2]
 		}
-		if !shared && !same || y.size()*inner < worth {
+		if rows, columns := y.shape[y.rank()-2], y.shape[y.rank()-1]; !shared && !same || y.size()*inner < worth || columns < 8 || same && rows < 8 {
 			out = append(out, n)
 			continue
 		}
