@@ -32,11 +32,24 @@ func TestANewModelIsAFileOrAPackageThatNamesItsLabels(t *testing.T) {
 	}
 	for want, args := range map[string][]string{
 		"choose one of attention-mil": {"resnet", "--input", "1x32x32", "--labels", "a,b"},
-		"such as 1x224x224":           {"resnet18", "--input", "32", "--labels", "a,b", "--input", "32,32"},
-		"normalisation":               {"resnet18", "--input", "1x32x32", "--labels", "a,b", "--norm", "layer"},
+		"such as 1x224x224":           {"resnet18", "--labels", "a,b", "--input", "32,32", "--out", filepath.Join(folder, "other.onnx")},
+		"exists already":              {"resnet18", "--input", "1x32x32", "--labels", "a,b"},
+		"an ONNX file holds":          {"vit-s16", "--input", "1x65536x65536", "--labels", "a,b", "--out", filepath.Join(folder, "big.onnx")},
+		"normalisation":               {"resnet18", "--input", "1x32x32", "--labels", "a,b", "--norm", "layer", "--out", filepath.Join(folder, "other.onnx")},
 	} {
 		if _, err := command(t, append([]string{"model", "new", "--out", file}, args...)...); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, want %q in it", args, err, want)
 		}
+	}
+}
+
+func TestANewModelNeedsNoNameForItsFile(t *testing.T) {
+	t.Chdir(t.TempDir())
+	text, err := command(t, "model", "new", "tabular-mlp", "--input", "30", "--labels", "benign,malignant", "--json")
+	if err != nil || !strings.Contains(text, `"out":"tabular-mlp.onnx"`) || !strings.Contains(text, `"seed":1`) {
+		t.Fatalf("%v: %s", err, text)
+	}
+	if _, err := onnx.Load("tabular-mlp.onnx"); err != nil {
+		t.Error(err)
 	}
 }

@@ -19,6 +19,7 @@ type builder struct {
 	rng     *rand.Rand
 	weights []string
 	layer   string
+	numbers int64 // in all weights so far
 	err     error // the first thing that cannot be built
 }
 
@@ -84,7 +85,13 @@ func (b *builder) trained(name string, dims []int64, draw func() float64) string
 	return b.constant(name, dims, draw)
 }
 
+// mostNumbers is what fits a file: protocol buffers end at 2 GiB.
+const mostNumbers = 1<<29 - 1<<20
+
 func (b *builder) constant(name string, dims []int64, draw func() float64) string {
+	if b.numbers += product(dims); b.numbers > mostNumbers {
+		b.fail("the weights, up to %q, would be %d numbers, and an ONNX file holds %d: want a smaller input or fewer classes", name, b.numbers, int64(mostNumbers))
+	}
 	if b.err != nil { // sizes may make no sense
 		dims = []int64{0}
 	}

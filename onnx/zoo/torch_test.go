@@ -68,7 +68,7 @@ var compared = []struct {
 	{"unet", zoo.BatchNorm, []int64{1, 36, 40}, answers},
 	{"attention-mil", zoo.BatchNorm, []int64{0, 24}, answers},
 	{"dna-transformer", zoo.BatchNorm, []int64{4, 64}, answers},
-	{"dna-transformer", zoo.GroupNorm, []int64{4, 64}, answers},
+	{"dna-transformer", zoo.GroupNorm, []int64{4, 75}, answers},
 	{"tabular-mlp", zoo.BatchNorm, []int64{11}, answers},
 }
 

@@ -80,26 +80,36 @@ func visionTransformer(width, depth, heads int64) func(*builder) {
 	}
 }
 
-// fillUp pads rows and columns with zeros, at bottom and right, to multiples.
+// fillUp pads the axes behind the channels with zeros, at their ends, to
+// multiples.
 func (b *builder) fillUp(x tensor, multiple int64) tensor {
-	rows, columns := (multiple-x.shape[1]%multiple)%multiple, (multiple-x.shape[2]%multiple)%multiple
-	if rows == 0 && columns == 0 {
+	shape := []int64{x.channels()}
+	pads := make([]int64, 2*(len(x.shape)+1)) // before each axis with the batch, then behind
+	whole := true
+	for i, d := range x.shape[1:] {
+		fill := (multiple - d%multiple) % multiple
+		pads[len(x.shape)+1+2+i] = fill
+		shape = append(shape, d+fill)
+		whole = whole && fill == 0
+	}
+	if whole {
 		return x
 	}
-	padded := b.Op("Pad", []string{x.name, b.Ints("fill", 0, 0, 0, 0, 0, 0, rows, columns)})
-	return tensor{padded, []int64{x.shape[0], x.shape[1] + rows, x.shape[2] + columns}}
+	return tensor{b.Op("Pad", []string{x.name, b.Ints("fill", pads...)}), shape}
 }
 
 // dnaTransformer reads one-hot bases [4, length]: a convolution stem that
 // quarters the length twice, four transformer blocks, and the mean over
-// positions. It is Enformer's plan at a hundredth of the size.
+// positions. It is Enformer's plan at a hundredth of the size. A length that
+// does not divide by 16 is filled up with unknown bases, which are zero.
 func dnaTransformer(b *builder) {
 	const width, heads, depth = 128, 4, 4
 	x := b.input("sequence")
-	if x.channels() != 4 || x.shape[1]%16 != 0 {
-		b.fail("want 4 bases and a length that is a multiple of 16")
+	if x.channels() != 4 {
+		b.fail("want 4 channels, one for each base")
 		return
 	}
+	x = b.fillUp(x, 16)
 	x = b.gelu(b.norm("stem.0.norm", b.conv("stem.0.conv", x, 64, kernel{size: 15, stride: 1, fanIn: true})))
 	x = b.pool("MaxPool", x, 4, 4, 0)
 	x = b.gelu(b.norm("stem.1.norm", b.conv("stem.1.conv", x, width, kernel{size: 5, stride: 1, fanIn: true})))

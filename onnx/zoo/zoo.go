@@ -127,7 +127,7 @@ var architectures = map[string]Architecture{
 	"vit-s16":         {About: "vision transformer, small, patches of 16 (Touvron et al. 2021)", Input: image, Usual: []int64{3, 224, 224}, build: visionTransformer(384, 12, 6)},
 	"unet":            {About: "U-Net with 32 to 512 channels: a class for each pixel (Ronneberger et al. 2015)", Input: image, Usual: []int64{3, 256, 256}, build: unet},
 	"attention-mil":   {About: "gated attention over a bag of feature vectors (Ilse et al. 2018)", Input: "instances x features, 0 for any number of instances", Usual: []int64{0, 1024}, build: attentionMIL},
-	"dna-transformer": {About: "convolutions, then a transformer, over one-hot DNA (after Avsec et al. 2021)", Input: "4 x bases, a multiple of 16", Usual: []int64{4, 1024}, build: dnaTransformer},
+	"dna-transformer": {About: "convolutions, then a transformer, over one-hot DNA (after Avsec et al. 2021)", Input: "4 x bases", Usual: []int64{4, 1024}, build: dnaTransformer},
 	"tabular-mlp":     {About: "three layers over standardised columns", Input: "columns", Usual: []int64{30}, build: tabularMLP},
 }
 

@@ -251,8 +251,9 @@ func TestWhatCannotBeBuiltIsRefusedWithWhatItNeeds(t *testing.T) {
 		"classes":    {"resnet18", zoo.Options{Input: image}, "0 classes"},
 		"norm":       {"resnet18", zoo.Options{Input: image, Classes: 2, Norm: "layer"}, `"layer"`},
 		"groups":     {"resnet18", zoo.Options{Input: image, Classes: 2, Groups: -1}, "-1 groups"},
-		"bases":      {"dna-transformer", zoo.Options{Input: []int64{5, 64}, Classes: 2}, "4 bases"},
-		"length":     {"dna-transformer", zoo.Options{Input: []int64{4, 65}, Classes: 2}, "multiple of 16"},
+		"bases":      {"dna-transformer", zoo.Options{Input: []int64{5, 64}, Classes: 2}, "each base"},
+		"positions":  {"vit-s16", zoo.Options{Input: []int64{1, 1 << 16, 1 << 16}, Classes: 2}, "an ONNX file holds"},
+		"outputs":    {"densenet121", zoo.Options{Input: image, Classes: 1 << 20}, "an ONNX file holds"},
 		"means":      {"resnet18", zoo.Options{Input: image, Classes: 2, Mean: []float32{0, 0}, Deviation: []float32{1, 1}}, "each channel"},
 		"deviation":  {"resnet18", zoo.Options{Input: image, Classes: 2, Mean: []float32{0}, Deviation: []float32{0}}, "deviation 0"},
 		"labels":     {"resnet18", zoo.Options{Input: image, Classes: 2, Labels: []string{"a"}}, "1 labels for 2"},
@@ -278,38 +279,118 @@ func TestTheShapeOfAnExampleIsReadFromText(t *testing.T) {
 	}
 }
 
-func TestAnImageOfOnePixelIsNotTooSmall(t *testing.T) {
+func TestNoSizeOfInputIsTooSmallOrTooOdd(t *testing.T) {
 	for _, a := range zoo.Architectures() {
-		if len(a.Usual) != 3 {
-			continue
+		sizes := [][]int64{{1}, {7}}
+		switch {
+		case len(a.Usual) == 3:
+			sizes = [][]int64{{1, 1, 1}, {5, 37, 61}, {2, 3, 100}}
+		case a.Name == "attention-mil":
+			sizes = [][]int64{{1, 1}, {3, 17}}
+		case a.Name == "dna-transformer":
+			sizes = [][]int64{{4, 1}, {4, 131}}
 		}
-		n := build(t, a.Name, zoo.Options{Input: []int64{1, 1, 1}, Classes: 2})
-		run(t, n.Model, input(n, 1))
+		for _, size := range sizes {
+			n := build(t, a.Name, zoo.Options{Input: size, Classes: 2})
+			logits := run(t, n.Model, input(n, 1), n.Logits)[n.Logits]
+			want := []int64{1, 2}
+			if a.Name == "unet" {
+				want = append(want, size[1:]...)
+			}
+			if !slices.Equal(logits.Shape, want) {
+				t.Errorf("%s of %v: logits %v, want %v", a.Name, size, logits.Shape, want)
+			}
+		}
 	}
 }
 
-func TestInitialWeightsHaveTheDeviationThatTheirLayersAskFor(t *testing.T) {
-	n := build(t, "vit-ti16", zoo.Options{Input: []int64{1, 32, 32}, Classes: 2})
-	deviation := func(m *onnx.Model, name string) (float64, float64) {
-		values, err := onnx.Values[float32](m.Graph.Initializer(name))
+// Where the initial weights come from: He et al. 2015 (normal, kept forwards or
+// backwards), Glorot and Bengio 2010, and for transformers a normal distribution
+// of deviation 0.02 cut off at two deviations, which leaves 0.8796 of it.
+func TestInitialWeightsHaveTheDistributionThatTheirLayersAskFor(t *testing.T) {
+	const cut = 0.8796
+	uniform := math.Sqrt(3) // a uniform distribution ends at √3 deviations
+	for _, c := range []struct {
+		network, weight string
+		input           []int64
+		deviation, most float64 // most: 0 where nothing bounds it
+	}{
+		{"resnet18", "layer3.0.conv1.weight", []int64{1, 32, 32}, math.Sqrt(2.0 / (256 * 9)), 0},
+		{"resnet50", "layer4.0.conv3.weight", []int64{1, 32, 32}, math.Sqrt(2.0 / 2048), 0},
+		{"densenet121", "features.denseblock3.denselayer9.conv2.weight", []int64{1, 32, 32}, math.Sqrt(2.0 / (128 * 9)), 0},
+		{"efficientnet-b0", "features.6.1.block.1.0.weight", []int64{1, 32, 32}, math.Sqrt(2.0 / 25), 0}, // depthwise 5×5
+		{"unet", "decoder3.conv1.weight", []int64{1, 32, 32}, math.Sqrt(2.0 / (256 * 9)), 0},
+		{"vit-ti16", "blocks.3.mlp.fc1.weight", []int64{1, 32, 32}, cut * 0.02, 0.04},
+		{"vit-s16", "blocks.11.attn.qkv.weight", []int64{1, 32, 32}, cut * 0.02, 0.04},
+		{"vit-ti16", "patch_embed.proj.weight", []int64{3, 32, 32}, cut / math.Sqrt(3*256), 2 / math.Sqrt(3*256)},
+		{"dna-transformer", "stem.1.conv.weight", []int64{4, 64}, math.Sqrt(2.0 / (64 * 5)), 0},
+		{"attention-mil", "embed.weight", []int64{0, 300}, math.Sqrt(2.0 / 812), uniform * math.Sqrt(2.0/812)},
+		{"attention-mil", "attention.v.weight", []int64{0, 300}, math.Sqrt(2.0 / 768), uniform * math.Sqrt(2.0/768)},
+		{"tabular-mlp", "hidden2.weight", []int64{30}, math.Sqrt(2.0 / 128), 0},
+	} {
+		n := shared(t, c.network, zoo.Options{Input: c.input, Classes: 2})
+		values, err := onnx.Values[float32](n.Model.Graph.Initializer(c.weight))
 		if err != nil {
-			t.Fatal(err)
+			t.Fatalf("%s %s: %v", c.network, c.weight, err)
 		}
-		sum, most := 0.0, 0.0
+		mean, squares, fourth, most := 0.0, 0.0, 0.0, 0.0
 		for _, v := range values {
-			sum += float64(v) * float64(v)
+			mean += float64(v)
+			squares += float64(v) * float64(v)
 			most = max(most, math.Abs(float64(v)))
 		}
-		return math.Sqrt(sum / float64(len(values))), most
+		count := float64(len(values))
+		mean, squares = mean/count, squares/count
+		for _, v := range values {
+			fourth += math.Pow(float64(v), 4) / count
+		}
+		d := math.Sqrt(squares)
+		// Five standard errors of the mean and of the deviation.
+		if error := 5 * d / math.Sqrt(count); math.Abs(mean) > error {
+			t.Errorf("%s %s: mean %v, want 0 ± %v", c.network, c.weight, mean, error)
+		}
+		if error := 5 * d * math.Sqrt((fourth/(squares*squares)-1)/(4*count)); math.Abs(d-c.deviation) > error {
+			t.Errorf("%s %s: deviation %v, want %v ± %v", c.network, c.weight, d, c.deviation, error)
+		}
+		if c.most > 0 && (most > c.most*(1+1e-6) || most < 0.97*c.most) {
+			t.Errorf("%s %s: the largest is %v, want it just below %v", c.network, c.weight, most, c.most)
+		}
+		if c.most == 0 && fourth/(squares*squares) < 2.5 {
+			t.Errorf("%s %s: a kurtosis of %v, want the normal distribution's 3", c.network, c.weight, fourth/(squares*squares))
+		}
 	}
-	// A normal distribution cut at ±2 has a deviation of 0.8796.
-	if d, most := deviation(n.Model, "blocks.3.mlp.fc1.weight"); math.Abs(d/(0.8796*0.02)-1) > 0.02 || most > 0.04 {
-		t.Errorf("transformer: deviation %v, largest %v", d, most)
-	}
-	n = build(t, "resnet18", zoo.Options{Input: []int64{1, 32, 32}, Classes: 2})
-	if d, _ := deviation(n.Model, "layer3.0.conv1.weight"); math.Abs(d/math.Sqrt(2.0/(256*9))-1) > 0.02 {
-		t.Errorf("convolution: deviation %v, want that of 256·9 outputs", d)
-	}
+}
+
+func TestGainsStartAtOneAndShiftsAtZero(t *testing.T) {
+	variants(t, func(t *testing.T, a zoo.Architecture, o zoo.Options) {
+		n := shared(t, a.Name, o)
+		gains, shifts := 0, 0
+		for _, name := range n.Weights {
+			w := n.Model.Graph.Initializer(name)
+			values, err := onnx.Values[float32](w)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := float32(0)
+			switch {
+			case strings.HasSuffix(name, ".bias"):
+				shifts++
+			case strings.HasSuffix(name, ".weight") && len(values) == int(slices.Max(w.Dims)) && !strings.HasPrefix(name, "head"):
+				if strings.Contains(name, "attention.w") { // a matrix of one column
+					continue
+				}
+				gains, want = gains+1, 1
+			default:
+				continue
+			}
+			if slices.ContainsFunc(values, func(v float32) bool { return v != want }) {
+				t.Errorf("%s is not %v throughout", name, want)
+			}
+		}
+		if shifts == 0 || gains == 0 && a.Name != "attention-mil" {
+			t.Errorf("%d gains and %d shifts were looked at", gains, shifts)
+		}
+	})
 }
 
 func ExampleBuild() {

@@ -265,11 +265,12 @@ class DNA(nn.Module):
             part = nn.Module()
             part.conv, part.norm = nn.Conv1d(cin, cout, k, padding=k // 2, bias=False), norm(cout)
             setattr(self, f"stem{i}", part)
-        self.pos_embed = nn.Parameter(torch.zeros(1, length // 16, 128))
+        self.pos_embed = nn.Parameter(torch.zeros(1, -(-length // 16), 128))
         self.blocks = nn.Sequential(*[TransformerBlock(128, 4) for _ in range(4)])
         self.norm, self.head = nn.LayerNorm(128, 1e-6), nn.Linear(128, classes)
 
     def forward(self, x):
+        x = F.pad(x, (0, -x.shape[2] % 16))
         for part in (self.stem0, self.stem1):
             x = F.max_pool1d(F.gelu(part.norm(part.conv(x))), 4)
         return self.head(self.norm(self.blocks(x.transpose(1, 2) + self.pos_embed)).mean(1))
