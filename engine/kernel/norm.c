@@ -235,4 +235,46 @@ void vigie_affine_gradient(const crew *crew, const norm *g, const float *x, cons
 	crew->run(crew, affine, (size_t)g->n * g->c, &s);
 }
 
+typedef struct {
+	long hw;
+	const float *x, *s, *dy;
+	float *y, *ds;
+} weighing;
+
+static void weigh(void *data, size_t i) {
+	const weighing *w = data;
+	const __m512 by = _mm512_set1_ps(w->s[i]);
+	const float *x = w->x + i * w->hw;
+	float *y = w->y + i * w->hw;
+	for (long k = 0; k < w->hw; k += 16) {
+		__mmask16 l = lanes(w->hw - k);
+		_mm512_mask_storeu_ps(y + k, l, _mm512_mul_ps(by, _mm512_maskz_loadu_ps(l, x + k)));
+	}
+}
+
+static void weigh_gradient(void *data, size_t i) {
+	const weighing *w = data;
+	const __m512 by = _mm512_set1_ps(w->s[i]);
+	const float *x = w->x + i * w->hw, *dy = w->dy + i * w->hw;
+	float *dx = w->y + i * w->hw;
+	__m512 sum = _mm512_setzero_ps();
+	for (long k = 0; k < w->hw; k += 16) {
+		__mmask16 l = lanes(w->hw - k);
+		__m512 d = _mm512_maskz_loadu_ps(l, dy + k);
+		_mm512_mask_storeu_ps(dx + k, l, _mm512_mul_ps(by, d));
+		sum = _mm512_fmadd_ps(d, _mm512_maskz_loadu_ps(l, x + k), sum);
+	}
+	w->ds[i] = _mm512_reduce_add_ps(sum);
+}
+
+void vigie_weigh_channels(const crew *crew, size_t planes, long hw, const float *x, const float *s, float *y) {
+	weighing w = {.hw = hw, .x = x, .s = s, .y = y};
+	crew->run(crew, weigh, planes, &w);
+}
+
+void vigie_weigh_channels_gradient(const crew *crew, size_t planes, long hw, const float *x, const float *s, const float *dy, float *dx, float *ds) {
+	weighing w = {.hw = hw, .x = x, .s = s, .dy = dy, .y = dx, .ds = ds};
+	crew->run(crew, weigh_gradient, planes, &w);
+}
+
 #endif

@@ -28,4 +28,9 @@ void vigie_norm_gradient(const crew *, const norm *, const float *x, const float
 void vigie_affine(const crew *, const norm *, const float *x, const float *factor, const float *shift, float *y);
 void vigie_affine_gradient(const crew *, const norm *, const float *x, const float *dy, const float *factor, const float *shift, float *dx);
 
+// Channels weighed by squeeze and excitation: y[n][c] = x[n][c]·s[n][c] over
+// planes of hw numbers; dx = dy·s and ds = Σ dy·x.
+void vigie_weigh_channels(const crew *, size_t planes, long hw, const float *x, const float *s, float *y);
+void vigie_weigh_channels_gradient(const crew *, size_t planes, long hw, const float *x, const float *s, const float *dy, float *dx, float *ds);
+
 #endif

@@ -321,6 +321,20 @@ static void run_affine_gradient(call *c) {
 	if (dx) vigie_affine_gradient(&c->crew, &g, c->in[0].data, c->in[1].data, c->in[2].data, c->in[3].data, dx);
 }
 
+// Inputs x, s.
+static void run_weigh(call *c) {
+	norm g = norm_of(c, &c->in[0]);
+	float *y = like(c, 0, &c->in[0]);
+	if (y) vigie_weigh_channels(&c->crew, (size_t)g.n * g.c, g.hw, c->in[0].data, c->in[1].data, y);
+}
+
+// Inputs x, s, dy.
+static void run_weigh_gradient(call *c) {
+	norm g = norm_of(c, &c->in[0]);
+	float *dx = like(c, 0, &c->in[0]), *ds = like(c, 1, &c->in[1]);
+	if (dx && ds) vigie_weigh_channels_gradient(&c->crew, (size_t)g.n * g.c, g.hw, c->in[0].data, c->in[1].data, c->in[2].data, dx, ds);
+}
+
 enum { p_r, p_s, p_stride_h, p_stride_w, p_top, p_left, p_h, p_w, p_out_h, p_out_w, p_pool };
 
 static pool pool_of(call *c, const tensor *x) {
@@ -356,6 +370,8 @@ static operator operators[] = {
 	{.name = "NormalizationGradient", .inputs = 7, .needed = 6, .outputs = 4, .geometry = n_norm, .byte_input = -1, .byte_output = -1, .run = run_norm_gradient},
 	{.name = "Affine", .inputs = 3, .needed = 3, .outputs = 1, .geometry = n_norm, .byte_input = -1, .byte_output = -1, .run = run_affine},
 	{.name = "AffineGradient", .inputs = 4, .needed = 4, .outputs = 1, .geometry = n_norm, .byte_input = -1, .byte_output = -1, .run = run_affine_gradient},
+	{.name = "WeighChannels", .inputs = 2, .needed = 2, .outputs = 1, .geometry = n_norm, .byte_input = -1, .byte_output = -1, .run = run_weigh},
+	{.name = "WeighChannelsGradient", .inputs = 3, .needed = 3, .outputs = 2, .geometry = n_norm, .byte_input = -1, .byte_output = -1, .run = run_weigh_gradient},
 	{.name = "MaxPool", .inputs = 1, .needed = 1, .outputs = 2, .geometry = p_pool, .byte_input = -1, .byte_output = 1, .run = run_max_pool},
 	{.name = "MaxPoolGradient", .inputs = 2, .needed = 2, .outputs = 1, .geometry = p_pool, .byte_input = 1, .byte_output = -1, .run = run_max_pool_gradient},
 };

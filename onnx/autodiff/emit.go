@@ -66,8 +66,9 @@ type emitter struct {
 	inits     map[string]*onnx.Tensor // initializers by name
 	cache     map[string]value        // constants by content, and repeated pure operations
 	counter   int
-	fused     bool // some node needs com.microsoft
-	kernels   bool // some node needs the engine\'s own operators
+	fused     bool             // some node needs com.microsoft
+	repeated  map[string]value // results of Expand: what was repeated
+	kernels   bool             // some node needs the engine\'s own operators
 }
 
 // fresh returns an unused name that hints at what it names.
@@ -263,7 +264,12 @@ func (e *emitter) expand(a value, shape []int64) value {
 	if slices.Equal(a.shape, shape) {
 		return a
 	}
-	return e.op("Expand", a.typ, shape, []value{a, e.ints(shape...)})
+	out := e.op("Expand", a.typ, shape, []value{a, e.ints(shape...)})
+	if e.repeated == nil {
+		e.repeated = map[string]value{}
+	}
+	e.repeated[out.name] = a
+	return out
 }
 
 func (e *emitter) concat(axis int, parts ...value) value {
@@ -411,10 +417,31 @@ func (e *emitter) total(parts []value) value {
 	switch len(parts) {
 	case 1:
 		return parts[0]
-	case 2:
-		return e.add(parts[0], parts[1])
 	}
-	return e.op("Sum", parts[0].typ, parts[0].shape, parts)
+	// What was only repeated to its shape can be added without.
+	var whole, repeated []value
+	for _, p := range parts {
+		if from, ok := e.repeated[p.name]; ok {
+			repeated = append(repeated, from)
+		} else {
+			whole = append(whole, p)
+		}
+	}
+	if len(whole) == 0 {
+		whole, repeated = parts, nil
+	}
+	sum := whole[0]
+	switch len(whole) {
+	case 1:
+	case 2:
+		sum = e.add(whole[0], whole[1])
+	default:
+		sum = e.op("Sum", sum.typ, sum.shape, whole)
+	}
+	for _, r := range repeated {
+		sum = e.add(sum, r)
+	}
+	return sum
 }
 
 func bit(b bool) int64 {

@@ -20,6 +20,7 @@ var kernelRules = map[string]rule{
 	"vigie.Normalization": {since: 1, backward: kernelNormRule},
 	"vigie.MaxPool":       {since: 1, backward: kernelMaxPoolRule},
 	"vigie.Affine":        {since: 1, backward: kernelAffineRule},
+	"vigie.WeighChannels": {since: 1, backward: kernelWeighRule},
 }
 
 // Activations that a normalisation applies itself.
@@ -87,6 +88,8 @@ func (t *tape) fuse() {
 			f.groupNorm(n)
 		case "Reshape":
 			f.groupNormChain(n)
+		case "Mul":
+			f.weighChannels(n)
 		}
 	}
 	var nodes []*onnx.Node
@@ -419,6 +422,29 @@ func (f *fusing) affine(n *onnx.Node) {
 		OpType: "Affine", Inputs: []string{x.name, factor.name, shift.name}, Outputs: []string{out},
 		Attributes: []onnx.Attribute{normGeometry(0, activation, 0), onnx.FloatAttribute("epsilon", 0)},
 	}, made...)
+}
+
+// weighChannels takes squeeze and excitation's product of an image with one
+// number for each of its channels.
+func (f *fusing) weighChannels(n *onnx.Node) {
+	x, s := f.values[n.Input(0)], f.values[n.Input(1)]
+	if !image(x) || x.shape[2]*x.shape[3] == 1 {
+		x, s = s, x
+	}
+	if !image(x) || !image(s) || !slices.Equal(s.shape, []int64{x.shape[0], x.shape[1], 1, 1}) || x.shape[2]*x.shape[3] == 1 || !f.needs[x.name] || !f.needs[s.name] {
+		return
+	}
+	f.replace([]*onnx.Node{n}, &onnx.Node{
+		OpType: "WeighChannels", Inputs: []string{x.name, s.name}, Outputs: slices.Clone(n.Outputs),
+		Attributes: []onnx.Attribute{normGeometry(0, noActivation, 0)},
+	})
+}
+
+func kernelWeighRule(o *operation) {
+	x, s := o.in(0), o.in(1)
+	out := o.emitKernel("WeighChannelsGradient", []value{x, s, o.dy()}, []value{{typ: x.typ, shape: x.shape}, {typ: s.typ, shape: s.shape}}, o.node.Attributes...)
+	o.give(0, out[0])
+	o.give(1, out[1])
 }
 
 func kernelAffineRule(o *operation) {
