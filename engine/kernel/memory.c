@@ -29,6 +29,29 @@ typedef struct buffer {
 static buffer *kept[classes];
 static pthread_mutex_t guard = PTHREAD_MUTEX_INITIALIZER;
 
+// A thread keeps one buffer of each size to itself, until it ends.
+static __thread buffer *own[classes];
+static __thread int announced;
+static pthread_key_t ending;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+static void keep(buffer *b) {
+	pthread_mutex_lock(&guard);
+	b->next = kept[b->class];
+	kept[b->class] = b;
+	pthread_mutex_unlock(&guard);
+}
+
+static void hand_over(void *mine) {
+	buffer **list = mine;
+	for (int c = 0; c < classes; c++) {
+		if (list[c]) keep(list[c]);
+		list[c] = 0;
+	}
+}
+
+static void prepare(void) { pthread_key_create(&ending, hand_over); }
+
 static int class_of(size_t bytes, size_t *rounded) {
 	size_t size = 4096;
 	int c = 0;
@@ -51,6 +74,11 @@ void *vigie_take(size_t bytes) {
 	size_t size;
 	int c = class_of(bytes + header, &size);
 	if (c >= classes) abort();
+	if (own[c]) {
+		buffer *b = own[c];
+		own[c] = 0;
+		return (char *)b + header;
+	}
 	pthread_mutex_lock(&guard);
 	buffer *b = kept[c];
 	if (b) kept[c] = b->next;
@@ -70,10 +98,16 @@ void *vigie_take(size_t bytes) {
 void vigie_give(void *p) {
 	if (!p) return;
 	buffer *b = (buffer *)((char *)p - header);
-	pthread_mutex_lock(&guard);
-	b->next = kept[b->class];
-	kept[b->class] = b;
-	pthread_mutex_unlock(&guard);
+	if (own[b->class]) {
+		keep(b);
+		return;
+	}
+	own[b->class] = b;
+	if (!announced) {
+		announced = 1;
+		pthread_once(&once, prepare);
+		pthread_setspecific(ending, own);
+	}
 }
 
 // The kernel must be asked for the tile registers' state, once for the process

@@ -22,8 +22,11 @@ inlined __m512 exponential(__m512 x) {
 	return _mm512_scalef_ps(p, n);
 }
 
+// 1/(1 + exp(-x)). The reciprocal of 14 bits gains as many by a step of Newton's.
 inlined __m512 logistic(__m512 x) {
-	return _mm512_div_ps(_mm512_set1_ps(1), _mm512_add_ps(_mm512_set1_ps(1), exponential(_mm512_sub_ps(_mm512_setzero_ps(), x))));
+	__m512 a = _mm512_add_ps(_mm512_set1_ps(1), exponential(_mm512_sub_ps(_mm512_setzero_ps(), x)));
+	__m512 r = _mm512_rcp14_ps(a);
+	return _mm512_mul_ps(r, _mm512_fnmadd_ps(a, r, _mm512_set1_ps(2)));
 }
 
 inlined __mmask16 lanes(long left) { return left >= 16 ? 0xffff : (1 << left) - 1; }

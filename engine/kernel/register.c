@@ -76,6 +76,13 @@ static void run_crew(const crew *c, void (*f)(void *, size_t), size_t n, void *d
 	if (CALL(KernelContext_ParallelFor, const OrtKernelContext *, void (*)(void *, size_t), size_t, size_t, void *)(c->context, f, n, n < 32 ? n : 32, data)) abort();
 }
 
+// What is done sooner than a second thread is woken.
+enum { small_products = 2 << 20, small_elements = 32 << 10 };
+
+static void alone_if(call *c, int small) {
+	if (small) c->crew.run = vigie_alone;
+}
+
 static void *output(call *c, size_t i, const int64_t *dims, size_t rank) {
 	OrtValue *value = 0;
 	void *data = 0;
@@ -132,6 +139,7 @@ static int geometry(call *c, conv *g, int64_t n, int64_t channels, int64_t h, in
 		c->status = fail("vigie: the shapes do not make a convolution");
 		return 0;
 	}
+	alone_if(c, (double)g->n * g->k * g->out_h * g->out_w * filters[1] * g->r * g->s < small_products);
 	return 1;
 }
 
@@ -260,6 +268,7 @@ static void run_matmul(call *c) {
 		else
 			p.batch *= (int)a->dims[i];
 	}
+	alone_if(c, (double)p.m * p.n * p.k * p.batch < small_products);
 	p.stride_a = (long)p.m * p.k;
 	p.stride_b = (long)p.k * p.n;
 	float *y = output(c, 0, dims, ra);
@@ -273,6 +282,7 @@ static norm norm_of(call *c, const tensor *x) {
 	norm g = {.n = (int)x->dims[0], .c = (int)x->dims[1], .hw = 1, .groups = (int)c->k->geometry[n_groups], .activation = (int)c->k->geometry[n_activation],
 	          .per_example = (int)c->k->geometry[n_per_example], .epsilon = c->k->epsilon};
 	for (size_t i = 2; i < x->rank; i++) g.hw *= x->dims[i];
+	alone_if(c, x->size < small_elements);
 	return g;
 }
 
@@ -339,6 +349,7 @@ enum { p_r, p_s, p_stride_h, p_stride_w, p_top, p_left, p_h, p_w, p_out_h, p_out
 
 static pool pool_of(call *c, const tensor *x) {
 	const int64_t *a = c->k->geometry;
+	alone_if(c, x->dims[0] * x->dims[1] * a[p_h] * a[p_w] < small_elements);
 	return (pool){(size_t)(x->dims[0] * x->dims[1]), (int)a[p_h], (int)a[p_w], (int)a[p_r], (int)a[p_s], (int)a[p_stride_h], (int)a[p_stride_w],
 	              (int)a[p_top], (int)a[p_left], (int)a[p_out_h], (int)a[p_out_w]};
 }

@@ -12,6 +12,7 @@ enum {
 	segment_positions = 1024,  // of images laid out together
 	segment_bytes = 768 << 10, // that a segment's panels should not exceed, to stay in a level-2 cache
 	streamed_bytes = 1 << 20,  // of sums, up to which they stay there beside the panels
+	spread_bytes = 4 << 20,    // of all panels, up to which they may as well be made at once
 	most_parts = 8,            // that images are divided into, each with sums of its own
 };
 
@@ -259,9 +260,13 @@ static void sum_parts(void *data, size_t pair) {
 	store_pair(s->c, s->dw, (int)pair, sums);
 }
 
+// Bytes of the panels of an image.
+static long image_bytes(const gradient *c) {
+	return (long)((c->fold ? 1 : c->phases) * c->parities * c->blocks + c->filter_blocks) * 16 * 2 * c->g->terms * c->plane_size;
+}
+
 static void stream(const crew *crew, gradient *c, float *dw, float *db) {
-	long bytes = (long)((c->fold ? 1 : c->phases) * c->parities * c->blocks + c->filter_blocks) * 16 * 2 * c->g->terms * c->plane_size;
-	divide(c, (int)(segment_bytes / bytes));
+	divide(c, (int)(segment_bytes / image_bytes(c)));
 	// The number of parts depends on shapes alone, so that the order of the
 	// sum does not depend on the machine.
 	streaming s = {.c = c, .parts = c->segments < most_parts ? c->segments : most_parts, .dw = dw};
@@ -340,7 +345,8 @@ void vigie_weight_gradient(const crew *crew, const conv *g, const float *x, cons
 		gradient c = {.g = g, .x = x, .dy = dy, .y = y, .scale = scale, .group = i};
 		measure(&c);
 		float *w = dw ? dw + (long)i * c.filters * c.channels * c.tap_count : 0, *b = db ? db + i * c.filters : 0;
-		if ((long)c.pairs * c.tap_count * 4096 <= streamed_bytes)
+		long sums = (long)c.pairs * c.tap_count * 4096, all = image_bytes(&c) * g->n;
+		if (sums <= streamed_bytes && all > spread_bytes && all > 4 * most_parts * sums)
 			stream(crew, &c, w, b);
 		else
 			spread(crew, &c, w, b);
