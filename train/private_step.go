@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"runtime"
 	"sync"
 
 	"github.com/vigie/vigie/dp"
@@ -96,7 +97,11 @@ func newClippedStep(t *trainer, spec *Privacy) (*clippedStep, error) {
 		return nil, err
 	}
 	example := t.example()
-	for range t.config.Parts {
+	parts, options := t.config.Parts, engine.Options{Threads: 1}
+	if t.config.Kernels > 0 { // they share out each operator themselves
+		parts, options = 1, engine.Options{Threads: runtime.NumCPU(), Spin: true}
+	}
+	for range parts {
 		p := &clippedPart{
 			inputs: make([]float32, rows*int(product(example))), targets: make([]float32, rows*t.outputs),
 			bound: make([]float32, s.groups), mask: make([]float32, s.images), norms: make([]float32, s.images*s.groups),
@@ -116,7 +121,7 @@ func newClippedStep(t *trainer, spec *Privacy) (*clippedStep, error) {
 			outputs[clip.Of[name]] = engine.Float32(shape, p.gradients[i])
 			p.sums = append(p.sums, make([]float64, len(t.state.Weights[i])))
 		}
-		if p.session, err = engine.Open(clip.Model, engine.Options{Threads: 1}); err == nil {
+		if p.session, err = engine.Open(clip.Model, options); err == nil {
 			p.binding, err = p.session.Bind(inputs, outputs)
 		}
 		if err != nil {

@@ -3,8 +3,6 @@
 
 #ifdef VIGIE_KERNELS
 
-void vigie_weight_gradient(const crew *, const conv *, const float *x, const float *dy, const float *y, const float *scale, float *dw, float *db);
-
 // Below this many channels a step of 32 along the inner dimension is mostly
 // empty, so taps become channels.
 enum { fold_below = 24 };
@@ -49,7 +47,7 @@ int vigie_planes(const conv *g, plane *planes, tap *taps, int *share_rows) {
 	return 0;
 }
 
-void vigie_conv(const crew *crew, const conv *g, const float *x, const float *w, const float *bias, int relu, float *y) {
+void vigie_conv(const crew *crew, const conv *g, const float *x, const float *w, const float *bias, int relu, float *y, packed *keep) {
 	plane planes[most_taps];
 	tap taps[most_taps];
 	int share, fold = vigie_planes(g, planes, taps, &share);
@@ -64,7 +62,7 @@ void vigie_conv(const crew *crew, const conv *g, const float *x, const float *w,
 			.k = filters, .dst = y + (long)i * filters * g->out_h * g->out_w,
 			.dst_image = (long)g->k * g->out_h * g->out_w, .dst_channel = (long)g->out_h * g->out_w, .dst_w = g->out_w,
 			.out_rows = g->out_h, .out_columns = g->out_w, .step_h = 1, .step_w = 1,
-			.bias = bias ? bias + i * filters : 0, .relu = relu,
+			.bias = bias ? bias + i * filters : 0, .relu = relu, .keep = keep ? keep + i : 0,
 		};
 		vigie_correlate(crew, &j);
 	}
@@ -73,7 +71,7 @@ void vigie_conv(const crew *crew, const conv *g, const float *x, const float *w,
 // The input gradient: element u of the padded input collects dy[r - a]·w[i] over
 // the taps i with i·dilation = a·stride + u mod stride, r = u / stride. So each
 // phase of u is a convolution of dy, of stride 1, with the taps of that phase.
-static void input_gradient(const crew *crew, const conv *g, const float *w, const float *dy, const float *y, float *dx) {
+void vigie_conv_input_gradient(const crew *crew, const conv *g, const float *w, const float *dy, const float *y, float *dx, packed *keep) {
 	int channels = g->c / g->groups, filters = g->k / g->groups, n = g->r * g->s;
 	int reach_h = (g->r - 1) * g->dilation_h / g->stride_h, reach_w = (g->s - 1) * g->dilation_w / g->stride_w;
 	// A phase that no tap falls on, or a position that no window covers, gets 0.
@@ -121,16 +119,11 @@ static void input_gradient(const crew *crew, const conv *g, const float *w, cons
 					.dst_image = (long)g->c * g->h * g->w, .dst_channel = (long)g->h * g->w, .dst_w = g->w,
 					.out_rows = r1 - r0, .out_columns = c1 - c0, .step_h = g->stride_h, .step_w = g->stride_w,
 					.first_h = r0 * g->stride_h + ph - g->top, .first_w = c0 * g->stride_w + pw - g->left,
+					.keep = keep ? keep + (i * g->stride_h + ph) * g->stride_w + pw : 0,
 				};
 				vigie_correlate(crew, &j);
 			}
 		}
-}
-
-void vigie_conv_gradient(const crew *crew, const conv *g, const float *x, const float *w, const float *dy, const float *y, const float *scale,
-                         float *dx, float *dw, float *db) {
-	if (dx) input_gradient(crew, g, w, dy, y, dx);
-	if (dw || db) vigie_weight_gradient(crew, g, x, dy, y, scale, dw, db);
 }
 
 #endif

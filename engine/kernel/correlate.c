@@ -247,10 +247,22 @@ void vigie_correlate(const crew *crew, const correlation *j) {
 	c.parts = ceil_div(c.filters, c.part);
 
 	c.positions = ((long)c.together * (c.band + c.reach_rows) * c.columns + 32 + c.reach + 32) | 1;
-	c.weights = vigie_take((long)(c.filters + 1) * c.blocks * j->taps * j->terms * tile_bytes);
-	crew->run(crew, pack_filters_of, c.filters, &c);
+	long bytes = (long)(c.filters + 1) * c.blocks * j->taps * j->terms * tile_bytes;
+	if (j->keep) {
+		pthread_mutex_lock(&j->keep->guard);
+		c.weights = j->keep->tiles;
+		if (!c.weights) {
+			c.weights = vigie_take(bytes);
+			for (int f = 0; f < c.filters; f++) pack_filters_of(&c, f);
+			j->keep->tiles = c.weights;
+		}
+		pthread_mutex_unlock(&j->keep->guard);
+	} else {
+		c.weights = vigie_take(bytes);
+		crew->run(crew, pack_filters_of, c.filters, &c);
+	}
 	crew->run(crew, correlate_unit_of, (size_t)c.groups * c.bands * c.parts, &c);
-	vigie_give(c.weights);
+	if (!j->keep) vigie_give(c.weights);
 }
 
 #endif

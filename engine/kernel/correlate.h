@@ -30,6 +30,7 @@ typedef struct {
 	long w_filter, w_channel;
 	int taps;
 	const tap *tap;
+	packed *keep; // or NULL
 	// Destination: k planes of out_rows×out_columns, row r at r·step_h + first_h.
 	int k;
 	float *dst;

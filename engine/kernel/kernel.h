@@ -3,6 +3,7 @@
 #ifndef VIGIE_KERNEL_H
 #define VIGIE_KERNEL_H
 
+#include <pthread.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -36,11 +37,22 @@ typedef struct {
 	int terms; // bfloat16 terms a float32 is split into: 2 or 3
 } conv;
 
-void vigie_conv(const crew *, const conv *, const float *x, const float *w, const float *bias, int relu, float *y);
-// dx, dw, db may be NULL. y, if not NULL, gates dy: where y is not above 0, dy counts as 0.
-// scale, if not NULL, multiplies dy of each image; for dw and db only.
-void vigie_conv_gradient(const crew *, const conv *, const float *x, const float *w, const float *dy, const float *y, const float *scale,
-                         float *dx, float *dw, float *db);
+// Packed weights that are kept because they never change.
+typedef struct {
+	pthread_mutex_t guard;
+	char *tiles; // NULL until the first call
+} packed;
+
+// Convolution, then a Relu if asked for. keep has a place for each group, or is
+// NULL: weights that never change are packed once.
+void vigie_conv(const crew *, const conv *, const float *x, const float *w, const float *bias, int relu, float *y, packed *keep);
+
+// Where y is given and not above 0, dy counts as 0. keep has a place for each
+// group and phase of the stride.
+void vigie_conv_input_gradient(const crew *, const conv *, const float *w, const float *dy, const float *y, float *dx, packed *keep);
+
+// scale, if not NULL, multiplies dy of each image. dw and db may be NULL.
+void vigie_weight_gradient(const crew *, const conv *, const float *x, const float *dy, const float *y, const float *scale, float *dw, float *db);
 
 // c[m][n] = a[m][k] · b[k][n] (+ bias[n]); a and b as stored may be transposed. batch products in a row,
 // strides between them in elements (0: the same matrix for all).

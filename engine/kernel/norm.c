@@ -2,6 +2,8 @@
 // that follows it.
 #include "norm.h"
 
+#include "split.h"
+
 #ifdef VIGIE_KERNELS
 
 #include <math.h>

@@ -2,7 +2,7 @@
 #ifndef VIGIE_NORM_H
 #define VIGIE_NORM_H
 
-#include "split.h"
+#include "kernel.h"
 
 enum { activation_none = 0, activation_relu = 1, activation_silu = 2 };
 

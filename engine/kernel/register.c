@@ -28,12 +28,13 @@ static const void *const *api;
 
 #define CALL(slot, ...) ((OrtStatus * (*)(__VA_ARGS__)) api[slot_##slot])
 
-enum { most_geometry = 16, most_inputs = 8, most_rank = 8 };
+enum { most_geometry = 16, most_inputs = 8, most_rank = 8, most_packed = 16 };
 
 typedef struct kernel {
 	const struct operator* op;
 	int64_t geometry[most_geometry];
 	float epsilon;
+	packed *keep; // of a convolution by constant weights, most_packed places; or NULL
 } kernel;
 
 typedef struct {
@@ -58,6 +59,7 @@ typedef struct operator {
 	int outputs;
 	int geometry;  // length of the attribute
 	int byte_input, byte_output; // places of uint8 tensors, or -1
+	int weights; // 1 + the input that is packed if it is constant; 0: none
 	void (*run)(call *);
 } operator;
 
@@ -152,7 +154,7 @@ static void run_conv(call *c) {
 	if (vigie_is_depthwise(&g))
 		vigie_depthwise(&c->crew, &g, x->data, w->data, c->in[2].data, (int)c->k->geometry[g_relu], y);
 	else
-		vigie_conv(&c->crew, &g, x->data, w->data, c->in[2].data, (int)c->k->geometry[g_relu], y);
+		vigie_conv(&c->crew, &g, x->data, w->data, c->in[2].data, (int)c->k->geometry[g_relu], y, c->k->keep);
 }
 
 // Inputs w, dy and, if there was a Relu, y; g_h and g_w are the size of dx.
@@ -170,7 +172,7 @@ static void run_conv_input_gradient(call *c) {
 	if (vigie_is_depthwise(&g))
 		vigie_depthwise_gradient(&c->crew, &g, 0, w->data, dy->data, c->in[2].data, 0, dx, 0, 0);
 	else
-		vigie_conv_gradient(&c->crew, &g, 0, w->data, dy->data, c->in[2].data, 0, dx, 0, 0);
+		vigie_conv_input_gradient(&c->crew, &g, w->data, dy->data, c->in[2].data, dx, c->k->keep);
 }
 
 // Inputs x, dy, y or none, scale of each image or none; g_h and g_w are the
@@ -195,7 +197,7 @@ static void run_conv_weight_gradient(call *c) {
 	if (vigie_is_depthwise(&g))
 		vigie_depthwise_gradient(&c->crew, &g, x, 0, dy, y, scale, 0, dw, db);
 	else
-		vigie_conv_gradient(&c->crew, &g, x, 0, dy, y, scale, 0, dw, db);
+		vigie_weight_gradient(&c->crew, &g, x, dy, y, scale, dw, db);
 }
 
 // Squared norms of each record's weight and bias gradients; a record is a run
@@ -371,8 +373,8 @@ static void run_max_pool_gradient(call *c) {
 }
 
 static operator operators[] = {
-	{.name = "Conv", .inputs = 3, .needed = 2, .outputs = 1, .geometry = g_conv, .byte_input = -1, .byte_output = -1, .run = run_conv},
-	{.name = "ConvInputGradient", .inputs = 3, .needed = 2, .outputs = 1, .geometry = g_conv, .byte_input = -1, .byte_output = -1, .run = run_conv_input_gradient},
+	{.name = "Conv", .weights = 2, .inputs = 3, .needed = 2, .outputs = 1, .geometry = g_conv, .byte_input = -1, .byte_output = -1, .run = run_conv},
+	{.name = "ConvInputGradient", .weights = 1, .inputs = 3, .needed = 2, .outputs = 1, .geometry = g_conv, .byte_input = -1, .byte_output = -1, .run = run_conv_input_gradient},
 	{.name = "ConvWeightGradient", .inputs = 4, .needed = 2, .outputs = 2, .geometry = g_conv, .byte_input = -1, .byte_output = -1, .run = run_conv_weight_gradient},
 	{.name = "ConvWeightNorms", .inputs = 3, .needed = 2, .outputs = 2, .geometry = g_conv, .byte_input = -1, .byte_output = -1, .run = run_conv_weight_norms},
 	{.name = "ConvWeightRows", .inputs = 3, .needed = 2, .outputs = 4, .geometry = g_conv, .byte_input = -1, .byte_output = -1, .run = run_conv_weight_rows},
@@ -401,7 +403,16 @@ static int op_output_characteristic(const custom_op *op, size_t i) { return (voi
 static int op_zero(const custom_op *op, size_t i) { return (void)op, (void)i, 0; }
 static int op_one(const custom_op *op) { return (void)op, 1; }
 static int op_last(const custom_op *op) { return (void)op, 2147483647; }
-static void op_destroy(void *k) { free(k); }
+
+static void op_destroy(void *state) {
+	kernel *k = state;
+	for (int i = 0; i < most_packed && k->keep; i++) {
+		vigie_give(k->keep[i].tiles);
+		pthread_mutex_destroy(&k->keep[i].guard);
+	}
+	free(k->keep);
+	free(k);
+}
 
 static OrtStatus *op_create(const custom_op *op, const void *unused, const OrtKernelInfo *info, void **made) {
 	(void)unused;
@@ -413,8 +424,15 @@ static OrtStatus *op_create(const custom_op *op, const void *unused, const OrtKe
 	if (!s && n != (size_t)k->op->geometry) s = fail("vigie: the attribute geometry is too short");
 	if (!s && k->op->geometry == n_norm && strncmp(k->op->name, "Norm", 4) == 0)
 		s = CALL(KernelInfoGetAttribute_float, const OrtKernelInfo *, const char *, float *)(info, "epsilon", &k->epsilon);
+	if (!s && k->op->weights && k->geometry[g_groups] * k->geometry[g_stride_h] * k->geometry[g_stride_w] <= most_packed) {
+		int constant = 0;
+		const OrtValue *value = 0;
+		s = CALL(KernelInfoGetConstantInput_tensor, const OrtKernelInfo *, size_t, int *, const OrtValue **)(info, k->op->weights - 1, &constant, &value);
+		if (!s && constant && (k->keep = calloc(most_packed, sizeof *k->keep)))
+			for (int i = 0; i < most_packed; i++) pthread_mutex_init(&k->keep[i].guard, 0);
+	}
 	if (s) {
-		free(k);
+		op_destroy(k);
 		return s;
 	}
 	*made = k;

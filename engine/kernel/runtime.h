@@ -37,6 +37,7 @@ enum {
 	slot_KernelContext_GetOutput = 91,
 	slot_ReleaseTensorTypeAndShapeInfo = 99,
 	slot_KernelInfoGetAttributeArray_int64 = 163,
+	slot_KernelInfoGetConstantInput_tensor = 249,
 	slot_KernelContext_ParallelFor = 274,
 };
 
