@@ -42,7 +42,7 @@ var works = []work{
 	{"efficientnet-b0", trainStep, "efficientnet-b0", "batch", []int64{1, 64, 64}, 32, 1.1, 0},
 	{"vit-ti", trainStep, "vit-ti16", "batch", []int64{1, 64, 64}, 32, 1.1, 0},
 	{"demo", trainStep, "demo", "group", []int64{1, 28, 28}, 32, 0, 0},
-	{"dp-small-cnn", privateStep, "small-cnn", "", []int64{1, 64, 64}, 32, 4, 0},
+	{"dp-small-cnn", privateStep, "small-cnn", "", []int64{1, 64, 64}, 32, 1.3, 0},
 	{"dp-resnet18", privateStep, "resnet18", "group", []int64{1, 64, 64}, 32, 4, 0},
 	{"input-gradient-1", inputGradient, "densenet121", "batch", []int64{3, 224, 224}, 1, 1.5, 0},
 	{"input-gradient-8", inputGradient, "densenet121", "batch", []int64{3, 224, 224}, 8, 1.2, 0},

@@ -76,6 +76,9 @@ inlined void fill_block(const int terms, const correlating *c, const extent *e, 
 	long length = ((long)images * rows * c->columns + 31) / 16 * 16;
 	float *other = staged + length;
 	char *pairs = (char *)(other + length); // [term][16 pairs][length] of 4 bytes
+	const plane *p = &j->planes[phase];
+	const int direct = !j->fold && !j->gate && p->stride_h == 1 && p->stride_w == 1 && p->off_h == 0 && p->off_w == 0 && p->columns == p->src_w &&
+	                   e->row + e->plane_rows <= p->src_h;
 	long at = 0;
 	for (int i = 0; i < e->images; i += images)
 		for (int r = 0; r < e->plane_rows; r += rows) {
@@ -83,6 +86,19 @@ inlined void fill_block(const int terms, const correlating *c, const extent *e, 
 			long n = (long)some * lines * c->columns, whole = (n + 15) / 16 * 16;
 			for (int pair = 0; pair < 16; pair++) {
 				int first = block * 32 + 2 * pair;
+				if (direct && some == 1 && first + 1 < c->channels) {
+					// The source is the plane already, but for a tail.
+					const float *a = j->src + (e->image + i) * j->src_image + first * j->src_channel + (long)(e->row + r) * c->columns, *b = a + j->src_channel;
+					char *row = pairs + pair * length * 4;
+					long even = n & ~15L;
+					split_pairs(terms, a, b, even, row, 16 * length * 4);
+					if (even < n) {
+						memcpy(staged, a + even, (n - even) * sizeof(float));
+						memcpy(other, b + even, (n - even) * sizeof(float));
+						split_pairs(terms, staged, other, 16, row + even * 4, 16 * length * 4);
+					}
+					continue;
+				}
 				for (int k = 0; k < 2; k++) {
 					float *row = k ? other : staged;
 					if (first + k >= c->channels)
