@@ -100,6 +100,9 @@ func (anyArgs) Kind() string { return "any" }
 // at once on SQLite, where only one process at a time may work jobs (ErrInUse
 // otherwise), and within seconds on PostgreSQL.
 //
+// On PostgreSQL, so are jobs that went astray when the database did, after two
+// looks that found nobody at them.
+//
 // A crash counts as an attempt, and no job is ever given up because of
 // crashes: a worker whose job.Attempt grows should refer the case to a person.
 func (s *Store) StartJobs(ctx context.Context, workers *river.Workers, queues map[string]river.QueueConfig) error {
@@ -112,8 +115,10 @@ func (s *Store) StartJobs(ctx context.Context, workers *river.Workers, queues ma
 	if timeout <= 0 {
 		timeout = river.JobTimeoutDefault
 	}
+	at := new(working)
 	client, err := river.NewClient(s.db.riverDriver(), &river.Config{
-		Workers: workers, Queues: queues, Logger: s.logger,
+		Middleware: []rivertype.Middleware{at},
+		Workers:    workers, Queues: queues, Logger: s.logger,
 		FetchCooldown: fetchCooldown, FetchPollInterval: fetchPoll,
 		JobTimeout: timeout, RescueStuckJobsAfter: timeout + stuckMargin,
 	})
@@ -124,7 +129,7 @@ func (s *Store) StartJobs(ctx context.Context, workers *river.Workers, queues ma
 	if err != nil {
 		return fmt.Errorf("store: starting jobs: %w", mapped(err))
 	}
-	if err := s.rescue(ctx, client.ID()); err != nil {
+	if err := s.rescue(ctx, client.ID(), at); err != nil {
 		release()
 		return fmt.Errorf("store: starting jobs: %w", err)
 	}
@@ -135,7 +140,7 @@ func (s *Store) StartJobs(ctx context.Context, workers *river.Workers, queues ma
 	rescueCtx, stop := context.WithCancel(ctx)
 	s.jobs.client, s.jobs.release, s.jobs.stop = client, release, stop
 	if s.Database() != "sqlite" {
-		s.jobs.rescuer.Go(func() { s.rescueLoop(rescueCtx, client.ID()) })
+		s.jobs.rescuer.Go(func() { s.rescueLoop(rescueCtx, client.ID(), at) })
 	}
 	return nil
 }
@@ -164,7 +169,7 @@ func (s *Store) StopJobs(ctx context.Context) error {
 	return nil
 }
 
-func (s *Store) rescueLoop(ctx context.Context, self string) {
+func (s *Store) rescueLoop(ctx context.Context, self string, at *working) {
 	tick := time.NewTicker(rescueEvery)
 	defer tick.Stop()
 	for {
@@ -172,20 +177,22 @@ func (s *Store) rescueLoop(ctx context.Context, self string) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			if err := s.rescue(ctx, self); err != nil && ctx.Err() == nil {
+			if err := s.rescue(ctx, self, at); err != nil && ctx.Err() == nil {
 				s.logger.Warn("looking for the jobs of dead workers failed", "error", err)
 			}
 		}
 	}
 }
 
-// rescue gives out again the jobs that dead workers left running. River's own
+// rescue gives out again the jobs that dead workers left running, and those that
+// a database which went away left running with nobody at them. River's own
 // rescuer only looks at how long a job has run (an hour by default).
-func (s *Store) rescue(ctx context.Context, self string) error {
+func (s *Store) rescue(ctx context.Context, self string, at *working) error {
 	running, err := s.runningJobs(ctx)
 	if err != nil {
 		return err
 	}
+	lost := at.lost(running[self])
 	delete(running, self)
 	workers := make([]string, 0, len(running))
 	for worker := range running {
@@ -195,18 +202,19 @@ func (s *Store) rescue(ctx context.Context, self string) error {
 	if err != nil {
 		return fmt.Errorf("store: asking which workers are alive: %w", mapped(err))
 	}
-	if len(dead) == 0 {
+	for _, worker := range dead {
+		lost = append(lost, running[worker]...)
+	}
+	if len(lost) == 0 {
 		return nil
 	}
 	return s.Update(ctx, func(tx *Tx) error {
-		for _, worker := range dead {
-			for _, job := range running[worker] {
-				// max_attempts grows so that a crash never discards a job.
-				if _, err := tx.Exec(`UPDATE river_job SET state = 'available',
-					max_attempts = CASE WHEN attempt >= max_attempts THEN attempt + 1 ELSE max_attempts END
-					WHERE id = $1 AND state = 'running' AND attempt = $2`, job.id, job.attempt); err != nil {
-					return fmt.Errorf("store: giving out job %d again: %w", job.id, err)
-				}
+		for _, job := range lost {
+			// max_attempts grows so that a crash never discards a job.
+			if _, err := tx.Exec(`UPDATE river_job SET state = 'available',
+				max_attempts = CASE WHEN attempt >= max_attempts THEN attempt + 1 ELSE max_attempts END
+				WHERE id = $1 AND state = 'running' AND attempt = $2`, job.id, job.attempt); err != nil {
+				return fmt.Errorf("store: giving out job %d again: %w", job.id, err)
 			}
 		}
 		return nil

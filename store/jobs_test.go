@@ -243,3 +243,54 @@ func TestTheJobsOfALivingProcessAreLeftToIt(t *testing.T) {
 		}
 	})
 }
+
+// As when the database went away after it gave a job out, and nobody heard.
+func TestAJobThatNobodyIsAtIsGivenOutAgainAndOneThatIsWorkedOnIsNot(t *testing.T) {
+	storetest.EachConfig(t, func(t *testing.T, config store.Config) {
+		if config.URL[:6] == "sqlite" {
+			t.Skip("SQLite does not go away")
+		}
+		ctx := context.Background()
+		s := storetest.Reopen(t, config)
+		ran, release := make(chan string, 8), make(chan struct{})
+		var self atomic.Value
+		var runs atomic.Int64
+		err := startSteps(t, s, func(_ context.Context, job *river.Job[stepArgs]) error {
+			self.Store(job.AttemptedBy[len(job.AttemptedBy)-1])
+			ran <- job.Args.Name
+			if job.Args.Name == "long" {
+				runs.Add(1)
+				<-release
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Update(ctx, enqueue("long")); err != nil {
+			t.Fatal(err)
+		}
+		receive(t, ran)
+		err = s.Update(ctx, func(tx *store.Tx) error {
+			result, err := tx.Enqueue(stepArgs{"astray"}, &river.InsertOpts{MaxAttempts: 1, ScheduledAt: time.Now().Add(time.Hour)})
+			if err != nil {
+				return err
+			}
+			_, err = tx.Exec("UPDATE river_job SET state = 'running', attempt = 1, attempted_at = CURRENT_TIMESTAMP, scheduled_at = CURRENT_TIMESTAMP, attempted_by = ARRAY[$2] WHERE id = $1",
+				result.Job.ID, self.Load())
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		start := time.Now()
+		if name := receive(t, ran); name != "astray" {
+			t.Errorf("%q ran", name)
+		}
+		t.Logf("it ran %v after it went astray", time.Since(start).Round(time.Millisecond))
+		if runs.Load() != 1 {
+			t.Errorf("the job that was worked on all the time was given out %d times", runs.Load())
+		}
+		close(release)
+	})
+}
