@@ -1,10 +1,6 @@
 package train
 
-import (
-	"fmt"
-	"math/rand/v2"
-	"strings"
-)
+import "math/rand/v2"
 
 // Pixels of a private run are normalised by these constants: mean and deviation
 // of the training images would be released with the model, unpaid.
@@ -20,34 +16,6 @@ func (r Recipe) Moments(s *Set) (mean, deviation float32) {
 		return publicMean, publicDeviation
 	}
 	return s.Moments()
-}
-
-// NamedRecipe is a network and how it is trained, found to work.
-type NamedRecipe struct {
-	Name    string
-	About   string
-	Network CNN
-	Recipe  Recipe
-}
-
-// Recipes are the named recipes.
-func Recipes() []NamedRecipe {
-	return []NamedRecipe{
-		{"demo", "28×28 images, as the demo model was made", DemoCNN, DemoRecipe},
-		{"private-28", "28×28 images under differential privacy, epsilon 8", PrivateCNN, PrivateRecipe},
-	}
-}
-
-// RecipeNamed finds a named recipe.
-func RecipeNamed(name string) (NamedRecipe, error) {
-	var names []string
-	for _, r := range Recipes() {
-		if r.Name == name {
-			return r, nil
-		}
-		names = append(names, r.Name)
-	}
-	return NamedRecipe{}, fmt.Errorf("train: recipe %q: want %s", name, strings.Join(names, " or "))
 }
 
 // PrivateCNN is the network of the recipe private-28: group normalisation, few
