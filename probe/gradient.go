@@ -118,7 +118,8 @@ func (m *Model) Gradient(ctx context.Context, inputs map[string]engine.Tensor, r
 	each(computed[loss.each], func(v float64) { g.Each = append(g.Each, v) })
 	each(computed[loss.total], func(v float64) { g.Value = v })
 	if bad := figures("", computed[loss.each]).Unusable; bad > 0 {
-		return nil, fmt.Errorf("probe: the loss of %d of %d examples is not a number; warnings: %s", bad, len(g.Each), strings.Join(g.Warnings, "; "))
+		reasons := slices.Concat(m.Warnings, []string{"look for values in the inputs that are not numbers, or too large"})
+		return nil, fmt.Errorf("probe: the loss of %d of %d examples is not a number; %s", bad, len(g.Each), strings.Join(reasons, "; "))
 	}
 	for _, name := range names {
 		t := computed[graph.Of[name]]

@@ -99,6 +99,7 @@ func AUC(scores []float64, positive []bool) (Interval, error) {
 		// with k the smaller class, an AUC this high is seen with probability
 		// 5 % down to about 0.05^(1/k).
 		if auc > 1-1e-9 { // 1, but for the rounding of the sum
+			out.Value, out.High = 1, 1
 			out.Low = math.Pow(0.05, 1/math.Min(m, n))
 		}
 		if auc < 1e-9 {

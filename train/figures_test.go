@@ -164,6 +164,22 @@ func TestAPerfectAUCHasALowerBound(t *testing.T) {
 	}
 }
 
+func TestAPerfectAUCIsOneForEveryNumberOfExamples(t *testing.T) {
+	for n := 2; n < 200; n++ { // a sum of n shares of 1/n is often not 1
+		scores, positive := make([]float64, n+1), make([]bool, n+1)
+		for i := range scores {
+			scores[i], positive[i] = float64(i), i > 0
+		}
+		auc, err := AUC(scores, positive)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if auc.Value != 1 || auc.High != 1 {
+			t.Fatalf("%d examples in perfect order: %+v", n+1, auc)
+		}
+	}
+}
+
 func TestAnEmptyClassIsFoundInFiguresToo(t *testing.T) {
 	s := &Set{Classes: 3, Shape: []int64{1}, Labels: []int{0, 1, 0}}
 	if _, err := s.MeanAUC([][]float64{{1, 2, 3}, {1, 2, 3}, {3, 2, 1}}); !errors.Is(err, ErrOneClass) || !strings.Contains(err.Error(), "class 2") {

@@ -183,7 +183,7 @@ func (c Config) check() error {
 	case c.Batch <= 0 || c.Parts <= 0 || c.Batch%c.Parts != 0:
 		return fmt.Errorf("train: a batch of %d does not divide into %d parts", c.Batch, c.Parts)
 	case c.Train.Len() < c.Batch:
-		return fmt.Errorf("train: %d training images do not fill one batch of %d", c.Train.Len(), c.Batch)
+		return fmt.Errorf("train: %d training examples do not fill one batch of %d; choose a batch of at most %d", c.Train.Len(), c.Batch, c.Train.Len())
 	case c.Train.Classes != c.Validation.Classes:
 		return fmt.Errorf("train: %d classes in training and %d in validation", c.Train.Classes, c.Validation.Classes)
 	case c.ClassWeights != nil && len(c.ClassWeights) != c.Train.Classes:

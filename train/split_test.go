@@ -220,6 +220,13 @@ func TestTablesThatTeachNothingAreRefused(t *testing.T) {
 	if _, err := LearnColumns(table, rows, []string{"label", "id"}, nil); !errors.Is(err, ErrTable) {
 		t.Errorf("error is %v", err)
 	}
+	slip := &Table{Header: []string{"age", "sex"}, Rows: [][]string{{"50", "f"}, {"5O", "m"}, {"60", "f"}}}
+	if _, err := LearnColumns(slip, []int{0, 1, 2}, nil, nil); !errors.Is(err, ErrTable) || !strings.Contains(err.Error(), `column "age" holds 2 numbers, and "5O" in row 2`) {
+		t.Errorf("a slip in a column of numbers: error is %v", err)
+	}
+	if c, err := LearnColumns(slip, []int{0, 1, 2}, nil, []string{"age"}); err != nil || c.Width() != 5 {
+		t.Errorf("numbers and texts named as categorical are %+v, %v", c, err)
+	}
 	if _, err := LearnColumns(table, rows, []string{"lable"}, nil); err == nil || !strings.Contains(err.Error(), "there are id, label") {
 		t.Errorf("error is %v", err)
 	}

@@ -135,7 +135,9 @@ const maxCategories = 200
 
 // LearnColumns learns how to encode the rows of a table, leaving out some
 // columns (label, patient). A column is numeric if all its cells are, unless it
-// is named as categorical.
+// is named as categorical. One that holds numbers and other texts is an error
+// unless it is so named: a single slip of the pen would turn a measurement into
+// as many categories as it has values.
 func LearnColumns(t *Table, rows []int, leaveOut, categorical []string) (*Columns, error) {
 	for _, name := range slices.Concat(leaveOut, categorical) {
 		if _, ok := t.Column(name); !ok {
@@ -154,17 +156,23 @@ func LearnColumns(t *Table, rows []int, leaveOut, categorical []string) (*Column
 		numeric := !named(categorical, name)
 		var values []float64
 		seen := map[string]bool{}
+		odd := -1 // first row whose cell is not a number
 		for _, r := range rows {
 			v, missing, err := number(t.Rows[r][at])
 			if missing {
 				c.Missing = true
 				continue
 			}
-			numeric = numeric && err == nil
-			values = append(values, v)
+			if err == nil {
+				values = append(values, v)
+			} else if numeric = false; odd < 0 {
+				odd = r
+			}
 			seen[t.Rows[r][at]] = true
 		}
 		switch {
+		case odd >= 0 && len(values) > 0 && !named(categorical, name):
+			return nil, fmt.Errorf("train: learning columns: %w: column %q holds %d numbers, and %q in row %d; correct or empty that cell, or name the column as categorical", ErrTable, name, len(values), t.Rows[odd][at], odd+1)
 		case len(seen) == 0:
 			continue // always missing: says nothing
 		case numeric:

@@ -4,7 +4,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strconv"
+	"strings"
 	"time"
+	"unicode"
 
 	"github.com/spf13/cobra"
 
@@ -72,6 +75,9 @@ func writeJSON(w io.Writer, v any) error {
 // writeFigures prints a line for each tensor; warnings go to standard error.
 func writeFigures(cmd *cobra.Command, figures []probe.Figures, warnings []string) {
 	for _, f := range figures {
+		if strings.ContainsFunc(f.Name, func(r rune) bool { return !unicode.IsPrint(r) }) {
+			f.Name = strconv.Quote(f.Name) // a model's names do not steer the terminal
+		}
 		fmt.Fprintf(cmd.OutOrStdout(), "%s %s%v  norm %.6g, mean %.6g, from %.6g to %.6g\n", f.Name, f.Type, f.Shape, f.Norm, f.Mean, f.Min, f.Max)
 	}
 	for _, warning := range warnings {

@@ -199,7 +199,7 @@ func (o Options) check(a Architecture) error {
 	case o.Groups < 1:
 		return fmt.Errorf("%d groups: %w: want at least one", o.Groups, ErrOptions)
 	case len(o.Mean) != len(o.Deviation):
-		return fmt.Errorf("%d means and %d deviations: %w", len(o.Mean), len(o.Deviation), ErrOptions)
+		return fmt.Errorf("%d means and %d deviations: %w: want both, one of each for each channel", len(o.Mean), len(o.Deviation), ErrOptions)
 	case len(o.Mean) > 0 && (a.Input != image || int64(len(o.Mean)) != o.Input[0]):
 		return fmt.Errorf("%d means for an input of %v: %w: want one for each channel of an image", len(o.Mean), o.Input, ErrOptions)
 	}
