@@ -93,6 +93,33 @@ func TestAModelComesBackAsItWasWritten(t *testing.T) {
 	}
 }
 
+func TestSavingReplacesAFileWholeOrNotAtAll(t *testing.T) {
+	folder := t.TempDir()
+	path, former := filepath.Join(folder, "m.onnx"), filepath.Join(folder, "former")
+	if err := os.WriteFile(path, []byte("former"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Link(path, former); err != nil {
+		t.Skip("no hard links here:", err)
+	}
+	if err := everything().Save(path); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := os.ReadFile(former); err != nil || string(b) != "former" {
+		t.Errorf("the former file was written over: %q, %v", b, err)
+	}
+	occupied := filepath.Join(folder, "occupied")
+	if err := os.Mkdir(occupied, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := everything().Save(occupied); err == nil {
+		t.Error("a folder was replaced by a model")
+	}
+	if left, err := filepath.Glob(filepath.Join(folder, "*.part")); err != nil || len(left) != 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+}
+
 func TestACloneSharesNothing(t *testing.T) {
 	m := everything()
 	before, err := m.Marshal()

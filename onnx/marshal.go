@@ -11,13 +11,20 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
-// Save writes the model to a file, in the form of Marshal.
+// Save writes the model to a file, in the form of Marshal. A file that is there
+// is replaced whole, or stays as it was: a full disk leaves no half model.
 func (m *Model) Save(path string) error {
 	data, err := m.Marshal()
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(path, data, 0o644); err != nil {
+	temporary := path + ".part"
+	if err := os.WriteFile(temporary, data, 0o644); err != nil {
+		os.Remove(temporary)
+		return fmt.Errorf("onnx: saving a model: %w", err)
+	}
+	if err := os.Rename(temporary, path); err != nil {
+		os.Remove(temporary)
 		return fmt.Errorf("onnx: saving a model: %w", err)
 	}
 	return nil
