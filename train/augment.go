@@ -14,6 +14,7 @@ type Augmentation struct {
 	Contrast   float64 `json:"contrast,omitempty"`   // 0.1: factor between 0.9 and 1.1 around the image's mean
 	Brightness float64 `json:"brightness,omitempty"` // added, on the scale 0..1
 	Noise      float64 `json:"noise,omitempty"`      // standard deviation of Gaussian noise
+	Mirror     float64 `json:"mirror,omitempty"`     // probability that left and right change places
 	Erase      float64 `json:"erase,omitempty"`      // probability of one grey rectangle of up to a quarter of each side
 }
 
@@ -37,6 +38,10 @@ func apply[T uint8 | float32](a Augmentation, dst []float32, src []T, white floa
 	zoom := math.Exp(within(rng, math.Log1p(a.Zoom)))
 	dy, dx := within(rng, a.Shift), within(rng, a.Shift)
 	gain, offset := 1+within(rng, a.Contrast), within(rng, a.Brightness)
+	across := 1.0
+	if a.Mirror > 0 && rng.Float64() < a.Mirror {
+		across = -1
+	}
 	cos, sin := math.Cos(angle)/zoom, math.Sin(angle)/zoom
 	cy, cx := float64(rows-1)/2, float64(columns-1)/2
 	for c := range channels {
@@ -45,7 +50,7 @@ func apply[T uint8 | float32](a Augmentation, dst []float32, src []T, white floa
 		for y := range rows {
 			for x := range columns {
 				u, v := float64(x)-cx-dx, float64(y)-cy-dy
-				out[y*columns+x] = sampleAt(plane, rows, columns, cy+cos*v-sin*u, cx+cos*u+sin*v) / white
+				out[y*columns+x] = sampleAt(plane, rows, columns, cy+cos*v-sin*u, cx+across*(cos*u+sin*v)) / white
 			}
 		}
 	}

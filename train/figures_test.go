@@ -284,7 +284,7 @@ func TestFloatImagesAreAugmentedAsBytesAre(t *testing.T) {
 	src := ramp(12, 12)
 	floats := make([]float32, len(src))
 	plain(floats, src)
-	a := Augmentation{Shift: 2, Rotation: 20, Zoom: 0.2, Contrast: 0.2, Brightness: 0.1, Noise: 0.05, Erase: 0.5}
+	a := Augmentation{Shift: 2, Rotation: 20, Zoom: 0.2, Contrast: 0.2, Brightness: 0.1, Noise: 0.05, Mirror: 0.5, Erase: 0.5}
 	for seed := range uint64(20) {
 		want, got := augmented(a, src, 12, 12, seed), make([]float32, len(src))
 		a.ApplyFloats(got, floats, 1, 12, 12, rand.New(rand.NewPCG(seed, 0)))
