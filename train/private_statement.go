@@ -52,7 +52,7 @@ func (t *trainer) statement() (*Statement, error) {
 		"Covered: the model, and the weights and validation figures of every epoch, as far as the training images are concerned. Epoch, temperature and operating point were chosen on the validation images, which no noise protects: do not publish those choices if the validation images are private too.",
 		"Not covered: how many training images there are (it sets the sampling rate), how long a step takes, and whatever else is computed from the same images. A patient with k images has up to k times the epsilon of one image.",
 		"Each further run on the same images adds to the ledger, and so does trying settings out: hyper-parameters chosen by looking at several private runs cost the sum of those runs, not the best one's epsilon. Choose them on public data of the same kind, or charge all runs to one ledger.",
-		"Noise and batches come from crypto/rand, rounded to a grid against the floating-point attack (Mironov 2012): a mitigation, not a proof.",
+		"Batches come from crypto/rand, the noise from AES-256 in counter mode under fresh seeds of crypto/rand, rounded to a grid against the floating-point attack (Mironov 2012): a mitigation, not a proof.",
 	}
 	if t.config.bits != nil {
 		s.Notes = append(s.Notes, "NOT PRIVATE: noise and batches came from a given sequence, as in tests.")
