@@ -105,6 +105,9 @@ func (o Options) Run(ctx context.Context, p Progress) (*train.Report, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := writable(filepath.Dir(f.File(SafetensorsFile))); err != nil {
+		return nil, err
+	}
 	if p.Ready != nil {
 		ready := Ready{Train: s.Train.Len(), Validation: s.Validation.Len(), Duplicates: s.Duplicates, Given: s.Given, Trained: parameters(f.Network)}
 		if s.Test != nil {
@@ -125,6 +128,19 @@ func (o Options) Run(ctx context.Context, p Progress) (*train.Report, error) {
 		return nil, err
 	}
 	return report, writeWeights(f.File(SafetensorsFile), result.Model, f.Network.Weights)
+}
+
+// writable tries whether results can be written to a folder, before hours are
+// spent on them.
+func writable(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("job: making room for the results: %w; choose another --out", err)
+	}
+	probe, err := os.CreateTemp(dir, ".vigie-*")
+	if err != nil {
+		return fmt.Errorf("job: trying to write to %s: %w; choose another --out", dir, err)
+	}
+	return errors.Join(probe.Close(), os.Remove(probe.Name()))
 }
 
 // Prepare does everything up to the first step.

@@ -314,3 +314,18 @@ func TestSizesAreReadOrRefused(t *testing.T) {
 		}
 	}
 }
+
+func TestAnOutputThatCannotBeWrittenIsSaidBeforeTheFirstStep(t *testing.T) {
+	dir := t.TempDir()
+	taken := filepath.Join(dir, "taken")
+	if err := os.WriteFile(taken, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	o := job.Default()
+	o.Network, o.Data.Data, o.Data.LabelColumns = "tabular-mlp", table(t, dir, "absent", "present"), []string{"outcome"}
+	o.Out = filepath.Join(taken, "inside") // a file is no folder, not even for root
+	_, err := o.Run(t.Context(), job.Progress{Epoch: func(train.Epoch, int) { t.Error("it trained") }})
+	if err == nil || !strings.Contains(err.Error(), "choose another --out") {
+		t.Errorf("%v", err)
+	}
+}
