@@ -194,8 +194,11 @@ func (e Evidence) check() error {
 	case len(e.Document) > MaxDocument:
 		return fmt.Errorf("%w: document of %d bytes, at most %d are allowed", ErrMalformed, len(e.Document), MaxDocument)
 	}
-	for name, text := range map[string]string{"provider": e.Provider, "model": string(e.Claims.Model),
-		"configuration": string(e.Claims.Configuration), "build": e.Claims.Build} {
+	for _, field := range []struct{ name, text string }{
+		{"provider", e.Provider}, {"model", string(e.Claims.Model)},
+		{"configuration", string(e.Claims.Configuration)}, {"build", e.Claims.Build},
+	} {
+		name, text := field.name, field.text
 		if text == "" || len(text) > maxText {
 			return fmt.Errorf("%w: %s of %d bytes, want 1 to %d", ErrMalformed, name, len(text), maxText)
 		}

@@ -165,11 +165,15 @@ func (p *pipeline) compare(threads int) error {
 	defer cancel()
 	in := p.pkg.Manifest.Input
 	noise := rand.New(rand.NewPCG(1, 2))
-	for kind, at := range map[string]func(i, n int) float32{
-		"a blank image": func(int, int) float32 { return 0 },
-		"a ramp":        func(i, n int) float32 { return float32(i) / float32(n) },
-		"noise":         func(int, int) float32 { return noise.Float32() },
+	for _, trial := range []struct {
+		kind string
+		at   func(i, n int) float32
+	}{
+		{"a blank image", func(int, int) float32 { return 0 }},
+		{"a ramp", func(i, n int) float32 { return float32(i) / float32(n) }},
+		{"noise", func(int, int) float32 { return noise.Float32() }},
 	} {
+		kind, at := trial.kind, trial.at
 		image := &dicom.Luminance{Rows: in.Rows, Columns: in.Columns, Values: make([]float32, in.Rows*in.Columns)}
 		for i := range image.Values {
 			image.Values[i] = at(i, len(image.Values))

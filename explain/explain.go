@@ -204,9 +204,12 @@ func New(method Method, m *onnx.Model, o Options) (Explainer, error) {
 }
 
 func (o Options) check() error {
-	for name, v := range map[string]int{"Samples": o.Samples, "Segments": o.Segments, "Window": o.Window, "Stride": o.Stride, "MaxSteps": o.MaxSteps, "Threads": o.Threads, "Batch": o.Batch} {
-		if v < 0 || v > 1<<24 {
-			return fmt.Errorf("option %s is %d: want 0 for the default, or more", name, v)
+	for _, option := range []struct {
+		name  string
+		value int
+	}{{"Samples", o.Samples}, {"Segments", o.Segments}, {"Window", o.Window}, {"Stride", o.Stride}, {"MaxSteps", o.MaxSteps}, {"Threads", o.Threads}, {"Batch", o.Batch}} {
+		if option.value < 0 || option.value > 1<<24 {
+			return fmt.Errorf("option %s is %d: want 0 for the default, or more", option.name, option.value)
 		}
 	}
 	if !(o.Noise >= 0 && o.Noise <= 10) || !(o.Tolerance >= 0) {

@@ -27,9 +27,12 @@ type CheckOptions struct {
 }
 
 func (c CheckOptions) check() error {
-	for name, v := range map[string]int{"Steps": c.Steps, "RandomMaps": c.RandomMaps, "Randomisations": c.Randomisations, "Layers": c.Layers} {
-		if v < 0 || v > 1<<16 {
-			return fmt.Errorf("check option %s is %d: want 0 for the default, or more: %w", name, v, ErrInput)
+	for _, option := range []struct {
+		name  string
+		value int
+	}{{"Steps", c.Steps}, {"RandomMaps", c.RandomMaps}, {"Randomisations", c.Randomisations}, {"Layers", c.Layers}} {
+		if option.value < 0 || option.value > 1<<16 {
+			return fmt.Errorf("check option %s is %d: want 0 for the default, or more: %w", option.name, option.value, ErrInput)
 		}
 	}
 	return Options{Score: c.Score}.check()

@@ -200,9 +200,12 @@ func (s *Set) checkSizes() error {
 	if s.Pixels != nil && (s.Values != nil || s.Shape != nil) || int64(elements) != int64(s.Len())*per {
 		return fmt.Errorf("train: checking set %q: %d bytes and %d floats for %d examples of shape %v", s.Name, len(s.Pixels), len(s.Values), s.Len(), s.Example())
 	}
-	for what, list := range map[string][]string{"names": s.Names, "patients": s.Patients} {
-		if list != nil && len(list) != s.Len() {
-			return fmt.Errorf("train: checking set %q: %d %s for %d examples", s.Name, len(list), what, s.Len())
+	for _, column := range []struct {
+		what string
+		list []string
+	}{{"names", s.Names}, {"patients", s.Patients}} {
+		if column.list != nil && len(column.list) != s.Len() {
+			return fmt.Errorf("train: checking set %q: %d %s for %d examples", s.Name, len(column.list), column.what, s.Len())
 		}
 	}
 	if s.ClassNames != nil && len(s.ClassNames) != s.Classes {

@@ -131,9 +131,11 @@ type source struct {
 }
 
 func (f Files) open() (*source, error) {
-	for what, name := range map[string]string{"a certificate": f.Certificate, "a private key": f.Key, "the other side's authority": f.Authority} {
-		if name == "" {
-			return nil, fmt.Errorf("certificates: setting up TLS: no file is named for %s; mutual TLS needs all three", what)
+	for _, file := range []struct{ what, name string }{
+		{"a certificate", f.Certificate}, {"a private key", f.Key}, {"the other side's authority", f.Authority},
+	} {
+		if file.name == "" {
+			return nil, fmt.Errorf("certificates: setting up TLS: no file is named for %s; mutual TLS needs all three", file.what)
 		}
 	}
 	if f.Logger == nil {

@@ -124,9 +124,12 @@ func Open(ctx context.Context, o Options) (*Studies, error) {
 	if err != nil {
 		return nil, err
 	}
-	for name, set := range map[string]*train.Set{Train: s.Train, Validation: s.Validation, Test: s.Test} {
-		if set != nil {
-			set.Name = name
+	for _, part := range []struct {
+		name string
+		set  *train.Set
+	}{{Train, s.Train}, {Validation, s.Validation}, {Test, s.Test}} {
+		if set := part.set; set != nil {
+			set.Name = part.name
 			if err := set.Check(); err != nil {
 				return nil, fmt.Errorf("studies: reading %s: %w", o.Data, err)
 			}
