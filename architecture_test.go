@@ -31,6 +31,7 @@ var allowed = map[string][]string{
 	"train/studies":      {"train", "engine", "model", "medical/dicom"},
 	"train/job":          {"onnx", "onnx/zoo", "engine", "engine/safetensors", "train", "train/studies"},
 	"explain":            {"", "onnx", "onnx/autodiff", "engine"},
+	"attack":             {"onnx", "onnx/autodiff", "engine", "model"},
 	"dp":                 {},
 
 	// medicine: knows nothing of models

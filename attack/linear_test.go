@@ -1,0 +1,200 @@
+package attack
+
+import (
+	"context"
+	"errors"
+	"math"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/vigie/vigie/onnx"
+)
+
+// linear is the model logits = W·pixels + b over images of one row, whose nearest
+// adversarial example is known in closed form.
+func linear(t *testing.T, weights [][]float32, bias []float32, o NetworkOptions) *Network {
+	t.Helper()
+	n, err := Open(linearGraph(t, weights, bias), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { n.Close() })
+	return n
+}
+
+func linearGraph(t *testing.T, weights [][]float32, bias []float32) *onnx.Model {
+	t.Helper()
+	classes, size := len(weights), len(weights[0])
+	flat := make([]float32, size*classes)
+	for c, row := range weights {
+		for i, v := range row {
+			flat[i*classes+c] = v
+		}
+	}
+	b := onnx.NewBuilder(17)
+	x := b.Input("x", onnx.Float, onnx.Dim{Value: -1, Param: "n"}, onnx.Dim{Value: 1}, onnx.Dim{Value: 1}, onnx.Dim{Value: int64(size)})
+	y := b.Op("MatMul", []string{b.Op("Flatten", []string{x}, onnx.IntAttribute("axis", 1)), b.Weight("w", []int64{int64(size), int64(classes)}, flat)})
+	y = b.Op("Add", []string{y, b.Weight("b", []int64{int64(classes)}, bias)})
+	b.Output(y, onnx.Float, onnx.Dim{Value: -1, Param: "n"}, onnx.Dim{Value: int64(classes)})
+	m, err := b.Build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// drawnLinear is a random two-class linear model and images that it answers
+// rightly, all pixels at least 0.3 from the ends of the range, so that the range
+// does not matter for small bounds.
+func drawnLinear(t *testing.T, seed uint64, images, size int) (n *Network, slope []float64, pixels []float32, labels []int, margins []float64) {
+	t.Helper()
+	rng := rand.New(rand.NewPCG(seed, 1))
+	weights := [][]float32{make([]float32, size), make([]float32, size)}
+	for i := range size {
+		weights[0][i], weights[1][i] = float32(rng.NormFloat64()), float32(rng.NormFloat64())
+		slope = append(slope, float64(weights[1][i])-float64(weights[0][i]))
+	}
+	n = linear(t, weights, []float32{0.1, -0.1}, NetworkOptions{})
+	for range images {
+		z := -0.2
+		for i := range size {
+			v := float32(0.3 + 0.4*rng.Float64())
+			pixels = append(pixels, v)
+			z += slope[i] * float64(v)
+		}
+		label := 0
+		if z > 0 {
+			label = 1
+		}
+		labels, margins = append(labels, label), append(margins, math.Abs(z))
+	}
+	return n, slope, pixels, labels, margins
+}
+
+// dual is the norm by which a bound on the perturbation limits a linear answer.
+func dual(norm Norm, slope []float64) float64 {
+	sum := 0.0
+	for _, v := range slope {
+		switch norm {
+		case Linf:
+			sum += math.Abs(v)
+		case L2:
+			sum += v * v
+		case L1:
+			sum = max(sum, math.Abs(v))
+		}
+	}
+	if norm == L2 {
+		return math.Sqrt(sum)
+	}
+	return sum
+}
+
+// Of a linear model an image can be turned exactly where its margin is below
+// eps times the dual norm of the slope; every gradient attack must find that.
+func TestGradientAttacksAreExactOnALinearModel(t *testing.T) {
+	const images, size = 60, 12
+	n, slope, pixels, labels, margins := drawnLinear(t, 3, images, size)
+	for _, row := range Attacks() {
+		if !row.Bounded {
+			continue
+		}
+		for _, norm := range row.Norms {
+			if norm == L0 {
+				continue
+			}
+			limit := dual(norm, slope)
+			eps := 0.0 // at which half of the images can be turned
+			for _, m := range margins {
+				eps += m / limit / images
+			}
+			eps = min(eps, 0.29)
+			r, err := Run(context.Background(), n, row.Name, pixels, labels, Options{Norm: norm, Eps: eps, Seed: 1})
+			if err != nil {
+				t.Fatal(err)
+			}
+			b := ball{norm, eps, 0, 1}
+			possible := 0
+			for i, c := range r.Cases {
+				reach := eps * limit / margins[i]
+				if reach > 1 {
+					possible++
+				}
+				if c.Fooled != (reach > 1) && math.Abs(reach-1) > tolerated(row.Name, norm) {
+					t.Errorf("%s %s: image %d fooled %v, but eps reaches %.4f of its margin", row.Name, norm, i, c.Fooled, reach)
+				}
+				if !b.holds(pixels[i*size:(i+1)*size], r.Pixels[i*size:(i+1)*size]) {
+					t.Errorf("%s %s: image %d is outside the bound or the range", row.Name, norm, i)
+				}
+			}
+			if possible < 5 || possible > images-5 {
+				t.Errorf("%s: %d of %d images can be turned: the test says nothing", norm, possible, images)
+			}
+		}
+	}
+}
+
+// tolerated is how near to the limit an attack may fail: nothing but float
+// rounding where it is exact in one step, a little where it walks.
+func tolerated(name Name, norm Norm) float64 {
+	if name == FGSM {
+		return 1e-4
+	}
+	return 0.02
+}
+
+func TestWhatCannotBeAttackedIsAnErrorThatNamesIt(t *testing.T) {
+	n, _, pixels, labels, _ := drawnLinear(t, 5, 4, 12)
+	nan := append([]float32{}, pixels...)
+	nan[3] = float32(math.NaN())
+	wrong := make([]int, len(labels))
+	for i, l := range labels {
+		wrong[i] = 1 - l
+	}
+	bad := 7
+	for what, c := range map[string]struct {
+		pixels []float32
+		labels []int
+		o      Options
+		want   error
+	}{
+		"a pixel that is no number":  {nan, labels, Options{Eps: 0.1}, ErrAsk},
+		"half an image":              {pixels[:18], labels, Options{Eps: 0.1}, ErrAsk},
+		"no image":                   {nil, nil, Options{Eps: 0.1}, ErrAsk},
+		"a missing label":            {pixels, labels[:3], Options{Eps: 0.1}, ErrAsk},
+		"a class that is not there":  {pixels, []int{0, 1, 2, 0}, Options{Eps: 0.1}, ErrAsk},
+		"no bound":                   {pixels, labels, Options{}, ErrAsk},
+		"a bound below zero":         {pixels, labels, Options{Eps: -1}, ErrAsk},
+		"a bound that is no number":  {pixels, labels, Options{Eps: math.NaN()}, ErrAsk},
+		"a norm of another attack":   {pixels, labels, Options{Norm: L0, Eps: 3}, ErrAsk},
+		"an aim that is not there":   {pixels, labels, Options{Eps: 0.1, Class: &bad}, ErrAsk},
+		"a loss that is not there":   {pixels, labels, Options{Eps: 0.1, Loss: "hinge"}, ErrAsk},
+		"nothing answered rightly":   {pixels, wrong, Options{Eps: 0.1}, ErrNothing},
+		"a step size without a sign": {pixels, labels, Options{Eps: 0.1, StepSize: math.Inf(1)}, ErrAsk},
+	} {
+		if _, err := Run(context.Background(), n, PGD, c.pixels, c.labels, c.o); !errors.Is(err, c.want) {
+			t.Errorf("%s: got error %v, want %v", what, err, c.want)
+		}
+	}
+	if _, err := Run(context.Background(), n, "pgdd", pixels, labels, Options{Eps: 0.1}); err == nil {
+		t.Error("an attack that does not exist ran")
+	}
+}
+
+func TestAConstantImageIsAttackedLikeAnother(t *testing.T) {
+	n := linear(t, [][]float32{{1, 1, 1, 1}, {0, 0, 0, 0}}, []float32{0, 0.1}, NetworkOptions{})
+	for _, v := range []float32{0, 0.5, 1} {
+		pixels := []float32{v, v, v, v}
+		label := 0
+		if v == 0 {
+			label = 1
+		}
+		r, err := Run(context.Background(), n, PGD, pixels, []int{label}, Options{Eps: 0.6, Seed: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := v < 1; r.Cases[0].Fooled != want {
+			t.Errorf("an image of %v: fooled %v, want %v", v, r.Cases[0].Fooled, want)
+		}
+	}
+}
