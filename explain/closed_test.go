@@ -122,3 +122,29 @@ func TestALinearModelsContributionsHaveAClosedForm(t *testing.T) {
 		t.Errorf("LIME's linear model of a linear model has R² %v", lime.Surrogate)
 	}
 }
+
+// Two features of a group are covered together: of a model that needs either of
+// them, each alone would seem to do nothing.
+func TestOcclusionCoversAGroupAsAWhole(t *testing.T) {
+	b := onnx.NewBuilder(17)
+	batch := onnx.Dim{Value: -1, Param: "batch"}
+	x := b.Input("x", onnx.Float, batch, onnx.Dim{Value: 3})
+	either := b.Op("Clip", []string{b.Op("MatMul", []string{x, b.Weight("w", []int64{3, 1}, []float32{1, 1, 0})}), "", b.Weight("one", nil, []float32{1})})
+	third := b.Op("MatMul", []string{x, b.Weight("v", []int64{3, 1}, []float32{0, 0, 2})})
+	b.Output(b.Op("Add", []string{either, third}), onnx.Float, batch, onnx.Dim{Value: 1})
+	m := built(t, b)
+	input := engine.Float32([]int64{1, 3}, []float32{1, 1, 1})
+	o := explain.Options{Background: explain.Constant(0)}
+	near(t, "one at a time", explained(t, explain.Occlusion, m, o, input, 0).Values, []float64{0, 0, 2}, 1e-6)
+	o.Groups = []int{1, 1, 0}
+	near(t, "the first two together", explained(t, explain.Occlusion, m, o, input, 0).Values, []float64{0.5, 0.5, 2}, 1e-6)
+	o.Groups = []int{0, 2, 2}
+	explainer, err := explain.New(explain.Occlusion, m, o)
+	if err == nil {
+		_, err = explainer.Explain(t.Context(), input, 0)
+		explainer.Close()
+	}
+	if !errors.Is(err, explain.ErrInput) {
+		t.Errorf("groups with a gap: %v", err)
+	}
+}

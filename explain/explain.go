@@ -107,7 +107,8 @@ type Options struct {
 	// Segments is how many pieces KernelSHAP and LIME cut an image or a
 	// sequence into. 0: about 50. The columns of a table are its pieces.
 	Segments int
-	// Groups instead assigns each place to a piece, numbered from 0.
+	// Groups instead assigns each place to a piece, numbered from 0. Occlusion
+	// then covers one piece at a time.
 	Groups []int
 	Window int     // occlusion: side of the square; 0: an eighth of the shorter side, at least 2
 	Stride int     // occlusion: 0: half a window

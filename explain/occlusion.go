@@ -31,7 +31,14 @@ func (e *occlusion) Explain(ctx context.Context, input engine.Tensor, class int)
 	}
 	l := e.layout
 	windows, grain := windowsOver(l, e.options)
-	n := len(windows) * len(from)
+	of, count := []int(nil), len(windows)
+	if e.options.Groups != nil {
+		if of, count, err = groups(e.options.Groups, l.places()); err != nil {
+			return nil, err
+		}
+		grain = Size{}
+	}
+	n := count * len(from)
 	tick := e.progress(n + 1)
 	logits, err := e.logitsOf(ctx, values, from[0])
 	if err != nil {
@@ -40,20 +47,30 @@ func (e *occlusion) Explain(ctx context.Context, input engine.Tensor, class int)
 	tick(1)
 	whole := scoreOf(e.score, logits, class)
 	scores, err := e.scores(ctx, n, class, func(i int, row []float32) {
-		w := windows[i/len(from)]
 		copy(row, values)
-		l.replace(row, from[i%len(from)], func(place int) bool { return w.covers(place/l.columns, place%l.columns) })
+		l.replace(row, from[i%len(from)], func(place int) bool {
+			if of != nil {
+				return of[place] == i/len(from)
+			}
+			return windows[i/len(from)].covers(place/l.columns, place%l.columns)
+		})
 	}, tick)
 	if err != nil {
 		return nil, err
 	}
+	drops := make([]float64, count) // by window or group
+	for i, v := range scores {
+		drops[i/len(from)] += (whole - v) / float64(len(from))
+	}
+	if of != nil {
+		m := e.spread(&pieces{of: of, count: count, logits: logits}, drops)
+		m.Evaluations = n + 1
+		return m, nil
+	}
 	drop := make([]float64, l.places())
 	covered := make([]float64, l.places())
 	for i, w := range windows {
-		mean := 0.0
-		for _, v := range scores[i*len(from) : (i+1)*len(from)] {
-			mean += (whole - v) / float64(len(from))
-		}
+		mean := drops[i]
 		for y := w.top; y < w.bottom; y++ {
 			for x := w.left; x < w.right; x++ {
 				drop[y*l.columns+x] += mean

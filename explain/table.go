@@ -8,7 +8,9 @@ import (
 	"math"
 	"slices"
 	"strconv"
+	"strings"
 	"text/tabwriter"
+	"unicode"
 
 	"github.com/vigie/vigie/engine"
 )
@@ -18,6 +20,9 @@ type Feature struct {
 	Name        string  `json:"name"`
 	Value       float32 `json:"value"`       // of the input
 	Attribution float32 `json:"attribution"` // of the map
+	// Text is what stood in the table where the input's numbers were made of it;
+	// Value is then what Text says as a number, or 0.
+	Text string `json:"text,omitempty"`
 }
 
 // Features lists a table's features, those of largest attribution first. names
@@ -32,7 +37,7 @@ func Features(m *Map, input engine.Tensor, names []string) ([]Feature, error) {
 	}
 	out := make([]Feature, len(values))
 	for i := range out {
-		out[i] = Feature{fmt.Sprintf("x%d", i+1), values[i], m.Values[i]}
+		out[i] = Feature{Name: fmt.Sprintf("x%d", i+1), Value: values[i], Attribution: m.Values[i]}
 		if names != nil {
 			out[i].Name = names[i]
 		}
@@ -52,7 +57,11 @@ func WriteFeatures(w io.Writer, features []Feature, most int) error {
 		shown = shown[:most]
 	}
 	for _, f := range shown {
-		fmt.Fprintf(table, "%s\t%.5g\t%+.5g\t\n", f.Name, f.Value, f.Attribution)
+		value := f.Text
+		if value == "" {
+			value = fmt.Sprintf("%.5g", f.Value)
+		}
+		fmt.Fprintf(table, "%s\t%s\t%+.5g\t\n", printable(f.Name), printable(value), f.Attribution)
 	}
 	if left := len(features) - len(shown); left > 0 {
 		fmt.Fprintf(table, "… %d more\t\t\t\n", left)
@@ -63,13 +72,25 @@ func WriteFeatures(w io.Writer, features []Feature, most int) error {
 	return nil
 }
 
+// printable keeps the texts of a file from steering the terminal.
+func printable(text string) string {
+	if strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return strconv.Quote(text)
+	}
+	return text
+}
+
 // WriteCSV writes features as a table with a header, for programs.
 func WriteCSV(w io.Writer, features []Feature) error {
 	out := csv.NewWriter(w)
 	number := func(v float32) string { return strconv.FormatFloat(float64(v), 'g', -1, 32) }
 	rows := [][]string{{"feature", "value", "attribution"}}
 	for _, f := range features {
-		rows = append(rows, []string{f.Name, number(f.Value), number(f.Attribution)})
+		value := f.Text
+		if value == "" {
+			value = number(f.Value)
+		}
+		rows = append(rows, []string{f.Name, value, number(f.Attribution)})
 	}
 	if err := out.WriteAll(rows); err != nil {
 		return fmt.Errorf("explain: writing features: %w", err)

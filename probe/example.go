@@ -2,6 +2,7 @@ package probe
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"image"
@@ -12,7 +13,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 
 	"github.com/vigie/vigie/engine"
@@ -20,87 +20,97 @@ import (
 	"github.com/vigie/vigie/medical/dicom"
 	"github.com/vigie/vigie/onnx"
 	"github.com/vigie/vigie/train"
+	"github.com/vigie/vigie/train/studies"
 )
 
 // Example names one input, either a file or a place in a data set.
 type Example struct {
-	// Input is a file. Numbers (.npy; .csv with a header, of which each row is
-	// an input) are taken as they are. Images (PNG, JPEG, DICOM) are prepared by
-	// a package as a radiograph is; a bare graph gets 0..1 and they must be of
-	// its size.
+	// Input is a file. Numbers (.npy) are taken as they are. Of a table (.csv with
+	// a header) each row is an input: read by the encoding that the model keeps,
+	// or as numbers if it keeps none. Images (PNG, JPEG, DICOM) are prepared by a
+	// package as a radiograph is; a bare graph gets 0..1 and they must be of its
+	// size.
 	Input string
-	Data  string // or an .npz in MedMNIST's layout, with Split
-	Split string
-	Index int      // example of Data, row of Input
-	Names []string // of the features of a table; those of a .csv are its header
+	// Data is a data set with Split, read as Evaluate reads it: .npz, folder or
+	// table.
+	Data    string
+	Split   string
+	Reading studies.Options // how to read Data, which it need not name
+	Index   int             // example of the split, row of Input; from 0
+	Names   []string        // of the features of a table; those of a .csv are its header
 }
 
 // Limits of what is read.
 const (
 	maxImageFile = 1 << 30
 	maxPixels    = 1 << 27
-	maxTableFile = 1 << 28
 	fromData     = 100 // examples of a data set as background
 )
 
+// given is the input of a question, with what is known of it.
+type given struct {
+	input  engine.Tensor // a batch of 1
+	source string
+	names  []string // of a table's columns, nil if they have none
+	of     []int    // the column of each number; nil: each number is a column
+	cells  []string // what the columns say, where they became numbers by an encoding
+
+	// The examples beside which it stands: at(Index) is this one.
+	others int
+	from   string
+	at     func(i int) (engine.Tensor, error)
+}
+
 // example reads the input and says where it came from.
-func (m *Model) example(x Example) (engine.Tensor, string, error) {
+func (m *Model) example(ctx context.Context, x Example) (*given, error) {
 	declared := m.inputs()
 	if len(declared) != 1 || declared[0].Type != onnx.Float || len(declared[0].Shape) < 2 {
-		return engine.Tensor{}, "", fmt.Errorf("probe: explaining %s: %w: want one input float[N, …], it has %s", m.Path, ErrAsk, list(declared))
+		return nil, fmt.Errorf("probe: explaining %s: %w: want one input float[N, …], it has %s", m.Path, ErrAsk, list(declared))
 	}
 	if (x.Input == "") == (x.Data == "") {
-		return engine.Tensor{}, "", errors.New("probe: give an input, or a data set with an index")
+		return nil, errors.New("probe: give an input, or a data set with an index")
 	}
-	if x.Data != "" {
-		set, err := train.LoadMedMNIST(x.Data, x.Split, train.Limits{})
-		if err != nil {
-			return engine.Tensor{}, "", err
-		}
-		t, err := m.fromSet(set, x.Index)
-		return t, fmt.Sprintf("%s %s %d", filepath.Base(x.Data), x.Split, x.Index), err
+	var g *given
+	var err error
+	extension := strings.ToLower(filepath.Ext(x.Input))
+	switch {
+	case x.Data != "":
+		g, err = m.fromData(ctx, x)
+	case extension == ".npy" || extension == ".csv":
+		g, err = m.fromRows(x)
+	case extension == ".npz":
+		return nil, fmt.Errorf("probe: %s: an .npz is a data set: name it as the data, with a split and an index", x.Input)
+	default:
+		g = &given{source: filepath.Base(x.Input)}
+		g.input, err = m.fromImageFile(x.Input)
 	}
-	switch strings.ToLower(filepath.Ext(x.Input)) {
-	case ".npy", ".csv":
-		rows, _, err := m.rows(x)
-		if err != nil {
-			return engine.Tensor{}, "", err
-		}
-		if x.Index < 0 || x.Index >= len(rows) {
-			return engine.Tensor{}, "", fmt.Errorf("probe: example %d of %s: it has %d, counted from 0", x.Index, x.Input, len(rows))
-		}
-		return rows[x.Index], fmt.Sprintf("%s %d", filepath.Base(x.Input), x.Index), nil
-	case ".npz":
-		return engine.Tensor{}, "", fmt.Errorf("probe: %s: an .npz is a data set: name it as the data, with a split and an index", x.Input)
+	if err != nil {
+		return nil, err
 	}
-	t, err := m.fromImageFile(x.Input)
-	return t, filepath.Base(x.Input), err
+	if x.Names != nil {
+		g.names = x.Names
+	}
+	if g.of != nil && len(g.names) != len(g.cells) {
+		return nil, fmt.Errorf("probe: %d names for the %d columns that %s reads: %w", len(g.names), len(g.cells), m.Path, ErrAsk)
+	}
+	return g, nil
 }
 
-// FeatureNames are the names of a table's columns: given, or a .csv's header.
-func (m *Model) FeatureNames(x Example) ([]string, error) {
-	if x.Names != nil || !strings.EqualFold(filepath.Ext(x.Input), ".csv") {
-		return x.Names, nil
-	}
-	_, names, err := m.rows(x)
-	return names, err
-}
-
-// rows reads every example of an array or a table, each with a batch of 1.
-func (m *Model) rows(x Example) ([]engine.Tensor, []string, error) {
+// fromRows is a row of an array or a table.
+func (m *Model) fromRows(x Example) (*given, error) {
 	in := m.inputs()[0]
+	g := &given{source: fmt.Sprintf("%s %d", filepath.Base(x.Input), x.Index), from: filepath.Base(x.Input)}
 	var t engine.Tensor
-	var names []string
+	var err error
+	var read *sheet
 	if strings.EqualFold(filepath.Ext(x.Input), ".csv") {
-		values, header, err := readTable(x.Input)
-		if err != nil {
-			return nil, nil, err
+		if read, err = m.sheet(x.Input); err != nil {
+			return nil, err
 		}
-		t, names = values, header
+		t, g.names, g.of = read.numbers, read.names, read.of
 	} else {
-		var err error
 		if t, err = ReadArray(x.Input); err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 		if len(t.Shape) == len(in.Shape)-1 { // one example
 			t.Shape = append([]int64{1}, t.Shape...)
@@ -108,55 +118,75 @@ func (m *Model) rows(x Example) ([]engine.Tensor, []string, error) {
 	}
 	open := in
 	open.Shape = append([]onnx.Dim{{Value: -1}}, in.Shape[1:]...)
-	t, err := fit(t, open)
-	if err != nil {
-		return nil, nil, fmt.Errorf("probe: input from %s: %w", x.Input, err)
+	if t, err = fit(t, open); err != nil {
+		return nil, fmt.Errorf("probe: input from %s: %w", x.Input, err)
 	}
 	values, err := engine.Values[float32](t)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	n := int(t.Shape[0])
-	shape := append([]int64{1}, t.Shape[1:]...)
-	rows := make([]engine.Tensor, n)
-	for i := range rows {
-		per := len(values) / n
-		rows[i] = engine.Float32(shape, values[i*per:(i+1)*per])
+	g.others = int(t.Shape[0])
+	if x.Index < 0 || x.Index >= g.others {
+		return nil, fmt.Errorf("probe: example %d of %s: it has %d, counted from 0", x.Index, x.Input, g.others)
 	}
-	return rows, names, nil
+	per, shape := len(values)/g.others, append([]int64{1}, t.Shape[1:]...)
+	g.at = func(i int) (engine.Tensor, error) { return engine.Float32(shape, values[i*per:(i+1)*per]), nil }
+	if read != nil && read.of != nil {
+		g.cells = read.cells[x.Index]
+	}
+	g.input, err = g.at(x.Index)
+	return g, err
 }
 
-// readTable reads numbers under a header.
-func readTable(path string) (engine.Tensor, []string, error) {
-	f, err := os.Open(path)
+// fromData is one example of a data set as Evaluate would run it.
+func (m *Model) fromData(ctx context.Context, x Example) (*given, error) {
+	x.Reading.Data = x.Data
+	options, err := m.ask(Test{Options: x.Reading, Split: x.Split})
 	if err != nil {
-		return engine.Tensor{}, nil, fmt.Errorf("probe: reading a table: %w", err)
+		return nil, err
 	}
-	defer f.Close()
-	table, err := train.ReadTable(io.LimitReader(f, maxTableFile), train.TableLimits{})
+	data, err := studies.Open(ctx, options)
 	if err != nil {
-		return engine.Tensor{}, nil, fmt.Errorf("probe: reading %s: %w", path, err)
+		return nil, err
 	}
-	values := make([]float64, 0, len(table.Rows)*len(table.Header))
-	for r, row := range table.Rows {
-		for c, cell := range row {
-			v, err := strconv.ParseFloat(cell, 64)
-			if err != nil {
-				return engine.Tensor{}, nil, fmt.Errorf("probe: reading %s: row %d, column %q is %q: want a number", path, r, table.Header[c], cell)
-			}
-			values = append(values, v)
+	set, err := data.Set(x.Split)
+	if err != nil {
+		return nil, fmt.Errorf("probe: explaining an example of %s: %w", x.Data, err)
+	}
+	if x.Index < 0 || x.Index >= set.Len() {
+		return nil, fmt.Errorf("probe: example %d of split %q: it has %d, counted from 0", x.Index, x.Split, set.Len())
+	}
+	g := &given{
+		source: fmt.Sprintf("%s %s %d", filepath.Base(x.Data), x.Split, x.Index),
+		from:   fmt.Sprintf("split %s of %s", x.Split, filepath.Base(x.Data)),
+		others: set.Len(),
+		at:     func(i int) (engine.Tensor, error) { return m.fromSet(set, i) },
+	}
+	if data.Table != nil {
+		if g.names, g.of, g.cells, err = data.Cells(set, x.Index); err != nil {
+			return nil, err
 		}
 	}
-	return engine.Float64([]int64{int64(len(table.Rows)), int64(len(table.Header))}, values), table.Header, nil
+	g.input, err = g.at(x.Index)
+	return g, err
 }
 
-// fromSet is one example of a data set as Evaluate would run it.
-func (m *Model) fromSet(set *train.Set, index int) (engine.Tensor, error) {
-	if index < 0 || index >= set.Len() {
-		return engine.Tensor{}, fmt.Errorf("probe: example %d of split %q: it has %d, counted from 0", index, set.Name, set.Len())
+// fromSet is one example of a set.
+func (m *Model) fromSet(set *train.Set, i int) (engine.Tensor, error) {
+	size := 1
+	for _, d := range set.Example() {
+		size *= int(d)
 	}
-	values := make([]float32, set.Channels*set.Rows*set.Columns)
-	set.Fill(values, index)
+	values := make([]float32, size)
+	set.Fill(values, i)
+	if set.Shape != nil {
+		t := engine.Float32(append([]int64{1}, set.Shape...), values)
+		t, err := fit(t, m.inputs()[0])
+		if err != nil {
+			return t, fmt.Errorf("probe: example %d of split %q: %w", i, set.Name, err)
+		}
+		return t, nil
+	}
 	planes := make([][]float32, set.Channels)
 	for c := range planes {
 		planes[c] = values[c*set.Rows*set.Columns : (c+1)*set.Rows*set.Columns]
@@ -266,7 +296,8 @@ func decodeImage(data []byte) ([][]float32, int, int, error) {
 }
 
 // background turns a name into a background, and says what it is.
-func (m *Model) background(q Question, input engine.Tensor) (explain.Background, string, error) {
+func (m *Model) background(q Question, g *given) (explain.Background, string, error) {
+	input := g.input
 	name := q.Background
 	if name == "" {
 		if name = "mean"; len(input.Shape) == 2 {
@@ -287,11 +318,20 @@ func (m *Model) background(q Question, input engine.Tensor) (explain.Background,
 		deviation := float64(input.Shape[len(input.Shape)-1]) / 20
 		return explain.Blur(deviation), fmt.Sprintf("the input blurred by %.3g pixels", deviation), nil
 	case "data":
-		return m.references(q)
+		return g.references(q)
 	}
-	t, err := ReadArray(name)
+	var t engine.Tensor
+	var err error
+	if strings.EqualFold(filepath.Ext(name), ".csv") {
+		var read *sheet
+		if read, err = m.sheet(name); err == nil {
+			t = read.numbers
+		}
+	} else {
+		t, err = ReadArray(name)
+	}
 	if err != nil {
-		return nil, "", fmt.Errorf("probe: background %q: want black, mean, blur, data or an .npy file: %w", name, err)
+		return nil, "", fmt.Errorf("probe: background %q: want black, mean, blur, data, or a file of rows, .npy or .csv: %w", name, err)
 	}
 	t, err = convert(t, onnx.Float)
 	if err != nil {
@@ -301,33 +341,15 @@ func (m *Model) background(q Question, input engine.Tensor) (explain.Background,
 	return b, fmt.Sprintf("%d rows of %s", t.Shape[0], filepath.Base(name)), err
 }
 
-// references draws examples of the data set, or of the input's other rows.
-func (m *Model) references(q Question) (explain.Background, string, error) {
+// references draws from the examples beside which the input stands.
+func (g *given) references(q Question) (explain.Background, string, error) {
 	var all []engine.Tensor
-	n, what := 0, ""
-	var at func(i int) (engine.Tensor, error)
-	switch extension := strings.ToLower(filepath.Ext(q.Input)); {
-	case q.Data != "":
-		set, err := train.LoadMedMNIST(q.Data, q.Split, train.Limits{})
-		if err != nil {
-			return nil, "", err
-		}
-		n, what = set.Len(), fmt.Sprintf("split %s of %s", q.Split, filepath.Base(q.Data))
-		at = func(i int) (engine.Tensor, error) { return m.fromSet(set, i) }
-	case extension == ".npy" || extension == ".csv":
-		rows, _, err := m.rows(q.Example)
-		if err != nil {
-			return nil, "", err
-		}
-		n, what = len(rows), filepath.Base(q.Input)
-		at = func(i int) (engine.Tensor, error) { return rows[i], nil }
-	}
 	rng := rand.New(rand.NewPCG(q.Options.Seed, 0xBAC6))
-	for _, i := range rng.Perm(n) {
+	for _, i := range rng.Perm(g.others) {
 		if i == q.Index || len(all) == fromData {
 			continue
 		}
-		t, err := at(i)
+		t, err := g.at(i)
 		if err != nil {
 			return nil, "", err
 		}
@@ -336,7 +358,7 @@ func (m *Model) references(q Question) (explain.Background, string, error) {
 	if len(all) == 0 {
 		return nil, "", fmt.Errorf("probe: a background from data: %w: there is no other example; name a file of them, or black", ErrAsk)
 	}
-	return explain.References(all...), fmt.Sprintf("%d examples of %s", len(all), what), nil
+	return explain.References(all...), fmt.Sprintf("%d examples of %s", len(all), g.from), nil
 }
 
 // Save writes a map by the file's name: .png draws it, .npy holds its

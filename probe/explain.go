@@ -27,9 +27,10 @@ type Question struct {
 	// Class is a label of the model or a number; empty: a package's target,
 	// otherwise the most probable class.
 	Class string
-	// Background is "black" (darkest, or 0 of numbers), "mean" (the input's own),
-	// "blur", "data" (examples of Example.Data or of the input's other rows), or
-	// an .npy file of rows. Empty: "mean", of a table "data".
+	// Background is "black" (darkest, or 0 of numbers: of a table that the model
+	// standardises the mean of its training rows), "mean" (the input's own),
+	// "blur", "data" (examples of Example.Data or of the input's other rows), or a
+	// file of rows, .npy or .csv. Empty: "mean", of a table "data".
 	Background string
 	Options    explain.Options // Background, Input and Logits are filled in
 	Check      bool            // put the map to the test
@@ -87,11 +88,15 @@ func (m *Model) Explain(ctx context.Context, q Question) (*Explanation, error) {
 	if _, err := explain.Describe(q.Method); err != nil {
 		return nil, err
 	}
-	input, source, err := m.example(q.Example)
+	g, err := m.example(ctx, q.Example)
 	if err != nil {
 		return nil, err
 	}
+	input := g.input
 	o := q.Options
+	if o.Groups == nil {
+		o.Groups = g.of
+	}
 	if m.Package != nil {
 		o.Input, o.Logits = m.Package.Manifest.Input.Name, m.Package.Manifest.Output.Name
 		o.ChannelsLast = m.Package.Manifest.Input.Layout == "NHWC"
@@ -112,9 +117,9 @@ func (m *Model) Explain(ctx context.Context, q Question) (*Explanation, error) {
 		o.Score = explain.Logit
 	}
 	described, _ := explain.Describe(q.Method)
-	e := &Explanation{Model: m.Path, Input: source, Method: q.Method, Score: o.Score, Seed: o.Seed, Warnings: append([]string{}, m.Warnings...)}
+	e := &Explanation{Model: m.Path, Input: g.source, Method: q.Method, Score: o.Score, Seed: o.Seed, Warnings: append([]string{}, m.Warnings...)}
 	if described.Background || q.Check {
-		if o.Background, e.Background, err = m.background(q, input); err != nil {
+		if o.Background, e.Background, err = m.background(q, g); err != nil {
 			return nil, err
 		}
 	}
@@ -131,7 +136,7 @@ func (m *Model) Explain(ctx context.Context, q Question) (*Explanation, error) {
 		return nil, err
 	}
 	e.Duration = time.Since(start)
-	if err := e.describe(m, input, q, o); err != nil {
+	if err := e.describe(m, g, q, o); err != nil {
 		return nil, err
 	}
 	e.Verdict = explain.Judge(e.Map, nil, nil)
@@ -145,8 +150,8 @@ func (m *Model) Explain(ctx context.Context, q Question) (*Explanation, error) {
 	return e, nil
 }
 
-func (e *Explanation) describe(m *Model, input engine.Tensor, q Question, o explain.Options) error {
-	made := e.Map
+func (e *Explanation) describe(m *Model, g *given, q Question, o explain.Options) error {
+	made, input := e.Map, g.input
 	e.Kind, e.Logits, e.Rows, e.Columns = made.Kind, made.Logits, made.Rows, made.Columns
 	e.Additive, e.Evaluations = made.Additive, made.Evaluations
 	if made.Layer != (explain.Size{}) {
@@ -161,7 +166,7 @@ func (e *Explanation) describe(m *Model, input engine.Tensor, q Question, o expl
 	}
 	switch len(input.Shape) {
 	case 2:
-		e.Features, err = explain.Features(made, input, q.Names)
+		e.Features, err = g.features(m, made)
 	case 4:
 		e.Picture, err = explain.Picture(input, o.ChannelsLast)
 	}
@@ -225,6 +230,9 @@ func (m *Model) labels() []string {
 			names = append(names, l.Name)
 		}
 		return names
+	}
+	if classes, _, err := train.Described(m.Graph); err == nil && classes != nil {
+		return classes
 	}
 	if text := m.Graph.Metadata[zoo.LabelsKey]; text != "" {
 		return strings.Split(text, ",")

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"math"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -40,7 +41,9 @@ func ReadArray(path string) (engine.Tensor, error) {
 // Inputs reads the inputs of the model from files, each given as "x.npy" for
 // the only input, as "NAME=x.npy", or as "x.safetensors" for all inputs that
 // it names, and turns their elements into the types that the model declares.
-// Whole numbers become floats as they are, without scaling.
+// Whole numbers become floats as they are, without scaling. A table, "x.csv", is
+// read by the encoding that the model keeps, as Evaluate reads it, or as numbers
+// under a header if it keeps none.
 func (m *Model) Inputs(files ...string) (map[string]engine.Tensor, error) {
 	declared := m.inputs()
 	inputs := map[string]engine.Tensor{}
@@ -64,9 +67,12 @@ func (m *Model) Inputs(files ...string) (map[string]engine.Tensor, error) {
 		if !named {
 			path = file
 		}
-		extension, err := format(path)
-		if err != nil {
-			return nil, err
+		extension := strings.ToLower(filepath.Ext(path))
+		if extension != ".csv" {
+			var err error
+			if extension, err = format(path); err != nil {
+				return nil, fmt.Errorf("%w; a table .csv", err)
+			}
 		}
 		switch {
 		case extension == ".npz":
@@ -89,7 +95,16 @@ func (m *Model) Inputs(files ...string) (map[string]engine.Tensor, error) {
 		case !named:
 			name = declared[0].Name
 		}
-		t, err := ReadArray(path)
+		var t engine.Tensor
+		var err error
+		if extension == ".csv" {
+			var read *sheet
+			if read, err = m.sheet(path); err == nil {
+				t = read.numbers
+			}
+		} else {
+			t, err = ReadArray(path)
+		}
 		if err != nil {
 			return nil, err
 		}

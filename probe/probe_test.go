@@ -126,7 +126,7 @@ func TestAWrongInputIsAnErrorThatSaysWhatFits(t *testing.T) {
 		"name":    {[]string{"image=" + ok}, `"image"`},
 		"twice":   {[]string{ok, ok}, "twice"},
 		"missing": {nil, `"x" is missing`},
-		"format":  {[]string{"x.csv"}, ".npz or .safetensors"},
+		"format":  {[]string{"x.txt"}, ".npz or .safetensors; a table .csv"},
 		"archive": {[]string{"x.npz"}, "one each"},
 		"absent":  {[]string{"nosuch.npy"}, "no such file"},
 	} {

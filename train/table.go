@@ -220,6 +220,51 @@ func (c *Columns) Width() int {
 	return width
 }
 
+// Numbers names the numbers that a row becomes, in order: a column's name,
+// "column=value" for each value of a categorical one, "column missing" for the
+// number that says so.
+func (c *Columns) Numbers() []string {
+	var names []string
+	for _, column := range c.Columns {
+		for _, v := range column.Values {
+			names = append(names, column.Name+"="+v)
+		}
+		if column.Values == nil {
+			names = append(names, column.Name)
+		}
+		if column.Missing {
+			names = append(names, column.Name+" missing")
+		}
+	}
+	return names
+}
+
+// Origins says of each number that a row becomes which of Columns it is of.
+func (c *Columns) Origins() []int {
+	var of []int
+	for i, column := range c.Columns {
+		numbers := max(1, len(column.Values))
+		if column.Missing {
+			numbers++
+		}
+		of = append(of, slices.Repeat([]int{i}, numbers)...)
+	}
+	return of
+}
+
+// Cells returns what a row of a table says in each of Columns.
+func (c *Columns) Cells(t *Table, row int) ([]string, error) {
+	cells := make([]string, len(c.Columns))
+	for i, column := range c.Columns {
+		at, ok := t.Column(column.Name)
+		if !ok {
+			return nil, fmt.Errorf("train: reading a table: %w: it has no column %q, which the model reads; it has %q", ErrTable, column.Name, t.Header)
+		}
+		cells[i] = t.Rows[row][at]
+	}
+	return cells, nil
+}
+
 // Encode turns rows of a table into examples without labels. The table must have
 // every column, in any order.
 func (c *Columns) Encode(t *Table, rows []int) ([]float32, error) {
@@ -228,7 +273,7 @@ func (c *Columns) Encode(t *Table, rows []int) ([]float32, error) {
 	for i, column := range c.Columns {
 		var ok bool
 		if at[i], ok = t.Column(column.Name); !ok {
-			return nil, fmt.Errorf("train: encoding a table: %w: it has no column %q, which the model reads", ErrTable, column.Name)
+			return nil, fmt.Errorf("train: encoding a table: %w: it has no column %q, which the model reads; it has %q", ErrTable, column.Name, t.Header)
 		}
 	}
 	for _, r := range rows {

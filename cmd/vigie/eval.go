@@ -4,8 +4,10 @@ import (
 	"fmt"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/vigie/vigie/probe"
+	"github.com/vigie/vigie/train/studies"
 )
 
 func newEvalCommand() *cobra.Command {
@@ -52,17 +54,23 @@ them, and must return logits.`,
 	flags := command.Flags()
 	flags.StringVar(&test.Data, "data", "", "FILE.npz, folder, or table (required)")
 	flags.StringVar(&test.Split, "split", "", "train, val, test or all (required)")
-	flags.StringVar(&test.Labels, "labels", "", "CSV file that labels the files of a folder")
-	flags.StringSliceVar(&test.Classes, "classes", nil, "names of the classes in the model's order, if it does not say")
-	flags.StringSliceVar(&test.LabelColumns, "label-column", nil, "column of the label; several hold 0 or 1 each")
-	flags.StringVar(&test.FileColumn, "file-column", "", "column of the file names")
-	flags.StringVar(&test.PatientColumn, "patient-column", "", "column that tells patients apart")
-	flags.StringVar(&test.SplitColumn, "split-column", "", "column of train, val and test")
-	flags.Float64SliceVar(&test.Shares, "shares", nil, "shares of training, validation and test [0.7,0.15,0.15]")
-	flags.StringVar(&test.Aspect, "aspect", "stretch", "how a bare file's images are brought to size: stretch, pad or centre-crop")
+	readingFlags(flags, &test.Options)
 	flags.Uint64Var(&test.Seed, "seed", 1, "of the split, if the data are not divided, and of the bootstrap")
 	flags.BoolVar(&asJSON, "json", false, "print JSON")
 	cobra.CheckErr(command.MarkFlagRequired("data"))
 	cobra.CheckErr(command.MarkFlagRequired("split"))
 	return command
+}
+
+// readingFlags are the flags that say how labelled data are read, beside what the
+// model says of it.
+func readingFlags(flags *pflag.FlagSet, o *studies.Options) {
+	flags.StringVar(&o.Labels, "labels", "", "CSV file that labels the files of a folder")
+	flags.StringSliceVar(&o.Classes, "classes", nil, "names of the classes in the model's order, if it does not say")
+	flags.StringSliceVar(&o.LabelColumns, "label-column", nil, "column of the label; several hold 0 or 1 each")
+	flags.StringVar(&o.FileColumn, "file-column", "", "column of the file names")
+	flags.StringVar(&o.PatientColumn, "patient-column", "", "column that tells patients apart")
+	flags.StringVar(&o.SplitColumn, "split-column", "", "column of train, val and test")
+	flags.Float64SliceVar(&o.Shares, "shares", nil, "shares of training, validation and test [0.7,0.15,0.15]")
+	flags.StringVar(&o.Aspect, "aspect", "stretch", "how a bare file's images are brought to size: stretch, pad or centre-crop")
 }

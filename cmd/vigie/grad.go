@@ -68,7 +68,7 @@ shape S has shape [N, S...]. Each gradient has the name of its tensor.`,
 		},
 	}
 	flags := command.Flags()
-	flags.StringArrayVar(&inputs, "input", nil, "x.npy, NAME=x.npy (repeat for several inputs), or x.safetensors")
+	flags.StringArrayVar(&inputs, "input", nil, "x.npy, NAME=x.npy (repeat for several inputs), x.safetensors, or a table x.csv")
 	flags.StringVar(&label, "label", "", "labels, .npy")
 	flags.StringVar(&request.Loss, "loss", probe.CrossEntropy, strings.Join(probe.Losses(), ", "))
 	flags.StringVar(&request.Output, "output", "", "output that the loss is of (default the only one)")

@@ -67,7 +67,7 @@ func TestAPackageIsRunAndDifferentiatedFromTheCommandLine(t *testing.T) {
 func TestAProbeWithoutWhatItNeedsSaysSo(t *testing.T) {
 	for want, args := range map[string][]string{
 		`"input"`:                            {"run", demoPackage},
-		"name it .npy, .npz or .safetensors": {"run", demoPackage, "--input", "x.csv"},
+		"name it .npy, .npz or .safetensors": {"run", demoPackage, "--input", "x.txt"},
 		"nosuch.onnx":                        {"grad", "nosuch.onnx", "--input", "x.npy"},
 	} {
 		if _, err := command(t, args...); err == nil || !strings.Contains(err.Error(), want) {

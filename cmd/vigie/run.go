@@ -27,7 +27,9 @@ func newRunCommand() *cobra.Command {
 NumPy arrays and writes them to a .npz, .npy or .safetensors file.
 
 Numbers are taken as they are: bytes 0..255 reach a float input as 0 to 255. A
-dimension that the model leaves open takes the array's size.`,
+dimension that the model leaves open takes the array's size. A table (.csv) is read
+as vigie eval reads it: by the encoding that vigie train keeps in a model, or as
+numbers under a header.`,
 		Example: `  vigie run network.onnx --input x.npy --out y.npy
   vigie run bert.onnx --input input_ids=ids.npy --input attention_mask=mask.npy --out out.npz --json`,
 		Args: cobra.ExactArgs(1),
@@ -58,7 +60,7 @@ dimension that the model leaves open takes the array's size.`,
 		},
 	}
 	flags := command.Flags()
-	flags.StringArrayVar(&inputs, "input", nil, "x.npy, NAME=x.npy (repeat for several inputs), or x.safetensors")
+	flags.StringArrayVar(&inputs, "input", nil, "x.npy, NAME=x.npy (repeat for several inputs), x.safetensors, or a table x.csv")
 	flags.StringArrayVar(&outputs, "output", nil, "output or inner tensor to compute; repeat for several (default all outputs)")
 	flags.StringVar(&out, "out", "", "file for the outputs: .npz, .npy (one output) or .safetensors")
 	flags.BoolVar(&asJSON, "json", false, "print JSON")

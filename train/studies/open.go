@@ -49,7 +49,7 @@ type Options struct {
 	Shares []float64
 	Seed   uint64
 
-	// Only reads no other part of an .npz file that holds this one.
+	// Only reads of an .npz file no more than this part needs.
 	Only string
 
 	Progress func(done, total int) // told of images read; may be nil
@@ -71,6 +71,7 @@ type Studies struct {
 	Test       *train.Set // nil if the data have no such part
 	Given      bool       // the data came divided
 	Encoding   *train.Columns
+	Table      *train.Table      // what a table holds, nil of other kinds
 	Digest     string            // of the file, or of all files of the folder and the labels
 	Duplicates []train.Duplicate // images that are in two parts, or have two labels; not of tables
 }
@@ -154,23 +155,45 @@ func openNPZ(o Options) (*Studies, error) {
 	if s.Digest, err = digestFile(o.Data); err != nil {
 		return nil, err
 	}
-	parts := map[string]**train.Set{Train: &s.Train, Validation: &s.Validation, Test: &s.Test}
-	if set := parts[o.Only]; set != nil {
-		if *set, err = train.LoadMedMNIST(o.Data, o.Only, train.Limits{}); err == nil {
-			parts = nil
+	read := func(name string, into **train.Set) error {
+		set, err := train.LoadMedMNIST(o.Data, name, train.Limits{})
+		if err == nil {
+			*into = set
+		}
+		return err
+	}
+	// Whether the training split is whole depends on whether there is one for
+	// validation; the others stand for themselves.
+	alone := false
+	switch o.Only {
+	case Validation:
+		if err := read(Validation, &s.Validation); err == nil {
+			alone = true
 		} else if !errors.Is(err, train.ErrNoSplit) {
 			return nil, err
 		}
-	}
-	for name, set := range parts {
-		if *set, err = train.LoadMedMNIST(o.Data, name, train.Limits{}); err != nil && !errors.Is(err, train.ErrNoSplit) {
+	case Test:
+		if err := read(Test, &s.Test); err != nil {
 			return nil, err
 		}
-		if errors.Is(err, train.ErrNoSplit) {
-			*set = nil
+		alone = true
+	}
+	for _, part := range []struct {
+		name string
+		into **train.Set
+		skip bool
+	}{{Train, &s.Train, false}, {Validation, &s.Validation, false}, {Test, &s.Test, o.Only == Train || o.Only == Validation}} {
+		if alone || part.skip {
+			continue
+		}
+		if err := read(part.name, part.into); err != nil && !errors.Is(err, train.ErrNoSplit) {
+			return nil, err
 		}
 	}
 	if s.Train == nil && s.Validation == nil && s.Test == nil {
+		if o.Only != "" && o.Only != All {
+			return nil, fmt.Errorf("studies: reading %s: split %q: %w: it has no arrays %s_images and %s_labels, nor any to take them from", o.Data, o.Only, train.ErrNoSplit, o.Only, o.Only)
+		}
 		return nil, fmt.Errorf("studies: reading %s: %w: it has no arrays train_images and train_labels", o.Data, ErrData)
 	}
 	classes := 0

@@ -403,6 +403,53 @@ func TestAnNPZWithoutAValidationSplitHasOneTakenOut(t *testing.T) {
 	}
 }
 
+// Asking for one part of an .npz file gives the part that all of them together
+// have, also where it is the training split.
+func TestAPartOfAnNPZIsTheSameWhetherTheOthersAreReadOrNot(t *testing.T) {
+	arrays := map[string]train.Array{}
+	for part, n := range map[string]int{"train": 40, "val": 10, "test": 6} {
+		pixels, labels := make([]uint8, n*4), make([]uint8, n)
+		for i := range labels {
+			pixels[4*i], labels[i] = uint8(100*len(part)+i), uint8(i%2)
+		}
+		arrays[part+"_images"] = train.Array{Shape: []int64{int64(n), 2, 2}, Data: pixels}
+		arrays[part+"_labels"] = train.Array{Shape: []int64{int64(n), 1}, Data: labels}
+	}
+	dir := t.TempDir()
+	for _, without := range []string{"", "test", "val"} {
+		for name := range arrays {
+			if without != "" && strings.HasPrefix(name, without) {
+				delete(arrays, name)
+			}
+		}
+		var b bytes.Buffer
+		if err := train.WriteNPZ(&b, arrays); err != nil {
+			t.Fatal(err)
+		}
+		write(t, dir, "set.npz", b.Bytes())
+		o := studies.Options{Data: filepath.Join(dir, "set.npz"), Seed: 1}
+		whole := open(t, o)
+		for _, part := range []string{studies.Train, studies.Validation, studies.Test} {
+			o.Only = part
+			want, missing := whole.Set(part)
+			alone, err := studies.Open(t.Context(), o)
+			if missing != nil {
+				if !errors.Is(err, train.ErrNoSplit) {
+					t.Errorf("without %q, %s: %v", without, part, err)
+				}
+				continue
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := alone.Set(part)
+			if err != nil || got.Digest() != want.Digest() {
+				t.Errorf("without %q, %s alone has %d examples, beside the others %d", without, part, got.Len(), want.Len())
+			}
+		}
+	}
+}
+
 func TestAnInterruptedReadingStops(t *testing.T) {
 	dir := t.TempDir()
 	for i := range 40 {

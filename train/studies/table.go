@@ -107,6 +107,23 @@ func labelled(t *train.Table, path string, c columns, o Options) (*train.Set, []
 	return s, splits, nil
 }
 
+// rowName names an example of a table by its row, counted from 1 below the header.
+const rowName = "row %d"
+
+// Cells returns of an example of a table the columns that it is made of, the
+// column of each of its numbers, and what its row says in the columns.
+func (s *Studies) Cells(set *train.Set, i int) (names []string, of []int, cells []string, err error) {
+	row := 0
+	if _, err := fmt.Sscanf(set.Names[i], rowName, &row); err != nil || s.Table == nil {
+		return nil, nil, nil, fmt.Errorf("studies: %q is no row of a table: %w", set.Names[i], ErrData)
+	}
+	for _, c := range s.Encoding.Columns {
+		names = append(names, c.Name)
+	}
+	cells, err = s.Encoding.Cells(s.Table, row-1)
+	return names, s.Encoding.Origins(), cells, err
+}
+
 // openTable reads a table whose rows are the examples. How columns become
 // numbers is learnt from the training rows only.
 func openTable(o Options) (*Studies, error) {
@@ -131,7 +148,7 @@ func openTable(o Options) (*Studies, error) {
 	every := make([]int, len(t.Rows))
 	for i := range every {
 		every[i] = i
-		whole.Names = append(whole.Names, fmt.Sprintf("row %d", i+1))
+		whole.Names = append(whole.Names, fmt.Sprintf(rowName, i+1))
 	}
 	// The rows are divided before anything is learnt from them; until then the
 	// encoding is that of all rows, which says no more than that they are rows.
@@ -168,7 +185,7 @@ func openTable(o Options) (*Studies, error) {
 			return nil, fmt.Errorf("studies: reading %s: %w", o.Data, err)
 		}
 	}
-	s := &Studies{Kind: "table", Given: splits != nil, Encoding: encoding}
+	s := &Studies{Kind: "table", Given: splits != nil, Encoding: encoding, Table: t}
 	s.Train, s.Validation = whole.Subset(at[0]), whole.Subset(at[1])
 	if len(at[2]) > 0 {
 		s.Test = whole.Subset(at[2])
