@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/vigie/vigie"
@@ -331,9 +332,9 @@ func (v *verification) compareCases() error {
 	if err != nil {
 		return err
 	}
-	for id, state := range v.cases {
+	for _, id := range slices.Sorted(maps.Keys(v.cases)) {
 		if !seen[id] {
-			v.report.problem(-1, "case %s is %q in the log and not in the database", id, state)
+			v.report.problem(-1, "case %s is %q in the log and not in the database", id, v.cases[id])
 		}
 	}
 	v.report.Cases = len(v.cases)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -364,8 +365,8 @@ func (d *show) prove(ctx context.Context, c *vigie.Case) error {
 		return err
 	}
 	paths := map[string][]byte{"case.proof": proof, "site.pub": []byte(d.gateway.VerifierKey() + "\n")}
-	for name, data := range paths {
-		if err := os.WriteFile(d.site.Path("out", name), data, 0o644); err != nil {
+	for _, name := range slices.Sorted(maps.Keys(paths)) {
+		if err := os.WriteFile(d.site.Path("out", name), paths[name], 0o644); err != nil {
 			return fmt.Errorf("demo: saving %s: %w", name, err)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -287,7 +288,8 @@ func (c *copied) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for name, t := range c.outputs {
+	for _, name := range slices.Sorted(maps.Keys(c.outputs)) {
+		t := c.outputs[name]
 		if !slices.Equal(t.Shape, result[name].Shape) {
 			return fmt.Errorf("engine: running model %q: output %q is %v: the bound buffer is %v", c.session.model, name, result[name], t)
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -276,22 +277,18 @@ func (g *Gateway) sendResults(ctx context.Context, c *vigie.Case) error {
 		}
 	}
 	var wait sync.WaitGroup
-	var mu sync.Mutex
-	var failures []error
-	for name, instances := range byDestination {
+	names := slices.Sorted(maps.Keys(byDestination))
+	failures := make([]error, len(names)) // told in this order, whoever fails first
+	for i, name := range names {
 		wait.Go(func() {
-			if err := g.sendTo(ctx, c, name, instances, files, attempts); err != nil {
-				mu.Lock()
-				failures = append(failures, err)
-				mu.Unlock()
-			}
+			failures[i] = g.sendTo(ctx, c, name, byDestination[name], files, attempts)
 		})
 	}
 	wait.Wait()
-	if len(failures) == 0 && rest {
-		return errResting
+	if err := errors.Join(failures...); err != nil || !rest {
+		return err
 	}
-	return errors.Join(failures...)
+	return errResting
 }
 
 // sendTo sends objects to one destination and records each outcome.

@@ -3,6 +3,7 @@ package onnx
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 )
@@ -27,8 +28,8 @@ func (m *Model) Check() error {
 	case m.IRVersion < 1:
 		c.problem("IR version %d: want 1 or more", m.IRVersion)
 	}
-	for domain, version := range m.Opsets {
-		if version < 1 {
+	for _, domain := range slices.Sorted(maps.Keys(m.Opsets)) {
+		if version := m.Opsets[domain]; version < 1 {
 			c.problem("operator set %q is of version %d: want 1 or more", domain, version)
 		}
 	}

@@ -94,6 +94,23 @@ func TestEachBrokenRuleIsNamed(t *testing.T) {
 	}
 }
 
+// A message that depends on the order of a map is another one tomorrow.
+func TestOfSeveralMistakesTheSameOnesAreNamedInEveryRun(t *testing.T) {
+	m, bind := legal(t), map[string]int64{}
+	for i := range 8 {
+		m.Opsets[fmt.Sprintf("domain%d", i)], bind[fmt.Sprintf("n%d", i)] = -1, -1
+	}
+	for range 20 {
+		err := m.Check()
+		if first := strings.Index(err.Error(), `"domain0"`); first < 0 || first > strings.Index(err.Error(), `"domain7"`) {
+			t.Fatalf("Check says %v", err)
+		}
+		if _, err := onnx.InferShapes(m, bind); err == nil || !strings.Contains(err.Error(), `"n0"`) {
+			t.Fatalf("InferShapes says %v", err)
+		}
+	}
+}
+
 func TestAGraphWithinItselfIsRefused(t *testing.T) {
 	m := legal(t)
 	m.Graph.Nodes[0].Attributes = []onnx.Attribute{{Name: "g", Type: onnx.AttributeGraph, Graph: m.Graph}}

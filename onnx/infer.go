@@ -128,8 +128,8 @@ func infer(m *Model, bind map[string]int64) (*inference, error) {
 	if m.Graph == nil {
 		return nil, fmt.Errorf("onnx: inferring shapes: %w: no graph", ErrInvalid)
 	}
-	for name, size := range bind {
-		if size < 0 {
+	for _, name := range slices.Sorted(maps.Keys(bind)) {
+		if size := bind[name]; size < 0 {
 			return nil, fmt.Errorf("onnx: inferring shapes: dimension %q is bound to %d", name, size)
 		}
 	}

@@ -40,10 +40,13 @@ func Describe(m *onnx.Model, classes []string, columns *Columns) error {
 
 // Described returns what Describe kept; nil for what it did not.
 func Described(m *onnx.Model) (classes []string, columns *Columns, err error) {
-	for key, v := range map[string]any{classesKey: &classes, columnsKey: &columns} {
-		if raw := m.Metadata[key]; raw != "" {
-			if err := json.Unmarshal([]byte(raw), v); err != nil {
-				return nil, nil, fmt.Errorf("train: reading the metadata %q of a model: %w: %w", key, ErrMetadata, err)
+	for _, kept := range []struct {
+		key  string
+		into any
+	}{{classesKey, &classes}, {columnsKey, &columns}} {
+		if raw := m.Metadata[kept.key]; raw != "" {
+			if err := json.Unmarshal([]byte(raw), kept.into); err != nil {
+				return nil, nil, fmt.Errorf("train: reading the metadata %q of a model: %w: %w", kept.key, ErrMetadata, err)
 			}
 		}
 	}

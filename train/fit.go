@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math"
 	"os"
 	"path/filepath"
@@ -111,8 +112,8 @@ func (f Fit) write(result *Result, r *Report) error {
 		}
 		files[name] = append(data, '\n')
 	}
-	for name, data := range files {
-		if err := os.WriteFile(f.File(name), data, 0o644); err != nil {
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		if err := os.WriteFile(f.File(name), files[name], 0o644); err != nil {
 			return fmt.Errorf("train: writing the record: %w", err)
 		}
 	}

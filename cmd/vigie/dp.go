@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -59,8 +61,8 @@ func (p *privacyFlags) named(flags *pflag.FlagSet, take func(name string) error)
 	if err := take(p.recipe); err != nil {
 		return err
 	}
-	for name, value := range given {
-		if err := flags.Set(name, value); err != nil {
+	for _, name := range slices.Sorted(maps.Keys(given)) {
+		if err := flags.Set(name, given[name]); err != nil {
 			return err
 		}
 	}

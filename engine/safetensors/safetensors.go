@@ -172,7 +172,8 @@ func read(r io.ReaderAt, size int64, limits Limits) (*File, error) {
 		return nil, err
 	}
 	f := &File{Tensors: make(map[string]engine.Tensor, len(entries)), Metadata: metadata}
-	for name, e := range entries {
+	for _, name := range slices.Sorted(maps.Keys(entries)) {
+		e := entries[name]
 		raw := make([]byte, e.Offsets[1]-e.Offsets[0])
 		if n, err := r.ReadAt(raw, start+e.Offsets[0]); n < len(raw) {
 			return nil, fmt.Errorf("%w: tensor %q: %w", ErrFormat, name, err)

@@ -3,6 +3,7 @@ package job
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -77,8 +78,8 @@ func readSettings(path string) ([]setting, error) {
 		return nil, fmt.Errorf("job: reading settings: %s: %w", path, err)
 	}
 	var out []setting
-	for name, v := range tree {
-		switch v := v.(type) {
+	for _, name := range slices.Sorted(maps.Keys(tree)) {
+		switch v := tree[name].(type) {
 		case []any:
 			var parts []string
 			for _, e := range v {
@@ -91,6 +92,5 @@ func readSettings(path string) ([]setting, error) {
 			out = append(out, setting{name, fmt.Sprint(v)})
 		}
 	}
-	slices.SortFunc(out, func(a, b setting) int { return strings.Compare(a.name, b.name) })
 	return out, nil
 }

@@ -173,33 +173,41 @@ func folders(files fs.FS, name string) ([]string, error) {
 // the patients that DICOM files name if nothing else does.
 func readImages(ctx context.Context, root *os.Root, s *train.Set, o Options, h hash.Hash) error {
 	pictures := make([]*picture, s.Len())
-	ctx, stop := context.WithCancelCause(ctx)
-	defer stop(nil)
-	var next, done atomic.Int64
+	failures := make([]error, s.Len())
+	going, stop := context.WithCancel(ctx)
+	defer stop()
+	var next atomic.Int64
 	var reading sync.WaitGroup
 	var mu sync.Mutex
+	done := 0
 	for range min(runtime.GOMAXPROCS(0), s.Len()) {
 		reading.Go(func() {
-			for ctx.Err() == nil {
+			for going.Err() == nil {
 				i := int(next.Add(1)) - 1
 				if i >= s.Len() {
 					return
 				}
-				p, err := readPicture(root, s.Names[i], o)
-				if err != nil {
-					stop(fmt.Errorf("studies: reading %s: %w", filepath.Join(o.Data, s.Names[i]), err))
+				if pictures[i], failures[i] = readPicture(root, s.Names[i], o); failures[i] != nil {
+					stop()
 					return
 				}
-				pictures[i] = p
-				if n := done.Add(1); o.Progress != nil {
+				if o.Progress != nil {
 					mu.Lock()
-					o.Progress(int(n), s.Len())
+					done++
+					o.Progress(done, s.Len())
 					mu.Unlock()
 				}
 			}
 		})
 	}
 	reading.Wait()
+	// What stands before a file that failed was read to its end, so the first
+	// failure is the same one in every run.
+	for i, err := range failures {
+		if err != nil {
+			return fmt.Errorf("studies: reading %s: %w", filepath.Join(o.Data, s.Names[i]), err)
+		}
+	}
 	if err := context.Cause(ctx); err != nil {
 		return err
 	}

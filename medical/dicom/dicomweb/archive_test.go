@@ -179,6 +179,11 @@ func TestSearchesAreBoundedAndSaySo(t *testing.T) {
 			t.Errorf("%s: %d, want 400", bad, response.StatusCode)
 		}
 	}
+	for range 20 { // of several mistakes always the same is named
+		if _, body := do(t, "GET", s.URL+"/studies?offset=x&limit=-1", nil, nil); !strings.Contains(string(body), "limit") {
+			t.Fatalf("the refusal says %s", body)
+		}
+	}
 	for _, path := range []string{"/studies", "/studies/1.1/metadata"} {
 		if response, _ := do(t, "GET", s.URL+path, map[string]string{"Accept": "application/dicom+xml"}, nil); response.StatusCode != 406 {
 			t.Errorf("%s as XML: %d, want 406", path, response.StatusCode)

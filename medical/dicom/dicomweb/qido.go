@@ -2,6 +2,7 @@ package dicomweb
 
 import (
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -70,8 +71,8 @@ type query struct {
 // parseQuery reads the parameters of a search.
 func parseQuery(values url.Values, maxResults int) (query, error) {
 	q := query{limit: maxResults}
-	for name, list := range values {
-		for _, value := range list {
+	for _, name := range slices.Sorted(maps.Keys(values)) {
+		for _, value := range values[name] {
 			if err := q.parameter(name, value, maxResults); err != nil {
 				return q, err
 			}
