@@ -52,6 +52,9 @@ const (
 // OutOfResources; ErrUncertain means that the outcome is not known (the
 // connection broke during the commit), so what fn refers to must be kept.
 func (s *Store) Update(ctx context.Context, fn func(*Tx) error) error {
+	if err := ctx.Err(); err != nil {
+		return err // select would take a free committer as gladly as an ended context
+	}
 	p := &pending{ctx: ctx, turn: make(chan *Tx), ran: make(chan error), done: make(chan error, 1)}
 	select {
 	case s.queue <- p:

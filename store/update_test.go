@@ -164,16 +164,18 @@ func TestACallerCanLeaveTheQueueButNotItsTurn(t *testing.T) {
 			}
 		})
 		<-started
-		wait.Go(func() {
-			if err := s.Update(ctx, put("left")); !errors.Is(err, context.Canceled) {
-				t.Errorf("a caller that left: %v", err)
-			}
-		})
-		time.Sleep(20 * time.Millisecond)
+		left := make(chan error, 1)
+		go func() { left <- s.Update(ctx, put("left")) }()
+		time.Sleep(20 * time.Millisecond) // so that it waits in the queue, most of the time
 		cancel()
-		time.Sleep(20 * time.Millisecond)
+		if err := <-left; !errors.Is(err, context.Canceled) {
+			t.Errorf("a caller that left: %v", err)
+		}
 		close(hold)
 		wait.Wait()
+		if err := s.Update(ctx, put("left")); !errors.Is(err, context.Canceled) {
+			t.Errorf("a caller whose time is over before it begins: %v", err)
+		}
 		if !present(t, s, "had its turn") || present(t, s, "left") {
 			t.Error("the wrong row is there")
 		}
