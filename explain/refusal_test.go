@@ -9,7 +9,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/vigie/vigie/engine"
 	"github.com/vigie/vigie/explain"
@@ -252,14 +251,13 @@ func TestAnExplanationCanBeCancelledAtAnyPoint(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		start := time.Now()
 		_, err = e.Explain(ctx, picture(set, 1), 1)
 		single := d.Method == explain.GradCAM || d.Method == explain.GradCAMPlusPlus || d.Method == explain.Gradient
 		if single != (err == nil) || !single && !errors.Is(err, context.Canceled) {
 			t.Errorf("%s: error is %v", d.Method, err)
 		}
-		if took := time.Since(start); took > 10*time.Second {
-			t.Errorf("%s went on for %v", d.Method, took)
+		if calls > 3 {
+			t.Errorf("%s went on: it told of %d steps, the last %d after it was cancelled", d.Method, calls, calls-3)
 		}
 		// A context that has ended before stops all of them.
 		if _, err := e.Explain(ctx, picture(set, 1), 1); !single && !errors.Is(err, context.Canceled) {
