@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -323,7 +324,8 @@ func (o Options) load(m *onnx.Model) error {
 		return fmt.Errorf("job: reading %s: %w", o.Weights, err)
 	}
 	taken := 0
-	for name, t := range held.Tensors {
+	for _, name := range slices.Sorted(maps.Keys(held.Tensors)) {
+		t := held.Tensors[name]
 		w := m.Graph.Initializer(name)
 		if w == nil || strings.HasPrefix(name, "head.") && o.Head != "" {
 			continue
