@@ -20,7 +20,7 @@ type work struct {
 	input   []int64
 	batch   int
 	least   float64 // ratio to the peer that is asked for; 0: none
-	kernels int     // bfloat16 terms of the engine's own operators; 0: the runtime's operators
+	kernels int     // terms of the engine's own operators; 0: the runtime's operators
 }
 
 type kind string
@@ -84,11 +84,11 @@ func measureEngine(ctx context.Context, o options) ([]Row, error) {
 		}
 	}
 	kernels := o.kernels
-	if kernels > 0 {
-		if err := engine.Kernels(); err != nil {
-			fmt.Fprintf(os.Stderr, "bench: the runtime's operators are measured instead of kernels: %v\n", err)
-			kernels = 0
-		}
+	if kernels < 0 {
+		kernels = engine.KernelTerms()
+	}
+	if err := engine.CheckKernels(kernels); err != nil {
+		return nil, fmt.Errorf("bench: %w", err)
 	}
 	var rows []Row
 	failed := 0

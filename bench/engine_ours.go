@@ -56,7 +56,7 @@ func (w work) open() (contender, error) {
 // system names our side.
 func (w work) system() string {
 	if w.kernels > 0 {
-		return fmt.Sprintf("vigie, kernels of %d terms", w.kernels)
+		return fmt.Sprintf("vigie, %d-term kernels", w.kernels)
 	}
 	return "vigie"
 }

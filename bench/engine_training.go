@@ -51,11 +51,8 @@ func (w work) openTraining(n *train.Network) (contender, error) {
 // kernels is what our side trains with: the engine's own operators where this
 // machine has them, unless the environment turns them off (VIGIE_KERNELS=off).
 func kernels() int {
-	if engine.Kernels() != nil {
-		return 0
-	}
 	if n, err := strconv.Atoi(os.Getenv("BENCH_TERMS")); err == nil {
 		return n
 	}
-	return 3
+	return engine.KernelTerms()
 }

@@ -42,7 +42,7 @@ type options struct {
 	senders int
 	cases   int           // per prediction measurement
 	rows    string        // of the engine's table; empty means all
-	kernels int           // bfloat16 terms of the engine's own operators; 0: the runtime's
+	kernels int           // terms of the engine's own operators; 0: the runtime's; -1: the best here
 	rounds  int           // turns that each side of an engine row has
 	turn    time.Duration // about how long a turn is; at least one step
 }
@@ -66,7 +66,7 @@ func main() {
 	flag.StringVar(&o.model, "model", "models/chest-pneumonia-28", "model package")
 	flag.StringVar(&only, "parts", "", "comma-separated parts: intake, prediction, engine [all]")
 	flag.StringVar(&o.rows, "rows", "", "comma-separated rows of the engine's table [all]: "+strings.Join(rowNames(), ", "))
-	flag.IntVar(&o.kernels, "kernels", 3, "bfloat16 terms (2 or 3) of the engine's own operators, 0 to measure the runtime's")
+	flag.IntVar(&o.kernels, "kernels", -1, "terms (1 to 3) of the engine's own operators, 0 to measure the runtime's, -1 for the best of this processor")
 	flag.IntVar(&o.rounds, "rounds", 5, "turns of each side of an engine row")
 	flag.DurationVar(&o.turn, "turn", 400*time.Millisecond, "length of a turn, at least one step")
 	flag.IntVar(&o.objects, "n", 200, "512×512 objects per intake measurement (a quarter of it for 2140×1760)")

@@ -62,11 +62,29 @@ func AdamW(s Moments, w, g, m, v []float32) {
 }
 
 // KernelTerms is how many terms graphs should ask of the kernels here
-// (autodiff.Request.Kernels): 3, with which results are as exact as float32, or
-// 0 where there are no kernels.
+// (autodiff.Request.Kernels): 3 where there is AMX and 1 where there is AVX-512
+// alone, with both of which results are as exact as float32, or 0 where there are
+// no kernels.
 func KernelTerms() int {
 	if Kernels() != nil {
 		return 0
 	}
-	return 3
+	return kernel.Terms()
+}
+
+// CheckKernels reports whether graphs that ask for so many terms run here.
+func CheckKernels(terms int) error {
+	switch {
+	case terms == 0:
+		return nil
+	case terms < 0 || terms > 3:
+		return fmt.Errorf("engine: kernels of %d terms: want 1, 2 or 3", terms)
+	}
+	if err := Kernels(); err != nil {
+		return err
+	}
+	if terms > 1 && kernel.Terms() < 2 {
+		return fmt.Errorf("engine: kernels of %d terms: %w: this processor has no AMX; 1 term needs AVX-512 alone", terms, kernel.ErrAbsent)
+	}
+	return nil
 }

@@ -56,8 +56,8 @@ type Recipe struct {
 	Seed         uint64       `json:"seed"`
 	Augmentation Augmentation `json:"augmentation"`
 	Private      *Privacy     `json:"private,omitempty"` // nil trains without privacy
-	// Kernels is 2 or 3 to compute on the engine's own operators with so many
-	// bfloat16 terms a number (autodiff.Request.Kernels); 0 is the runtime's.
+	// Kernels is 1 to 3 to compute on the engine's own operators with so many
+	// terms a number (autodiff.Request.Kernels); 0 is the runtime's.
 	// The weights that come out differ in their last digits.
 	Kernels int `json:"kernels,omitempty"`
 }

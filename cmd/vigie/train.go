@@ -130,7 +130,7 @@ the file.`,
 	flags.Float64Var(&o.Sensitivity, "sensitivity", o.Sensitivity, "that a second operating point keeps")
 	privacy.add(flags)
 	flags.Uint64Var(&o.Recipe.Seed, "seed", o.Recipe.Seed, "of weights, split, order and augmentation")
-	flags.StringVar(&o.Kernels, "kernels", "auto", "the engine's own operators: auto, off, or with 2 or 3 terms a number")
+	flags.StringVar(&o.Kernels, "kernels", "auto", "the engine's own operators: auto, off, 1 (float32 by AVX-512), or 2 or 3 (bfloat16 terms a number, by AMX)")
 	flags.BoolVar(&o.Checkpoint, "checkpoint", false, "save the run, and go on from what was saved")
 	flags.DurationVar(&o.CheckpointEvery, "checkpoint-every", o.CheckpointEvery, "also within an epoch")
 	flags.BoolVar(&asJSON, "json", false, "print the report as JSON")

@@ -3,15 +3,15 @@
 
 #ifdef VIGIE_KERNELS
 
-// Below this many channels a step of 32 along the inner dimension is mostly
-// empty, so taps become channels.
+// Below this many channels a step of 32 along the inner dimension of a tile is
+// mostly empty, so taps become channels.
 enum { fold_below = 24 };
 
 // The planes and taps of a convolution's input, of group 0. planes needs one
 // place for each stride phase, or for each tap when folding.
 int vigie_planes(const conv *g, plane *planes, tap *taps, int *share_rows) {
 	int channels = g->c / g->groups, n = g->r * g->s;
-	int fold = n > 1 && channels < fold_below;
+	int fold = g->terms > 1 && n > 1 && channels < fold_below;
 	*share_rows = 0;
 	if (fold) {
 		for (int i = 0; i < g->r; i++)

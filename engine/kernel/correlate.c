@@ -46,21 +46,6 @@ typedef struct {
 	long plane_size, room;
 } extent;
 
-// Lays out part of a channel's planes: whole images [image, image + images), or
-// rows of one.
-static long lay_part(const correlating *c, float *to, int channel, int phase, int image, int images, int row, int rows) {
-	const correlation *j = c->j;
-	plane p = j->planes[phase];
-	p.off_h += row * p.stride_h;
-	p.rows = rows;
-	long at = 0;
-	for (int i = 0; i < images; i++, at += (long)rows * p.columns) {
-		long from = (image + i) * j->src_image + channel * j->src_channel;
-		lay(to + at, j->src + from, j->gate ? j->gate + from : 0, 1, &p);
-	}
-	return at;
-}
-
 // Positions that are laid out and transposed at a time.
 enum { stretch = 512 };
 
@@ -104,9 +89,9 @@ inlined void fill_block(const int terms, const correlating *c, const extent *e, 
 					if (first + k >= c->channels)
 						memset(row, 0, whole * sizeof(float));
 					else if (j->fold)
-						lay_part(c, row, (first + k) / j->phases, (first + k) % j->phases, e->image + i, some, e->row + r, lines);
+						lay_part(j, &j->planes[(first + k) % j->phases], row, (first + k) / j->phases, e->image + i, some, e->row + r, lines);
 					else
-						lay_part(c, row, first + k, phase, e->image + i, some, e->row + r, lines);
+						lay_part(j, p, row, first + k, e->image + i, some, e->row + r, lines);
 				}
 				split_pairs(terms, staged, other, whole, pairs + pair * length * 4, 16 * length * 4);
 			}
@@ -217,6 +202,10 @@ static void correlate_unit_of(void *data, size_t unit) {
 enum { panel_bytes = 768 << 10 };
 
 void vigie_correlate(const crew *crew, const correlation *j) {
+	if (j->terms == 1) {
+		vigie_correlate_single(crew, j);
+		return;
+	}
 	correlating c = {.j = j};
 	c.channels = j->fold ? j->c * j->phases : j->c;
 	c.blocks = ceil_div(c.channels, 32);

@@ -41,6 +41,21 @@ typedef struct {
 } correlation;
 
 void vigie_correlate(const crew *, const correlation *);
+void vigie_correlate_single(const crew *, const correlation *); // without splitting, for processors without AMX
+
+// Lays out part of a channel's planes of shape: whole images [image, image +
+// images), or rows of one. Says how many positions that makes.
+static inline long lay_part(const correlation *j, const plane *shape, float *to, int channel, int image, int images, int row, int rows) {
+	plane p = *shape;
+	p.off_h += row * p.stride_h;
+	p.rows = rows;
+	long at = 0;
+	for (int i = 0; i < images; i++, at += (long)rows * p.columns) {
+		long from = (image + i) * j->src_image + channel * j->src_channel;
+		lay(to + at, j->src + from, j->gate ? j->gate + from : 0, 1, &p);
+	}
+	return at;
+}
 
 #endif
 #endif

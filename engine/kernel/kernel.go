@@ -2,18 +2,19 @@
 // Runtime computes them: convolution with its gradients, matrix products,
 // normalisation and max pooling with their gradients, and the AdamW update.
 //
-// They are written in C for x86-64 processors that have AMX (Intel from the
-// fourth generation of Xeon, 2023), and are given to ONNX Runtime as custom
-// operators in the domain "vigie". Elsewhere they are not there, [Prepare] says
-// why, and the same graphs run on standard operators.
+// They are written in C for x86-64 processors that have AVX-512, and are given to
+// ONNX Runtime as custom operators in the domain "vigie". Elsewhere they are not
+// there, [Prepare] says why, and the same graphs run on standard operators.
 //
-// AMX multiplies bfloat16 numbers sixteen times as fast as AVX-512 multiplies
-// float32. The kernels keep float32's meaning by splitting each number into
-// bfloat16 terms and adding up the products of the terms (split.h): with three
+// A graph says in how many terms they shall compute (autodiff.Request.Kernels).
+// One term is float32 as it is (single.c). Two and three need AMX besides (Intel
+// from the fourth generation of Xeon, 2023), which multiplies bfloat16 numbers
+// sixteen times as fast as AVX-512 multiplies float32: each number is split into
+// bfloat16 terms, and the products of the terms are added up (split.h). With three
 // terms the result is as near as float32 arithmetic gets, with two a product may
-// err by 3·2⁻¹⁶ of itself, which averages to 4·10⁻⁶ of a sum's norm.
-//
-// Infinities turn into NaN when they are split. Numbers below 2⁻¹²⁶ count as 0.
+// err by 3·2⁻¹⁶ of itself, which averages to 4·10⁻⁶ of a sum's norm. There
+// infinities turn into NaN when they are split, and numbers below 2⁻¹²⁶ count as
+// 0.
 //
 // The package is part of package engine, through which everybody else uses it.
 package kernel
@@ -24,7 +25,7 @@ package kernel
 #cgo linux LDFLAGS: -ldl -lpthread
 #include <stdlib.h>
 
-int vigie_available(void);
+int vigie_terms(void);
 const char *vigie_prepare(const char *path);
 int vigie_register(void *options);
 void vigie_adamw(long n, float *w, const float *g, float *m, float *v, float b1, float n1, float b2, float n2, float keep, float size, float correct, float epsilon);
@@ -71,6 +72,10 @@ func Prepare(path string) error {
 	})
 	return prepared.err
 }
+
+// Terms is the most terms that graphs can ask for here: 3 with AMX, 1 without, 0
+// before Prepare has succeeded.
+func Terms() int { return int(C.vigie_terms()) }
 
 // Register makes the operators known to a session that is about to be opened.
 // options is the C pointer to its OrtSessionOptions. Prepare must have succeeded.

@@ -1,4 +1,4 @@
-// Kernels for training on x86-64 processors with AMX: declarations shared by the
+// Kernels for training on x86-64 processors with AVX-512, and better AMX: declarations shared by the
 // C files of this package. Nothing here is public; see kernel.go.
 #ifndef VIGIE_KERNEL_H
 #define VIGIE_KERNEL_H
@@ -23,7 +23,7 @@ void vigie_alone(const crew *, void (*f)(void *, size_t), size_t n, void *data);
 void *vigie_take(size_t bytes);
 void vigie_give(void *);
 
-// Whether this processor and kernel let us use AMX and AVX-512.
+// What this processor and operating system let us use: 0 nothing, 1 AVX-512, 2 AMX too.
 int vigie_available(void);
 
 // A 2-D convolution: N images of C channels of H×W, K filters of C/groups×R×S.
@@ -34,7 +34,7 @@ typedef struct {
 	int top, left;
 	int out_h, out_w;
 	int groups;
-	int terms; // bfloat16 terms a float32 is split into: 2 or 3
+	int terms; // bfloat16 terms a float32 is split into: 2 or 3; 1: float32 as it is, by AVX-512
 } conv;
 
 // Packed weights that are kept because they never change.
@@ -54,6 +54,11 @@ void vigie_conv_input_gradient(const crew *, const conv *, const float *w, const
 // scale, if not NULL, multiplies dy of each image. dw and db may be NULL.
 void vigie_weight_gradient(const crew *, const conv *, const float *x, const float *dy, const float *y, const float *scale, float *dw, float *db);
 
+// The same for terms = 1.
+void vigie_weight_gradient_single(const crew *, const conv *, const float *x, const float *dy, const float *y, const float *scale, float *dw, float *db);
+void vigie_record_gradients_single(const crew *, const conv *, int views, const float *x, const float *dy, const float *y, float *rows, float *bias_rows,
+                                   float *norms, float *bias_norms);
+
 // c[m][n] = a[m][k] · b[k][n] (+ bias[n]); a and b as stored may be transposed. batch products in a row,
 // strides between them in elements (0: the same matrix for all).
 typedef struct {
@@ -65,5 +70,6 @@ typedef struct {
 } product;
 
 void vigie_matmul(const crew *, const product *, const float *a, const float *b, float *c);
+void vigie_matmul_single(const crew *, const product *, const float *a, const float *b, float *c);
 
 #endif

@@ -136,6 +136,10 @@ static void multiply_one(void *data, size_t i) {
 }
 
 void vigie_matmul(const crew *crew, const product *p, const float *a, const float *b, float *c) {
+	if (p->terms == 1) {
+		vigie_matmul_single(crew, p, a, b, c);
+		return;
+	}
 	if (p->batch > 1) {
 		batch s = {p, a, b, c};
 		crew->run(crew, multiply_one, p->batch, &s);

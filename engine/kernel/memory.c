@@ -121,8 +121,8 @@ int vigie_available(void) {
 		return 0;
 	unsigned a, b, c, d;
 	__asm__("cpuid" : "=a"(a), "=b"(b), "=c"(c), "=d"(d) : "a"(7), "c"(0));
-	if (!(d >> 22 & 1) || !(d >> 24 & 1)) return 0; // AMX-BF16, AMX-TILE
-	return syscall(SYS_arch_prctl, request_component, tile_data) == 0;
+	if (!(d >> 22 & 1) || !(d >> 24 & 1)) return 1; // AMX-BF16, AMX-TILE
+	return syscall(SYS_arch_prctl, request_component, tile_data) == 0 ? 2 : 1;
 }
 
 #else

@@ -123,6 +123,19 @@ static OrtStatus *compute(void *state, OrtKernelContext *context) {
 	return c.status;
 }
 
+static int able; // vigie_available
+
+// The terms a graph asks for. An instruction that the processor does not have
+// would end the process.
+static int terms_of(call *c, int place) {
+	int terms = (int)c->k->geometry[place];
+	if (terms < 1 || terms > 3 || (terms > 1 && able < 2)) {
+		c->status = fail("vigie: this processor has no AMX, which kernels of 2 or 3 terms need");
+		return 0;
+	}
+	return terms;
+}
+
 // Conv and its relatives.
 enum { g_stride_h, g_stride_w, g_dilation_h, g_dilation_w, g_top, g_left, g_bottom, g_right, g_groups, g_terms, g_relu, g_h, g_w, g_conv };
 
@@ -133,8 +146,9 @@ static int geometry(call *c, conv *g, int64_t n, int64_t channels, int64_t h, in
 		.n = (int)n, .c = (int)channels, .h = (int)h, .w = (int)w,
 		.k = (int)filters[0], .r = (int)filters[2], .s = (int)filters[3],
 		.stride_h = (int)a[g_stride_h], .stride_w = (int)a[g_stride_w], .dilation_h = (int)a[g_dilation_h], .dilation_w = (int)a[g_dilation_w],
-		.top = (int)a[g_top], .left = (int)a[g_left], .groups = (int)a[g_groups], .terms = (int)a[g_terms],
+		.top = (int)a[g_top], .left = (int)a[g_left], .groups = (int)a[g_groups], .terms = terms_of(c, g_terms),
 	};
+	if (!g->terms) return 0;
 	g->out_h = (g->h + g->top + (int)a[g_bottom] - g->dilation_h * (g->r - 1) - 1) / g->stride_h + 1;
 	g->out_w = (g->w + g->left + (int)a[g_right] - g->dilation_w * (g->s - 1) - 1) / g->stride_w + 1;
 	if (filters[1] * g->groups != channels || g->r * g->s > 1024 || g->stride_h * g->stride_w > 64 || g->out_h < 1 || g->out_w < 1) {
@@ -243,7 +257,8 @@ enum { m_transpose_a, m_transpose_b, m_terms, m_matmul };
 // not transposed, any rank.
 static void run_matmul(call *c) {
 	const tensor *a = &c->in[0], *b = &c->in[1];
-	product p = {.transpose_a = (int)c->k->geometry[m_transpose_a], .transpose_b = (int)c->k->geometry[m_transpose_b], .terms = (int)c->k->geometry[m_terms], .batch = 1};
+	product p = {.transpose_a = (int)c->k->geometry[m_transpose_a], .transpose_b = (int)c->k->geometry[m_transpose_b], .terms = terms_of(c, m_terms), .batch = 1};
+	if (!p.terms) return;
 	size_t ra = a->rank, rb = b->rank;
 	if (ra < 2 || rb < 2 || (ra != rb && (rb != 2 || p.transpose_a))) {
 		c->status = fail("vigie: the shapes do not make a matrix product");
@@ -444,7 +459,8 @@ static OrtStatus *op_create(const custom_op *op, const void *unused, const OrtKe
 static OrtCustomOpDomain *domain;
 
 const char *vigie_prepare(const char *path) {
-	if (!vigie_available()) return "this processor has no AMX";
+	able = vigie_available();
+	if (!able) return "this processor has no AVX-512";
 	void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
 	if (!library) return "the runtime's library does not open twice";
 	const OrtApiBase *(*base)(void) = (const OrtApiBase *(*)(void))dlsym(library, "OrtGetApiBase");
@@ -465,12 +481,15 @@ const char *vigie_prepare(const char *path) {
 	return 0;
 }
 
+int vigie_terms(void) { return able == 2 ? 3 : able; }
+
 int vigie_register(void *options) { return CALL(AddCustomOpDomain, OrtSessionOptions *, OrtCustomOpDomain *)(options, domain) ? 1 : 0; }
 
 #else
 
 const char *vigie_prepare(const char *path) { return (void)path, "this build has no kernels: they need Linux on x86-64 and GCC 11 or newer"; }
 int vigie_register(void *options) { return (void)options, 1; }
+int vigie_terms(void) { return 0; }
 void vigie_adamw(long n, float *w, const float *g, float *m, float *v, float b1, float n1, float b2, float n2, float keep, float size, float correct, float epsilon) {
 	(void)n, (void)w, (void)g, (void)m, (void)v, (void)b1, (void)n1, (void)b2, (void)n2, (void)keep, (void)size, (void)correct, (void)epsilon;
 }

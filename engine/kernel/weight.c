@@ -341,6 +341,10 @@ static void spread(const crew *crew, gradient *c, float *dw, float *db) {
 }
 
 void vigie_weight_gradient(const crew *crew, const conv *g, const float *x, const float *dy, const float *y, const float *scale, float *dw, float *db) {
+	if (g->terms == 1) {
+		vigie_weight_gradient_single(crew, g, x, dy, y, scale, dw, db);
+		return;
+	}
 	for (int i = 0; i < g->groups; i++) {
 		gradient c = {.g = g, .x = x, .dy = dy, .y = y, .scale = scale, .group = i};
 		measure(&c);
@@ -395,6 +399,10 @@ static void record_of(void *data, size_t i) {
 // bias_rows, unless these are NULL.
 void vigie_record_gradients(const crew *crew, const conv *g, int views, const float *x, const float *dy, const float *y, float *rows, float *bias_rows,
                             float *norms, float *bias_norms) {
+	if (g->terms == 1) {
+		vigie_record_gradients_single(crew, g, views, x, dy, y, rows, bias_rows, norms, bias_norms);
+		return;
+	}
 	for (int i = 0; i < g->groups; i++) {
 		gradient c = {.g = g, .x = x, .dy = dy, .y = y, .group = i};
 		measure(&c);

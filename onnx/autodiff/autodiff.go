@@ -96,10 +96,11 @@ type Request struct {
 	// WeightsAsInputs turns the initializers named in WithRespectTo into graph
 	// inputs, so that a trainer can feed new weights at every step.
 	WeightsAsInputs bool
-	// Kernels asks for the engine's own operators (engine.Kernels says whether
-	// it has them) where there are some: 2 or 3 is the number of bfloat16 terms
-	// that they split a float32 into. 3 is as exact as float32; 2 is faster and
-	// errs by about 4·10⁻⁶ of a sum's norm. 0 is standard operators only.
+	// Kernels asks for the engine's own operators (engine.KernelTerms says
+	// which it has) where there are some: 1 computes in float32, 2 or 3 is the
+	// number of bfloat16 terms that they split a float32 into. 3 is as exact as
+	// float32; 2 is faster and errs by about 4·10⁻⁶ of a sum's norm. 0 is
+	// standard operators only.
 	Kernels int
 	// Checkpoint computes parts of the model a second time for the gradient
 	// instead of keeping what they computed first: less memory for more time,

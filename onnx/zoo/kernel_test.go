@@ -105,23 +105,30 @@ func TestKernelsComputeTheGradientsOfStandardOperators(t *testing.T) {
 		norm     string
 		input    []int64
 		training bool
+		smooth   bool // see smoothed: a unit at Relu's kink moves a gradient by far more than rounding
 	}{
-		{"resnet18", zoo.GroupNorm, []int64{1, 40, 33}, true},
-		{"resnet18", zoo.BatchNorm, []int64{3, 64, 64}, true},
-		{"densenet121", zoo.BatchNorm, []int64{1, 64, 64}, true},
-		{"densenet121", zoo.BatchNorm, []int64{1, 64, 64}, false},
-		{"efficientnet-b0", zoo.BatchNorm, []int64{3, 64, 64}, true},
-		{"efficientnet-b0", zoo.BatchNorm, []int64{1, 56, 64}, false},
-		{"vit-ti16", zoo.BatchNorm, []int64{1, 64, 48}, true},
-		{"dna-transformer", zoo.GroupNorm, []int64{4, 64}, true},
+		{"resnet18", zoo.GroupNorm, []int64{1, 40, 33}, true, false},
+		{"resnet18", zoo.BatchNorm, []int64{3, 64, 64}, true, false},
+		{"densenet121", zoo.BatchNorm, []int64{1, 64, 64}, true, true},
+		{"densenet121", zoo.BatchNorm, []int64{1, 64, 64}, false, false},
+		{"efficientnet-b0", zoo.BatchNorm, []int64{3, 64, 64}, true, false},
+		{"efficientnet-b0", zoo.BatchNorm, []int64{1, 56, 64}, false, false},
+		{"vit-ti16", zoo.BatchNorm, []int64{1, 64, 48}, true, false},
+		{"dna-transformer", zoo.GroupNorm, []int64{4, 64}, true, false},
 	} {
 		t.Run(fmt.Sprintf("%s/%s/training=%v", c.name, c.norm, c.training), func(t *testing.T) {
 			n, err := zoo.Build(c.name, zoo.Options{Input: c.input, Classes: 3, Norm: c.norm}, rand.New(rand.NewPCG(1, 0)))
 			if err != nil {
 				t.Fatal(err)
 			}
+			if c.smooth {
+				n.Model = smoothed(n.Model)
+			}
 			want := gradientsOf(t, n, c.training, 4, 0)
-			for terms, most := range map[int]float64{3: 1e-4, 2: 5e-2} {
+			for terms, most := range []float64{1: 1e-4, 2: 5e-2, 3: 1e-4} {
+				if terms == 0 || engine.CheckKernels(terms) != nil {
+					continue
+				}
 				got := gradientsOf(t, n, c.training, 4, terms)
 				var e, s float64
 				for name, w := range want {
@@ -189,7 +196,7 @@ func TestKernelsClipTheGradientsOfStandardOperators(t *testing.T) {
 			}
 			return result
 		}
-		want, got := run(0), run(3)
+		want, got := run(0), run(engine.KernelTerms())
 		var e, s float64
 		for name, w := range want {
 			for i, v := range w {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"math/rand/v2"
 	"os"
@@ -98,17 +99,25 @@ type Ready struct {
 }
 
 // SafetensorsFile holds the weights beside the model.
-const SafetensorsFile = "weights.safetensors"
+const SafetensorsFile = train.WeightsFile
 
-// Run reads the data, builds the network, trains, and writes the results.
-func (o Options) Run(ctx context.Context, p Progress) (*train.Report, error) {
+// Run reads the data, builds the network, trains, and writes the results. It holds
+// the output from before the data are read: another run that writes there is
+// train.ErrBusy.
+func (o Options) Run(ctx context.Context, p Progress) (report *train.Report, err error) {
+	if err := o.complete(); err != nil {
+		return nil, err
+	}
+	held, err := train.HoldOutput(o.Out)
+	if err != nil { // before hours are spent on what cannot be written
+		return nil, fmt.Errorf("job: %w; choose another --out", err)
+	}
+	defer func() { err = errors.Join(err, held.Release()) }()
 	f, s, err := o.Prepare(ctx, p.Reading)
 	if err != nil {
 		return nil, err
 	}
-	if err := writable(filepath.Dir(f.File(SafetensorsFile))); err != nil {
-		return nil, err
-	}
+	f.Held = held
 	if p.Ready != nil {
 		ready := Ready{Train: s.Train.Len(), Validation: s.Validation.Len(), Duplicates: s.Duplicates, Given: s.Given, Trained: parameters(f.Network)}
 		if s.Test != nil {
@@ -131,29 +140,16 @@ func (o Options) Run(ctx context.Context, p Progress) (*train.Report, error) {
 	return report, writeWeights(f.File(SafetensorsFile), result.Model, f.Network.Weights)
 }
 
-// writable tries whether results can be written to a folder, before hours are
-// spent on them.
-func writable(dir string) error {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return fmt.Errorf("job: making room for the results: %w; choose another --out", err)
-	}
-	probe, err := os.CreateTemp(dir, ".vigie-*")
-	if err != nil {
-		return fmt.Errorf("job: trying to write to %s: %w; choose another --out", dir, err)
-	}
-	return errors.Join(probe.Close(), os.Remove(probe.Name()))
-}
-
-// Prepare does everything up to the first step.
-func (o Options) Prepare(ctx context.Context, reading func(done, total int)) (*train.Fit, *studies.Studies, error) {
+// complete checks the options among themselves.
+func (o *Options) complete() error {
 	if o.Out == "" || o.Data.Data == "" {
-		return nil, nil, fmt.Errorf("job: %w: data and an output are needed", ErrAsk)
+		return fmt.Errorf("job: %w: data and an output are needed", ErrAsk)
 	}
 	if o.From != "" && o.Network != "" {
-		return nil, nil, fmt.Errorf("job: %w: the network is either %s or that of %s", ErrAsk, o.Network, o.From)
+		return fmt.Errorf("job: %w: the network is either %s or that of %s", ErrAsk, o.Network, o.From)
 	}
 	if o.From == "" && (o.Head != "" || o.Output != "") {
-		return nil, nil, fmt.Errorf("job: %w: a new head or another output is for a network from a file", ErrAsk)
+		return fmt.Errorf("job: %w: a new head or another output is for a network from a file", ErrAsk)
 	}
 	if o.Network == "" && o.From == "" {
 		o.Network = Demo
@@ -163,7 +159,15 @@ func (o Options) Prepare(ctx context.Context, reading func(done, total int)) (*t
 		for _, a := range known {
 			names = append(names, a.Name)
 		}
-		return nil, nil, fmt.Errorf("job: %w: there is no network %q; choose one of %s", ErrAsk, o.Network, strings.Join(names, ", "))
+		return fmt.Errorf("job: %w: there is no network %q; choose one of %s", ErrAsk, o.Network, strings.Join(names, ", "))
+	}
+	return nil
+}
+
+// Prepare does everything up to the first step.
+func (o Options) Prepare(ctx context.Context, reading func(done, total int)) (*train.Fit, *studies.Studies, error) {
+	if err := o.complete(); err != nil {
+		return nil, nil, err
 	}
 	var imported *train.Network
 	var err error
@@ -356,13 +360,13 @@ func (o Options) kernels() (int, error) {
 		return engine.KernelTerms(), nil
 	case "off":
 		return 0, nil
-	case "2", "3":
-		if err := engine.Kernels(); err != nil {
+	case "1", "2", "3":
+		if err := engine.CheckKernels(int(o.Kernels[0] - '0')); err != nil {
 			return 0, fmt.Errorf("job: kernels %s: %w; leave them to auto", o.Kernels, err)
 		}
 		return int(o.Kernels[0] - '0'), nil
 	}
-	return 0, fmt.Errorf("job: kernels %q: %w: want auto, off, 2 or 3", o.Kernels, ErrAsk)
+	return 0, fmt.Errorf("job: kernels %q: %w: want auto, off, 1, 2 or 3", o.Kernels, ErrAsk)
 }
 
 // recipe completes the recipe for the data.
@@ -459,18 +463,11 @@ func writeWeights(path string, m *onnx.Model, trained []string) (err error) {
 			return fmt.Errorf("job: writing weights: %w", err)
 		}
 	}
-	file, err := os.Create(path)
-	if err != nil {
-		return fmt.Errorf("job: writing weights: %w", err)
-	}
 	metadata := map[string]string{"format": "pt", "trained": strings.Join(trained, ",")}
 	if info, ok := debug.ReadBuildInfo(); ok {
 		metadata["producer"] = "vigie " + info.Main.Version
 	}
-	err = safetensors.Write(file, tensors, metadata)
-	if closed := file.Close(); err == nil {
-		err = closed
-	}
+	err = train.WriteWhole(path, func(w io.Writer) error { return safetensors.Write(w, tensors, metadata) })
 	if err != nil {
 		return fmt.Errorf("job: writing weights to %s: %w", path, err)
 	}

@@ -1,0 +1,734 @@
+// Convolution, its gradients and matrix products in float32 as it is, by
+// AVX-512: what processors without AMX run, in the planes of plane.h.
+//
+// All of them come down to one of two blocks of sums that stay in registers.
+// Along positions, which lie side by side: 8 filters by up to 48 positions, one
+// weight at a time times a run of one channel's positions. Along filters, for the
+// weight gradient: 8 channels by 32 filters, one position at a time.
+#include "correlate.h"
+
+#ifdef VIGIE_KERNELS
+
+#include <unistd.h>
+
+int vigie_planes(const conv *g, plane *planes, tap *taps, int *share_rows);
+
+enum {
+	lanes = 16,
+	block = 8,         // filters, or rows of a matrix product, in a block of sums
+	most_vectors = 3,  // of 16 positions or columns in a block of sums
+	strip = most_vectors * lanes,
+	panel_limit = 768 << 10, // bytes of a unit's panel, in a level-2 cache of 2 MiB
+};
+
+// An odd number of cache lines, at least n numbers long: rows that far apart do
+// not all fall into one set of a cache.
+static inline long apart(long n) { return ((n + lanes - 1) / lanes | 1) * lanes; }
+
+static inline int lesser(int a, int b) { return a < b ? a : b; }
+
+static int processors(void) {
+	long n = sysconf(_SC_NPROCESSORS_ONLN);
+	return n < 1 ? 1 : n > 16 ? 16 : (int)n;
+}
+
+// sum[f][i] += w[f]·v[i], 8 weights by vectors·16 positions.
+inlined void multiply_add(const int vectors, const float *w, const float *v, __m512 sum[block][most_vectors]) {
+	__m512 x[most_vectors];
+#pragma GCC unroll 3
+	for (int i = 0; i < vectors; i++) x[i] = _mm512_loadu_ps(v + i * lanes);
+#pragma GCC unroll 8
+	for (int f = 0; f < block; f++) {
+		__m512 by = _mm512_set1_ps(w[f]);
+#pragma GCC unroll 3
+		for (int i = 0; i < vectors; i++) sum[f][i] = _mm512_fmadd_ps(by, x[i], sum[f][i]);
+	}
+}
+
+// The sums over depth rows, which lie step apart in v, at offset[t] from there for
+// each of taps; w has 8 weights for each. A lone tap's offset is in v already. They
+// are written stride apart.
+inlined void sums_of(const int vectors, const float *w, const float *v, long step, long depth, const long *offset, int taps, float *to, long stride) {
+	__m512 sum[block][most_vectors];
+#pragma GCC unroll 8
+	for (int f = 0; f < block; f++)
+#pragma GCC unroll 3
+		for (int i = 0; i < vectors; i++) sum[f][i] = _mm512_setzero_ps();
+	if (taps == 1)
+		for (long k = 0; k < depth; k++, w += block, v += step) multiply_add(vectors, w, v, sum);
+	else
+		for (long k = 0; k < depth; k++, v += step)
+			for (int t = 0; t < taps; t++, w += block) multiply_add(vectors, w, v + offset[t], sum);
+#pragma GCC unroll 8
+	for (int f = 0; f < block; f++)
+#pragma GCC unroll 3
+		for (int i = 0; i < vectors; i++) _mm512_storeu_ps(to + f * stride + i * lanes, sum[f][i]);
+}
+
+static void sums(int vectors, const float *w, const float *v, long step, long depth, const long *offset, int taps, float *to, long stride) {
+	if (vectors >= 3)
+		sums_of(3, w, v, step, depth, offset, taps, to, stride);
+	else if (vectors == 2)
+		sums_of(2, w, v, step, depth, offset, taps, to, stride);
+	else
+		sums_of(1, w, v, step, depth, offset, taps, to, stride);
+}
+
+// Turns rows of depth numbers, step apart, of which rows exist, into depth
+// groups of width numbers, a multiple of 16.
+static void across(const float *from, int rows, long step, long depth, float *to, int width) {
+	for (long k = 0; k < depth; k += lanes) {
+		long left = depth - k < lanes ? depth - k : lanes;
+		__mmask16 m = (__mmask16)((1u << left) - 1);
+		for (int b = 0; b < width; b += lanes) {
+			__m512i v[lanes];
+			for (int i = 0; i < lanes; i++)
+				v[i] = b + i < rows ? _mm512_maskz_loadu_epi32(m, from + (b + i) * step + k) : _mm512_setzero_si512();
+			transpose16(v);
+			for (int i = 0; i < left; i++) _mm512_storeu_si512(to + (k + i) * width + b, v[i]);
+		}
+	}
+}
+
+// The same for groups of 8.
+static void across8(const float *from, int rows, long step, long depth, float *to) {
+	for (long k = 0; k < depth; k += lanes) {
+		long left = depth - k < lanes ? depth - k : lanes;
+		__mmask16 m = (__mmask16)((1u << left) - 1);
+		__m512i v[lanes];
+		for (int i = 0; i < lanes; i++) v[i] = i < rows && i < block ? _mm512_maskz_loadu_epi32(m, from + i * step + k) : _mm512_setzero_si512();
+		transpose16(v);
+		for (int i = 0; i < left; i++) _mm256_storeu_si256((__m256i *)(to + (k + i) * block), _mm512_castsi512_si256(v[i]));
+	}
+}
+
+typedef struct {
+	const correlation *j;
+	const plane *planes; // one for each phase
+	const tap *tap;
+	int phases, share_rows;
+	int filters;               // blocks of 8
+	int reach_rows, columns;   // largest shift down; columns of a plane
+	long reach;                // largest shift in positions
+	float *weights;            // [filter block][channel][tap] of 8
+	int together, band;        // images and output rows in a unit
+	int bands, groups, parts;  // units: image groups × bands × parts of the filters
+	int part;                  // filter blocks in a part
+	long step;                 // between the rows of a panel, [channel][phase]
+} correlating;
+
+static void pack_weights(void *data, size_t f) {
+	const correlating *c = data;
+	const correlation *j = c->j;
+	long depth = (long)j->c * j->taps;
+	float *to = c->weights + (long)f * depth * block;
+	const float *from = j->w + (long)f * block * j->w_filter;
+	int rows = lesser(block, j->k - (int)f * block), natural = j->w_channel == j->taps;
+	for (int t = 0; t < j->taps && natural; t++) natural = c->tap[t].weight == t;
+	if (natural) {
+		across8(from, rows, j->w_filter, depth, to);
+		return;
+	}
+	const __m256i index = _mm256_mullo_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32((int)j->w_filter));
+	const __mmask8 m = (__mmask8)((1u << rows) - 1);
+	for (int ch = 0; ch < j->c; ch++)
+		for (int t = 0; t < j->taps; t++, to += block)
+			_mm256_storeu_ps(to, _mm256_mmask_i32gather_ps(_mm256_setzero_ps(), m, index, from + ch * j->w_channel + c->tap[t].weight, 4));
+}
+
+// What a unit covers.
+typedef struct {
+	int image, images, row, rows, plane_rows;
+	long plane_size;
+} extent;
+
+// Writes a filter's positions, with margins, where they belong.
+static void put(const correlating *c, const extent *e, int filter, const float *from) {
+	const correlation *j = c->j;
+	const __m512 floor = _mm512_set1_ps(j->relu ? 0 : -__builtin_inff()), bias = _mm512_set1_ps(j->bias ? j->bias[filter] : 0);
+	int rows = e->rows, columns = j->out_columns;
+	if (c->columns == columns && j->step_h == 1 && j->step_w == 1 && j->dst_w == columns) { // no margin: one run
+		columns *= rows;
+		rows = 1;
+	}
+	const __m512i index = _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), _mm512_set1_epi32(j->step_w));
+	for (int i = 0; i < e->images; i++)
+		for (int r = 0; r < rows; r++) {
+			const float *row = from + i * e->plane_size + (long)r * c->columns;
+			int y = (e->row + r) * j->step_h + j->first_h;
+			float *to = j->dst + (e->image + i) * j->dst_image + filter * j->dst_channel + (long)y * j->dst_w + j->first_w;
+			for (int x = 0; x < columns; x += lanes) {
+				__mmask16 m = lanes_between(0, columns - x);
+				// max's operands in this order let NaN through
+				__m512 v = _mm512_max_ps(floor, _mm512_add_ps(_mm512_maskz_loadu_ps(m, row + x), bias));
+				if (j->step_w == 1)
+					_mm512_mask_storeu_ps(to + x, m, v);
+				else
+					_mm512_mask_i32scatter_ps(to + (long)x * j->step_w, m, index, v, 4);
+			}
+		}
+}
+
+static void correlate_unit(void *data, size_t unit) {
+	const correlating *c = data;
+	const correlation *j = c->j;
+	int part = unit % c->parts, band = unit / c->parts % c->bands, group = unit / c->parts / c->bands;
+	extent e = {.image = group * c->together, .row = band * c->band};
+	e.images = lesser(c->together, j->n - e.image);
+	e.rows = lesser(c->band, j->out_rows - e.row);
+	e.plane_rows = e.rows + c->reach_rows - (c->bands == 1 ? c->share_rows : 0);
+	e.plane_size = (long)e.plane_rows * c->columns;
+	long used = (e.images - 1) * e.plane_size + (long)(e.rows - 1) * c->columns + j->out_columns;
+
+	float *panel = vigie_take((long)j->c * c->phases * c->step * sizeof(float)), *row = panel;
+	for (int ch = 0; ch < j->c; ch++)
+		for (int f = 0; f < c->phases; f++, row += c->step) {
+			long at = lay_part(j, &c->planes[f], row, ch, e.image, e.images, e.row, e.plane_rows);
+			memset(row + at, 0, (c->step - at) * sizeof(float));
+		}
+	long offset[most_taps];
+	for (int t = 0; t < j->taps; t++) offset[t] = c->tap[t].phase * c->step + c->tap[t].down * (long)c->columns + c->tap[t].right;
+	const float *from = j->taps == 1 ? panel + offset[0] : panel;
+	float *scratch = vigie_take(block * c->step * sizeof(float));
+	long depth = (long)j->c * j->taps;
+	for (int f = part * c->part; f < c->filters && f < (part + 1) * c->part; f++) {
+		for (long q = 0; q < used; q += strip)
+			sums((int)((used - q + lanes - 1) / lanes), c->weights + f * depth * block, from + q, c->phases * c->step, j->c, offset, j->taps, scratch + q, c->step);
+		for (int i = 0; i < block && f * block + i < j->k; i++) put(c, &e, f * block + i, scratch + i * c->step);
+	}
+	vigie_give(scratch);
+	vigie_give(panel);
+}
+
+// What margins may cost before each tap gets planes of its own, without any, in
+// percent of the positions that count.
+enum { most_waste = 40 };
+
+// Gives every tap planes without margins, if that saves more than it costs.
+static int without_margins(int *phases, int n, int rows, int columns, int plane_rows, int plane_columns, const plane *planes, const tap *from, plane *to, tap *taps) {
+	if (n == 1 || (long)plane_rows * plane_columns * 100 < (long)rows * columns * (100 + most_waste)) return 0;
+	for (int t = 0; t < n; t++) {
+		to[t] = planes[from[t].phase];
+		to[t].rows = rows;
+		to[t].columns = columns;
+		to[t].off_h += from[t].down * to[t].stride_h;
+		to[t].off_w += from[t].right * to[t].stride_w;
+		taps[t] = (tap){t, 0, 0, from[t].weight};
+	}
+	*phases = n;
+	return 1;
+}
+
+void vigie_correlate_single(const crew *crew, const correlation *j) {
+	plane planes[most_taps];
+	tap taps[most_taps];
+	correlating c = {.j = j, .planes = j->planes, .tap = j->tap, .phases = j->phases, .share_rows = j->share_rows};
+	if (j->k >= 2 * block && without_margins(&c.phases, j->taps, j->out_rows, j->out_columns, j->planes[0].rows, j->planes[0].columns, j->planes, j->tap, planes, taps)) {
+		c.planes = planes;
+		c.tap = taps;
+		c.share_rows = 0;
+	}
+	c.filters = ceil_div(j->k, block);
+	c.columns = c.planes[0].columns;
+	int reach_columns = 0;
+	for (int t = 0; t < j->taps; t++) {
+		if (c.tap[t].down > c.reach_rows) c.reach_rows = c.tap[t].down;
+		if (c.tap[t].right > reach_columns) reach_columns = c.tap[t].right;
+	}
+	c.reach = (long)c.reach_rows * c.columns + reach_columns;
+
+	int threads = processors();
+	long whole = (long)(j->out_rows + c.reach_rows - c.share_rows) * c.columns;
+	long best = panel_limit / ((long)c.phases * j->c * (long)sizeof(float));
+	if (best < 2 * strip) best = 2 * strip;
+	if (best > 4096) best = 4096;
+	c.bands = 1;
+	c.band = j->out_rows;
+	c.together = 1;
+	if (whole <= best) {
+		c.together = lesser((int)(best / whole), ceil_div(j->n, threads));
+	} else {
+		int rows = (int)(best / c.columns) - c.reach_rows;
+		if (rows < 1) rows = 1;
+		if (rows < j->out_rows) {
+			c.bands = ceil_div(j->out_rows, rows);
+			c.band = ceil_div(j->out_rows, c.bands);
+			c.bands = ceil_div(j->out_rows, c.band);
+		}
+	}
+	c.groups = ceil_div(j->n, c.together);
+	c.parts = 1;
+	if (c.groups * c.bands < threads) c.parts = lesser(ceil_div(threads, c.groups * c.bands), c.filters);
+	c.part = ceil_div(c.filters, c.parts);
+	c.parts = ceil_div(c.filters, c.part);
+	c.step = apart((long)c.together * (c.band + c.reach_rows) * c.columns + c.reach + strip);
+
+	long bytes = (long)c.filters * block * j->c * j->taps * sizeof(float);
+	if (j->keep) {
+		pthread_mutex_lock(&j->keep->guard);
+		c.weights = (float *)j->keep->tiles;
+		if (!c.weights) {
+			c.weights = vigie_take(bytes);
+			for (int f = 0; f < c.filters; f++) pack_weights(&c, f);
+			j->keep->tiles = (char *)c.weights;
+		}
+		pthread_mutex_unlock(&j->keep->guard);
+	} else {
+		c.weights = vigie_take(bytes);
+		crew->run(crew, pack_weights, c.filters, &c);
+	}
+	crew->run(crew, correlate_unit, (size_t)c.groups * c.bands * c.parts, &c);
+	if (!j->keep) vigie_give(c.weights);
+}
+
+// The weight gradient: for every tap, the product of the input's shifted planes
+// with the output gradient's, over all positions of all images.
+enum {
+	most_parts = 8,            // that images are divided into, each with sums of its own
+	streamed_bytes = 1 << 20,  // of sums, up to which a part keeps them
+	wide = 2 * lanes,          // filters in a block of sums
+};
+
+typedef struct {
+	const conv *g;
+	const float *x, *dy, *y, *scale;
+	plane margins[most_taps], exact[most_taps];
+	tap taps[most_taps], own[most_taps];
+	const plane *planes;
+	const tap *tap;
+	int phases, group, count;      // count of taps
+	int channels, filters;         // of the group
+	int channel_blocks, blocks;    // of 8 channels and of 32 filters
+	long plane_size, reach;
+	int together, segments;        // images that lie side by side, and how many such
+	long segment, step;            // their positions; between channels of a panel
+	// A block's sums are [channels of the block][tap][32 filters].
+	long pair;                     // numbers of a block's sums
+} weighing;
+
+static void measure(weighing *c) {
+	const conv *g = c->g;
+	int share;
+	vigie_planes(g, c->margins, c->taps, &share);
+	c->count = g->r * g->s;
+	c->phases = g->stride_h * g->stride_w;
+	c->planes = c->margins;
+	c->tap = c->taps;
+	if (without_margins(&c->phases, c->count, g->out_h, g->out_w, c->margins[0].rows, c->margins[0].columns, c->margins, c->taps, c->exact, c->own)) {
+		c->planes = c->exact;
+		c->tap = c->own;
+	}
+	c->channels = g->c / g->groups;
+	c->filters = g->k / g->groups;
+	c->channel_blocks = ceil_div(c->channels, block);
+	c->blocks = ceil_div(c->filters, wide);
+	c->plane_size = (long)c->planes[0].rows * c->planes[0].columns;
+	for (int t = 0; t < c->count; t++) {
+		long offset = (long)c->tap[t].down * c->planes[0].columns + c->tap[t].right;
+		if (offset > c->reach) c->reach = offset;
+	}
+	c->pair = (long)block * c->count * wide;
+}
+
+static void divide(weighing *c, int together) {
+	c->together = together < 1 ? 1 : lesser(together, c->g->n);
+	c->segments = ceil_div(c->g->n, c->together);
+	c->segment = c->together * c->plane_size;
+	c->step = apart(c->segment + c->reach);
+}
+
+// Lays out the planes of a channel, [phase][step], for segment s. A channel that
+// does not exist, to fill a block, is 0. What taps look at beyond a segment is 0:
+// a margin, or it meets a margin of dy.
+static void lay_x(const weighing *c, float *to, int channel, int s, long step) {
+	const conv *g = c->g;
+	for (int f = 0; f < c->phases; f++, to += step) {
+		long end = 0;
+		for (int i = s * c->together; channel < c->channels && i < (s + 1) * c->together && i < g->n; i++, end += c->plane_size)
+			lay(to + end, c->x + ((long)i * g->c + c->group * c->channels + channel) * g->h * g->w, 0, 1, &c->planes[f]);
+		memset(to + end, 0, (c->segment + c->reach - end) * sizeof(float));
+	}
+}
+
+// Lays out 32 filters' output gradient of segment s, [position][32].
+static void lay_dy(const weighing *c, float *to, int b, int s) {
+	const conv *g = c->g;
+	long step = apart(c->segment);
+	float *staged = vigie_take(wide * step * sizeof(float));
+	plane l = {c->planes[0].rows, c->planes[0].columns, g->out_h, g->out_w, 1, 1, 0, 0};
+	int rows = lesser(wide, c->filters - b * wide);
+	for (int k = 0; k < rows; k++) {
+		long end = 0;
+		for (int i = s * c->together; i < (s + 1) * c->together && i < g->n; i++, end += c->plane_size) {
+			long from = ((long)i * g->k + c->group * c->filters + b * wide + k) * g->out_h * g->out_w;
+			lay(staged + k * step + end, c->dy + from, c->y ? c->y + from : 0, c->scale ? c->scale[i] : 1, &l);
+		}
+		memset(staged + k * step + end, 0, (c->segment - end) * sizeof(float));
+	}
+	across(staged, rows, step, c->segment, to, wide);
+	vigie_give(staged);
+}
+
+// Adds to sum[channel][tap][32] the products over n positions, which are summed
+// by themselves first: that rounds less. x is 8 rows of positions, step apart;
+// vectors of 16 filters exist.
+inlined void weigh_tap(const int vectors, const float *x, long step, const float *dy, long n, float *sum, long apart) {
+	__m512 s[block][2];
+#pragma GCC unroll 8
+	for (int i = 0; i < block; i++)
+#pragma GCC unroll 2
+		for (int k = 0; k < vectors; k++) s[i][k] = _mm512_setzero_ps();
+	const float *x3 = x + 3 * step, *x6 = x + 6 * step;
+	for (long q = 0; q < n; q++, dy += wide) {
+		__m512 d[2];
+#pragma GCC unroll 2
+		for (int k = 0; k < vectors; k++) d[k] = _mm512_loadu_ps(dy + k * lanes);
+#pragma GCC unroll 8
+		for (int i = 0; i < block; i++) {
+			const float *at = i < 3 ? x + i * step : i < 6 ? x3 + (i - 3) * step : x6 + (i - 6) * step;
+			__m512 by = _mm512_set1_ps(at[q]);
+#pragma GCC unroll 2
+			for (int k = 0; k < vectors; k++) s[i][k] = _mm512_fmadd_ps(by, d[k], s[i][k]);
+		}
+	}
+#pragma GCC unroll 8
+	for (int i = 0; i < block; i++)
+#pragma GCC unroll 2
+		for (int k = 0; k < vectors; k++) {
+			float *to = sum + i * apart + k * lanes;
+			_mm512_storeu_ps(to, _mm512_add_ps(_mm512_loadu_ps(to), s[i][k]));
+		}
+}
+
+// Positions that are summed by themselves; their panels stay in a level-1 cache.
+enum { run_positions = 256 };
+
+// The same for all taps of 8 channels; x is [8][phase][step].
+static void weigh(const weighing *c, const float *x, long step, const float *dy, long n, int b, float *sum) {
+	int one = c->filters - b * wide <= lanes;
+	for (long q = 0; q < n; q += run_positions) {
+		long some = n - q < run_positions ? n - q : run_positions;
+		for (int t = 0; t < c->count; t++) {
+			const float *from = x + c->tap[t].phase * step + (long)c->tap[t].down * c->planes[0].columns + c->tap[t].right + q;
+			if (one)
+				weigh_tap(1, from, c->phases * step, dy + q * wide, some, sum + t * wide, c->count * wide);
+			else
+				weigh_tap(2, from, c->phases * step, dy + q * wide, some, sum + t * wide, c->count * wide);
+		}
+	}
+}
+
+// Adds the sums over n positions of 32 filters' gradients to to.
+static void add_bias(const float *dy, long n, float *to) {
+	for (long q = 0; q < n;) {
+		__m512 a = _mm512_setzero_ps(), b = a;
+		for (long end = n - q < run_positions ? n : q + run_positions; q < end; q++, dy += wide) {
+			a = _mm512_add_ps(a, _mm512_loadu_ps(dy));
+			b = _mm512_add_ps(b, _mm512_loadu_ps(dy + lanes));
+		}
+		_mm512_storeu_ps(to, _mm512_add_ps(_mm512_loadu_ps(to), a));
+		_mm512_storeu_ps(to + lanes, _mm512_add_ps(_mm512_loadu_ps(to + lanes), b));
+	}
+}
+
+// Writes a block's sums into a gradient, [filters][channels][taps].
+static void store_block(const weighing *c, float *dw, int b, int channel_block, const float *sum) {
+	long depth = (long)lesser(block, c->channels - channel_block * block) * c->count, row = (long)c->channels * c->count;
+	int rows = lesser(wide, c->filters - b * wide);
+	float *to = dw + (long)b * wide * row + (long)channel_block * block * c->count;
+	for (long k = 0; k < depth; k += lanes) {
+		long left = depth - k < lanes ? depth - k : lanes;
+		__mmask16 m = (__mmask16)((1u << left) - 1);
+		for (int h = 0; h < rows; h += lanes) {
+			__m512i v[lanes];
+			for (int i = 0; i < lanes; i++) v[i] = i < left ? _mm512_loadu_si512(sum + (k + i) * wide + h) : _mm512_setzero_si512();
+			transpose16(v);
+			for (int i = 0; i < lanes && h + i < rows; i++) _mm512_mask_storeu_epi32(to + (h + i) * row + k, m, v[i]);
+		}
+	}
+}
+
+// The sum of squares of a block's sums; those that do not exist are 0.
+static float squares_of(const weighing *c, int channel_block, const float *sum) {
+	__m512 a = _mm512_setzero_ps(), b = a;
+	for (long i = 0; i < (long)lesser(block, c->channels - channel_block * block) * c->count; i++, sum += wide) {
+		__m512 u = _mm512_loadu_ps(sum), v = _mm512_loadu_ps(sum + lanes);
+		a = _mm512_fmadd_ps(u, u, a);
+		b = _mm512_fmadd_ps(v, v, b);
+	}
+	return _mm512_reduce_add_ps(_mm512_add_ps(a, b));
+}
+
+// Few weights: each part of the images has sums of its own and goes through its
+// segments one at a time. The number of parts depends on shapes alone, so that
+// the order of the sum does not depend on the machine.
+typedef struct {
+	const weighing *c;
+	int parts;
+	float *sums; // [part][block][channel block]
+	float *bias; // [part][block][32]
+	float *dw;
+} streaming;
+
+static void stream_part(void *data, size_t part) {
+	const streaming *s = data;
+	const weighing *c = s->c;
+	long size = c->pair * c->blocks * c->channel_blocks;
+	float *sum = s->sums + part * size, *bias = s->bias + part * c->blocks * wide;
+	memset(sum, 0, size * sizeof(float));
+	memset(bias, 0, (long)c->blocks * wide * sizeof(float));
+	long row = c->phases * c->step;
+	float *x = vigie_take((long)c->channel_blocks * block * row * sizeof(float)), *dy = vigie_take(c->segment * wide * sizeof(float));
+	for (int i = c->segments * (int)part / s->parts; i < c->segments * ((int)part + 1) / s->parts; i++) {
+		for (int ch = 0; ch < c->channel_blocks * block; ch++) lay_x(c, x + ch * row, ch, i, c->step);
+		for (int b = 0; b < c->blocks; b++) {
+			lay_dy(c, dy, b, i);
+			add_bias(dy, c->segment, bias + b * wide);
+			for (int cb = 0; cb < c->channel_blocks; cb++) weigh(c, x + cb * block * row, c->step, dy, c->segment, b, sum + ((long)b * c->channel_blocks + cb) * c->pair);
+		}
+	}
+	vigie_give(dy);
+	vigie_give(x);
+}
+
+static void sum_parts(void *data, size_t pair) {
+	const streaming *s = data;
+	const weighing *c = s->c;
+	long all = c->pair * c->blocks * c->channel_blocks;
+	float *sum = s->sums + pair * c->pair;
+	for (int p = 1; p < s->parts; p++)
+		for (long i = 0; i < c->pair; i += lanes) _mm512_storeu_ps(sum + i, _mm512_add_ps(_mm512_loadu_ps(sum + i), _mm512_loadu_ps(sum + p * all + i)));
+	store_block(c, s->dw, (int)pair / c->channel_blocks, (int)pair % c->channel_blocks, sum);
+}
+
+static void stream(const crew *crew, weighing *c, float *dw, float *db) {
+	long bytes = (long)c->channels * c->phases * c->plane_size * sizeof(float);
+	divide(c, (int)(panel_limit / 2 / bytes));
+	streaming s = {.c = c, .parts = lesser(c->segments, most_parts), .dw = dw};
+	s.sums = vigie_take(s.parts * c->pair * c->blocks * c->channel_blocks * sizeof(float));
+	s.bias = vigie_take((long)s.parts * c->blocks * wide * sizeof(float));
+	crew->run(crew, stream_part, s.parts, &s);
+	if (dw) crew->run(crew, sum_parts, (size_t)c->blocks * c->channel_blocks, &s);
+	for (int k = 0; k < c->filters && db; k++) {
+		double sum = 0;
+		for (int p = 0; p < s.parts; p++) sum += s.bias[p * c->blocks * wide + k];
+		db[k] = (float)sum;
+	}
+	vigie_give(s.bias);
+	vigie_give(s.sums);
+}
+
+// Many weights: everything is laid out first, then each block of sums goes
+// through all positions.
+typedef struct {
+	const weighing *c;
+	long step;  // between the rows of x
+	float *x;   // [channel][phase] rows
+	float *dy;  // [block][position][32]
+	float *bias; // [block][32]
+	float *dw;
+} spreading;
+
+static void spread_x(void *data, size_t channel) {
+	const spreading *s = data;
+	const weighing *c = s->c;
+	for (int i = 0; i < c->segments; i++) lay_x(c, s->x + channel * c->phases * s->step + i * c->segment, (int)channel, i, s->step);
+}
+
+static void spread_dy(void *data, size_t unit) {
+	const spreading *s = data;
+	const weighing *c = s->c;
+	int i = unit % c->segments, b = (int)(unit / c->segments);
+	lay_dy(c, s->dy + ((long)b * c->segments + i) * c->segment * wide, b, i);
+}
+
+static void weigh_block(void *data, size_t pair) {
+	const spreading *s = data;
+	const weighing *c = s->c;
+	int b = pair / c->channel_blocks, cb = pair % c->channel_blocks;
+	long all = c->segments * c->segment;
+	const float *x = s->x + (long)cb * block * c->phases * s->step, *dy = s->dy + b * all * wide;
+	float *sum = vigie_take(c->pair * sizeof(float));
+	memset(sum, 0, c->pair * sizeof(float));
+	weigh(c, x, s->step, dy, all, b, sum);
+	if (cb == 0) add_bias(dy, all, s->bias + b * wide);
+	if (s->dw) store_block(c, s->dw, b, cb, sum);
+	vigie_give(sum);
+}
+
+static void spread(const crew *crew, weighing *c, float *dw, float *db) {
+	divide(c, (int)(1024 / c->plane_size));
+	long all = c->segments * c->segment;
+	spreading s = {.c = c, .dw = dw, .step = apart(all + c->reach)};
+	s.x = vigie_take((long)c->channel_blocks * block * c->phases * s.step * sizeof(float));
+	s.dy = vigie_take((long)c->blocks * all * wide * sizeof(float));
+	s.bias = vigie_take((long)c->blocks * wide * sizeof(float));
+	memset(s.bias, 0, (long)c->blocks * wide * sizeof(float));
+	crew->run(crew, spread_x, (size_t)c->channel_blocks * block, &s);
+	crew->run(crew, spread_dy, (size_t)c->blocks * c->segments, &s);
+	crew->run(crew, weigh_block, (size_t)c->blocks * c->channel_blocks, &s);
+	if (db) memcpy(db, s.bias, c->filters * sizeof(float));
+	vigie_give(s.bias);
+	vigie_give(s.dy);
+	vigie_give(s.x);
+}
+
+void vigie_weight_gradient_single(const crew *crew, const conv *g, const float *x, const float *dy, const float *y, const float *scale, float *dw, float *db) {
+	for (int i = 0; i < g->groups; i++) {
+		weighing c = {.g = g, .x = x, .dy = dy, .y = y, .scale = scale, .group = i};
+		measure(&c);
+		float *w = dw ? dw + (long)i * c.filters * c.channels * c.count : 0, *b = db ? db + i * c.filters : 0;
+		long sums = c.pair * c.blocks * c.channel_blocks * (long)sizeof(float), all = g->n * c.plane_size;
+		if (sums <= streamed_bytes && all >= most_parts * 128)
+			stream(crew, &c, w, b);
+		else
+			spread(crew, &c, w, b);
+	}
+}
+
+// One record at a time.
+typedef struct {
+	const weighing *c;
+	float *rows, *bias_rows, *norms, *bias_norms;
+} recording;
+
+static void record(void *data, size_t i) {
+	const recording *s = data;
+	const weighing *c = s->c;
+	long row = c->phases * c->step, size = (long)c->filters * c->channels * c->count;
+	float *x = vigie_take((long)c->channel_blocks * block * row * sizeof(float)), *dy = vigie_take(c->segment * wide * sizeof(float));
+	float *sum = vigie_take(c->pair * sizeof(float));
+	for (int ch = 0; ch < c->channel_blocks * block; ch++) lay_x(c, x + ch * row, ch, (int)i, c->step);
+	double norm = 0, bias_norm = 0;
+	for (int b = 0; b < c->blocks; b++) {
+		lay_dy(c, dy, b, (int)i);
+		float bias[wide] = {0};
+		add_bias(dy, c->segment, bias);
+		for (int k = 0; k < wide; k++) bias_norm += (double)bias[k] * bias[k];
+		if (s->rows) memcpy(s->bias_rows + (long)i * c->g->k + c->group * c->filters + b * wide, bias, lesser(wide, c->filters - b * wide) * sizeof(float));
+		for (int cb = 0; cb < c->channel_blocks; cb++) {
+			memset(sum, 0, c->pair * sizeof(float));
+			weigh(c, x + cb * block * row, c->step, dy, c->segment, b, sum);
+			norm += squares_of(c, cb, sum);
+			if (s->rows) store_block(c, s->rows + ((long)i * c->g->groups + c->group) * size, b, cb, sum);
+		}
+	}
+	s->norms[i] += (float)norm;
+	s->bias_norms[i] += (float)bias_norm;
+	vigie_give(sum);
+	vigie_give(dy);
+	vigie_give(x);
+}
+
+void vigie_record_gradients_single(const crew *crew, const conv *g, int views, const float *x, const float *dy, const float *y, float *rows, float *bias_rows,
+                                   float *norms, float *bias_norms) {
+	for (int i = 0; i < g->groups; i++) {
+		weighing c = {.g = g, .x = x, .dy = dy, .y = y, .group = i};
+		measure(&c);
+		divide(&c, views);
+		recording s = {&c, rows, bias_rows, norms, bias_norms};
+		crew->run(crew, record, c.segments, &s);
+	}
+}
+
+// Matrix products: rows of a in blocks of 8, columns of b in strips of 48.
+typedef struct {
+	const product *p;
+	const float *a, *b;
+	float *c;
+	int rows, strips; // blocks
+	int high;         // blocks of rows in a unit
+	float *as, *bs;   // [block][inner][8] and [strip][inner][48]
+} multiplication;
+
+static void pack_a(const multiplication *x, int i) {
+	const product *p = x->p;
+	float *to = x->as + (long)i * p->k * block;
+	int rows = lesser(block, p->m - i * block);
+	if (!p->transpose_a) {
+		across8(x->a + (long)i * block * p->k, rows, p->k, p->k, to);
+		return;
+	}
+	const __mmask8 m = (__mmask8)((1u << rows) - 1);
+	for (long k = 0; k < p->k; k++, to += block) _mm256_storeu_ps(to, _mm256_maskz_loadu_ps(m, x->a + k * p->m + i * block));
+}
+
+static void pack_b(const multiplication *x, int i) {
+	const product *p = x->p;
+	float *to = x->bs + (long)i * p->k * strip;
+	int columns = lesser(strip, p->n - i * strip);
+	if (p->transpose_b) {
+		across(x->b + (long)i * strip * p->k, columns, p->k, p->k, to, strip);
+		return;
+	}
+	const float *from = x->b + i * strip;
+	for (long k = 0; k < p->k; k++, to += strip, from += p->n)
+		for (int v = 0; v < strip; v += lanes) _mm512_storeu_ps(to + v, _mm512_maskz_loadu_ps(lanes_between(0, columns - v), from + v));
+}
+
+static void pack_of(void *data, size_t i) {
+	const multiplication *x = data;
+	if ((int)i < x->rows)
+		pack_a(x, (int)i);
+	else
+		pack_b(x, (int)i - x->rows);
+}
+
+static void multiply_unit(void *data, size_t unit) {
+	const multiplication *x = data;
+	const product *p = x->p;
+	int s = unit % x->strips, first = unit / x->strips * x->high, columns = lesser(strip, p->n - s * strip), vectors = ceil_div(columns, lanes);
+	float sum[block * strip];
+	for (int r = first; r < x->rows && r < first + x->high; r++) {
+		int rows = lesser(block, p->m - r * block);
+		float *to = x->c + (long)r * block * p->n + s * strip;
+		const float *a = x->as + (long)r * p->k * block, *b = x->bs + (long)s * p->k * strip;
+		if (rows == block && columns == vectors * lanes) {
+			sums(vectors, a, b, strip, p->k, 0, 1, to, p->n);
+			continue;
+		}
+		sums(vectors, a, b, strip, p->k, 0, 1, sum, strip);
+		for (int i = 0; i < rows; i++) memcpy(to + (long)i * p->n, sum + i * strip, columns * sizeof(float));
+	}
+}
+
+static void prepare(multiplication *x, const product *p) {
+	x->p = p;
+	x->rows = ceil_div(p->m, block);
+	x->strips = ceil_div(p->n, strip);
+	x->high = x->strips >= 16 ? x->rows : lesser(x->rows, 16);
+	x->as = vigie_take((long)x->rows * p->k * block * sizeof(float));
+	x->bs = vigie_take((long)x->strips * p->k * strip * sizeof(float));
+}
+
+typedef struct {
+	const product *p;
+	const float *a, *b;
+	float *c;
+} batch;
+
+static void multiply_one(void *data, size_t i) {
+	const batch *s = data;
+	multiplication x = {.a = s->a + i * s->p->stride_a, .b = s->b + i * s->p->stride_b, .c = s->c + i * (long)s->p->m * s->p->n};
+	prepare(&x, s->p);
+	for (int k = 0; k < x.rows + x.strips; k++) pack_of(&x, k);
+	for (int k = 0; k < ceil_div(x.rows, x.high) * x.strips; k++) multiply_unit(&x, k);
+	vigie_give(x.bs);
+	vigie_give(x.as);
+}
+
+void vigie_matmul_single(const crew *crew, const product *p, const float *a, const float *b, float *c) {
+	if (p->batch > 1) {
+		batch s = {p, a, b, c};
+		crew->run(crew, multiply_one, p->batch, &s);
+		return;
+	}
+	multiplication x = {.a = a, .b = b, .c = c};
+	prepare(&x, p);
+	crew->run(crew, pack_of, x.rows + x.strips, &x);
+	crew->run(crew, multiply_unit, (size_t)ceil_div(x.rows, x.high) * x.strips, &x);
+	vigie_give(x.bs);
+	vigie_give(x.as);
+}
+
+#endif
