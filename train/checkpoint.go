@@ -7,10 +7,11 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"reflect"
+	"strings"
 	"time"
 )
 
@@ -56,46 +57,14 @@ func (t *trainer) save() error {
 		return fmt.Errorf("train: writing checkpoint %s: %w", path, err)
 	}
 	sum := sha256.Sum256(body.Bytes())
-	if err := writeDurably(path, []byte(checkpointMagic), sum[:], body.Bytes()); err != nil {
+	err := WriteWhole(path, func(w io.Writer) error {
+		_, err := io.Copy(w, io.MultiReader(strings.NewReader(checkpointMagic), bytes.NewReader(sum[:]), &body))
+		return err
+	})
+	if err != nil {
 		return fmt.Errorf("train: writing checkpoint: %w", err)
 	}
 	return nil
-}
-
-// writeDurably replaces a file so that it holds either what it held or the whole
-// of the pieces, whatever happens, and is on the disk when it returns.
-func writeDurably(path string, pieces ...[]byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	for _, p := range pieces {
-		if err == nil {
-			_, err = f.Write(p)
-		}
-	}
-	if err == nil {
-		err = f.Chmod(0o644)
-	}
-	if err == nil {
-		err = f.Sync()
-	}
-	if closed := f.Close(); err == nil {
-		err = closed
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(path)) // the rename itself must be on the disk
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	return dir.Sync()
 }
 
 // resume takes up the checkpoint, if there is one, of the same run.
@@ -107,6 +76,9 @@ func (t *trainer) resume() error {
 	path := t.config.Checkpoint
 	if path == "" {
 		return nil
+	}
+	if err := sweepFile(path); err != nil {
+		return fmt.Errorf("train: removing what a killed run left beside %s: %w", path, err)
 	}
 	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {

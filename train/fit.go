@@ -3,7 +3,9 @@ package train
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"math"
 	"os"
@@ -34,6 +36,8 @@ type Fit struct {
 	Out             string
 	Checkpoint      bool // go on from the checkpoint, and keep it up to date
 	CheckpointEvery time.Duration
+	// Held is the caller's hold on Out; nil: Run takes one for as long as it lasts.
+	Held *Hold
 }
 
 // File is the path of one of the job's files.
@@ -56,17 +60,23 @@ const (
 	CurvesPNG       = "curves.png"
 	CurvesSVG       = "curves.svg"
 	CheckpointFile  = "checkpoint.vigie"
-	LedgerFile      = "privacy.jsonl" // of a private run; see dp.Ledger
+	LedgerFile      = "privacy.jsonl"       // of a private run; see dp.Ledger
+	WeightsFile     = "weights.safetensors" // which package job writes
 )
 
 // Run trains, calibrates and writes the files: model, calibration, training.json
-// (the Report) and learning curves.
-func (f Fit) Run(ctx context.Context, progress func(Epoch)) (*Report, *Result, error) {
+// (the Report) and learning curves. Another run that writes to the same place is
+// ErrBusy.
+func (f Fit) Run(ctx context.Context, progress func(Epoch)) (report *Report, result *Result, err error) {
 	if f.Sensitivity == 0 {
 		f.Sensitivity = 0.98
 	}
-	if err := os.MkdirAll(filepath.Dir(f.File(ModelFile)), 0o755); err != nil {
-		return nil, nil, fmt.Errorf("train: making the output folder: %w", err)
+	if f.Held == nil {
+		held, err := HoldOutput(f.Out)
+		if err != nil {
+			return nil, nil, err
+		}
+		defer func() { err = errors.Join(err, held.Release()) }()
 	}
 	config := Config{Network: f.Network, Train: f.Train, Validation: f.Validation, Recipe: f.Recipe}
 	if f.Checkpoint {
@@ -80,12 +90,10 @@ func (f Fit) Run(ctx context.Context, progress func(Epoch)) (*Report, *Result, e
 			return nil, nil, err
 		}
 	}
-	result, err := Run(ctx, config, progress)
-	if err != nil {
+	if result, err = Run(ctx, config, progress); err != nil {
 		return nil, nil, err
 	}
-	report, err := f.report(ctx, result)
-	if err != nil {
+	if report, err = f.report(ctx, result); err != nil {
 		return nil, nil, err
 	}
 	return report, result, f.write(result, report)
@@ -113,7 +121,11 @@ func (f Fit) write(result *Result, r *Report) error {
 		files[name] = append(data, '\n')
 	}
 	for _, name := range slices.Sorted(maps.Keys(files)) {
-		if err := os.WriteFile(f.File(name), files[name], 0o644); err != nil {
+		err := WriteWhole(f.File(name), func(w io.Writer) error {
+			_, err := w.Write(files[name])
+			return err
+		})
+		if err != nil {
 			return fmt.Errorf("train: writing the record: %w", err)
 		}
 	}

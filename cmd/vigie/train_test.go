@@ -108,6 +108,9 @@ func TestAKilledTrainingRunEndsBitForBitWhereAnUndisturbedOneDoes(t *testing.T) 
 		if !bytes.Equal(got, want) {
 			t.Errorf("%s: killed %d times, it ends with another model", network, kills)
 		}
+		if left, err := filepath.Glob(filepath.Join(filepath.Dir(killed), ".*")); err != nil || len(left) > 0 {
+			t.Errorf("%s: %v is left of the killed runs, %v", network, left, err)
+		}
 		t.Logf("%s: killed %d times, %d of them with a checkpoint on disk", network, kills, midway)
 	}
 }

@@ -109,6 +109,9 @@ func (o Options) Run(ctx context.Context, p Progress) (report *train.Report, err
 		return nil, err
 	}
 	held, err := train.HoldOutput(o.Out)
+	if errors.Is(err, train.ErrBusy) {
+		return nil, fmt.Errorf("job: %w", err)
+	}
 	if err != nil { // before hours are spent on what cannot be written
 		return nil, fmt.Errorf("job: %w; choose another --out", err)
 	}
