@@ -44,7 +44,7 @@ func TestProductionDoesNotStartWithATLSKeyThatOthersMayRead(t *testing.T) {
 			config.Development, config.Production = false, true
 			config.DIMSE.Listen, config.HTTP.Plain = "127.0.0.1:0", true
 			key := filepath.Join(t.TempDir(), "x.key")
-			if err := os.WriteFile(key, nil, mode); err != nil {
+			if err := errors.Join(os.WriteFile(key, nil, 0o600), os.Chmod(key, mode)); err != nil { // whatever the umask
 				t.Fatal(err)
 			}
 			use(config, key)
