@@ -32,6 +32,7 @@ var allowed = map[string][]string{
 	"train/job":          {"onnx", "onnx/zoo", "engine", "engine/safetensors", "train", "train/studies"},
 	"explain":            {"", "onnx", "onnx/autodiff", "engine"},
 	"attack":             {"onnx", "onnx/autodiff", "engine", "model"},
+	"attack/job":         {"attack", "onnx", "engine", "model", "medical/dicom", "probe", "train"},
 	"dp":                 {},
 
 	// medicine: knows nothing of models
@@ -51,7 +52,7 @@ var allowed = map[string][]string{
 	"attest":            {""},
 
 	// where the blocks meet
-	"model":   {"", "onnx", "engine", "medical/dicom"},
+	"model":   {"", "onnx", "engine", "explain", "medical/dicom"},
 	"probe":   {"", "onnx", "onnx/autodiff", "onnx/zoo", "engine", "engine/safetensors", "train", "train/studies", "explain", "model", "medical/dicom"},
 	"enclave": {"", "onnx", "engine", "explain", "model", "attest", "keys/certificates", "medical/dicom"},
 	"gateway": {"", "onnx", "engine", "model", "attest", "enclave", "keys", "keys/certificates", "store", "audit",

@@ -6,6 +6,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -21,10 +22,18 @@ func main() { os.Exit(run(os.Args[1:])) }
 func run(args []string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	received := make(chan os.Signal, 1)
+	signal.Notify(received, os.Interrupt, syscall.SIGTERM)
+	defer signal.Stop(received)
 	root := newRootCommand()
 	root.SetArgs(args)
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "vigie:", err)
+		if errors.Is(err, context.Canceled) && ctx.Err() != nil {
+			if s, ok := (<-received).(syscall.Signal); ok {
+				return 128 + int(s) // as a shell reports it
+			}
+		}
 		return 1
 	}
 	return 0
@@ -59,7 +68,9 @@ Start here:
 		newRunCommand(),
 		newGradCommand(),
 		newEvalCommand(),
+		newGuardCommand(),
 		newExplainCommand(),
+		newAttackCommand(),
 		newModelCommand(),
 		newEnclaveCommand(),
 		newDPCommand(),

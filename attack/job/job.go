@@ -1,0 +1,347 @@
+package job
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/vigie/vigie/attack"
+	"github.com/vigie/vigie/model"
+	"github.com/vigie/vigie/probe"
+	"github.com/vigie/vigie/train"
+)
+
+// ErrAsk says that the options contradict each other, the model or the data; the
+// message says what to change.
+var ErrAsk = errors.New("cannot be attacked like this")
+
+// Options are an attack on a model. Zero values are defaults.
+type Options struct {
+	Model  string // ONNX file or package
+	Data   probe.Test
+	Limit  int // images, the first of the split; 0: all
+	Attack attack.Name
+	Eps    []Eps  // one report line each, ascending; none: for attacks that look for the nearest example
+	Class  string // name or number of the class that every image is to be taken for
+	Label  string // of labels that do not exclude each other, the one asked about; empty: a package's target
+	// OperatingPoint asks about the package's decision at its operating point
+	// instead of the more probable class.
+	OperatingPoint bool
+	Mean, Std      []float64 // of a bare graph that wants normalised input
+	Low, High      float64   // range of a pixel; both 0: 0 to 1
+	Output         string    // of a bare graph with several
+	Attacking      attack.Options
+	Save           string // .npz file, or folder
+	Command        string // as a person would type it again; part of the report
+	Progress       func(stage string, done float64)
+}
+
+// Eps is a bound as it was written and as a number.
+type Eps struct {
+	Text  string  `json:"text"`
+	Value float64 `json:"value"`
+}
+
+// ParseEps reads bounds such as "8/255", "0.03" or "2/255,4/255", ascending.
+func ParseEps(text string) ([]Eps, error) {
+	if strings.TrimSpace(text) == "" {
+		return nil, nil
+	}
+	var all []Eps
+	for _, part := range strings.Split(text, ",") {
+		part = strings.TrimSpace(part)
+		above, below, fraction := strings.Cut(part, "/")
+		v, err := strconv.ParseFloat(strings.TrimSpace(above), 64)
+		if fraction && err == nil {
+			var d float64
+			d, err = strconv.ParseFloat(strings.TrimSpace(below), 64)
+			v /= d
+		}
+		if err != nil || !(v > 0) || math.IsInf(v, 0) {
+			return nil, fmt.Errorf("job: eps %q: %w: want a number above 0 such as 8/255 or 0.03, or several with commas", part, ErrAsk)
+		}
+		all = append(all, Eps{part, v})
+	}
+	if !slices.IsSortedFunc(all, func(a, b Eps) int { return compare(a.Value, b.Value) }) {
+		return nil, fmt.Errorf("job: eps %q: %w: want rising bounds", text, ErrAsk)
+	}
+	return all, nil
+}
+
+func compare(a, b float64) int {
+	switch {
+	case a < b:
+		return -1
+	case a > b:
+		return 1
+	}
+	return 0
+}
+
+// subject is a model with its data, ready to be attacked.
+type subject struct {
+	model   *probe.Model
+	set     *train.Set
+	target  *attack.Network
+	replay  *replay
+	pixels  []float32
+	labels  []int
+	index   []int // position of each image in the split
+	classes []string
+	digest  string
+	data    string // digest
+}
+
+// Run attacks the model at each bound.
+func (o Options) Run(ctx context.Context) (*Report, error) {
+	if o.Progress == nil {
+		o.Progress = func(string, float64) {}
+	}
+	row, err := attack.Find(o.Attack)
+	if err != nil {
+		return nil, err
+	}
+	if len(o.Eps) == 0 && row.Bounded {
+		return nil, fmt.Errorf("job: %s: %w: it needs a bound: --eps 8/255", row.Name, ErrAsk)
+	}
+	if err := o.checkSave(); err != nil {
+		return nil, err
+	}
+	start := time.Now()
+	s, err := o.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer s.close()
+	r := s.report(o, row)
+	if o.Attacking.Class, err = s.class(o.Class); err != nil {
+		return nil, err
+	}
+	bounds := o.Eps
+	if !row.Bounded { // one search serves every bound
+		bounds = bounds[max(0, len(bounds)-1):]
+		if len(bounds) == 0 {
+			bounds = []Eps{{}}
+		}
+	}
+	var last *attack.Result
+	for i, eps := range bounds {
+		options := o.Attacking
+		options.Eps = eps.Value
+		stage := string(row.Name)
+		if eps.Text != "" {
+			stage += " at " + eps.Text
+		}
+		options.Progress = func(done float64) { o.Progress(stage, done) }
+		if last, err = attack.Run(ctx, s.target, row.Name, s.pixels, s.labels, options); err != nil {
+			return nil, err
+		}
+		if err := s.recount(ctx, last, r); err != nil {
+			return nil, err
+		}
+		if row.Bounded {
+			r.add(last, eps)
+			continue
+		}
+		for _, e := range o.Eps {
+			r.add(within(last, e.Value), e)
+		}
+		if len(o.Eps) == 0 {
+			r.add(last, bounds[i])
+		}
+	}
+	r.finish(last, s)
+	r.Seconds = time.Since(start).Seconds()
+	if err := s.save(o, r, last); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// within is a result of an attack without a bound, judged by one.
+func within(r *attack.Result, eps float64) *attack.Result {
+	w := *r
+	w.Cases = slices.Clone(r.Cases)
+	for i, c := range w.Cases {
+		if c.Fooled && c.Distance[r.Options.Norm] > eps {
+			w.Cases[i].Fooled = false
+		}
+	}
+	return &w
+}
+
+func (o Options) open(ctx context.Context) (*subject, error) {
+	m, err := probe.Open(o.Model)
+	if err != nil {
+		return nil, err
+	}
+	if len(m.Warnings) > 0 {
+		return nil, fmt.Errorf("job: %s: %w: %s", o.Model, ErrAsk, strings.Join(m.Warnings, "; "))
+	}
+	s := &subject{model: m}
+	if s.digest, err = m.Digest(); err != nil {
+		return nil, err
+	}
+	if s.set, s.data, s.classes, err = m.Set(ctx, o.Data); err != nil {
+		return nil, err
+	}
+	n, err := o.network(s)
+	if err != nil {
+		return nil, err
+	}
+	if s.target, err = attack.Open(m.Graph, n); err != nil {
+		return nil, err
+	}
+	if s.replay, err = openReplay(m, n, s.set); err != nil {
+		return nil, errors.Join(err, s.target.Close())
+	}
+	if err := s.examples(o, n.Label); err != nil {
+		return nil, errors.Join(err, s.close())
+	}
+	return s, nil
+}
+
+func (s *subject) close() error { return errors.Join(s.target.Close(), s.replay.close()) }
+
+// network says how the data's pixels become the model's input.
+func (o Options) network(s *subject) (attack.NetworkOptions, error) {
+	n := attack.NetworkOptions{Shape: s.set.Example(), Mean: o.Mean, Std: o.Std, Low: o.Low, High: o.High, Output: o.Output}
+	if n.Low == 0 && n.High == 0 {
+		n.High = 1
+	}
+	p := s.model.Package
+	if p == nil && o.OperatingPoint {
+		return n, fmt.Errorf("job: an operating point: %w: a bare ONNX file has none", ErrAsk)
+	}
+	if p != nil {
+		n.Manifest = p.Manifest
+		if len(o.Mean) > 0 || len(o.Std) > 0 || o.Output != "" || n.Low != 0 || n.High != 1 {
+			return n, fmt.Errorf("job: %s: %w: a package's manifest says how its input is prepared; leave mean, std, range and output out", o.Model, ErrAsk)
+		}
+		if s.set.Shape != nil || s.set.Channels != 1 {
+			return n, fmt.Errorf("job: %s: %w: a package reads luminance, the data have %d channels", o.Model, ErrAsk, s.set.Channels)
+		}
+		n.Probabilities = p.Manifest.Output.Activation == model.None
+	}
+	label := o.Label
+	if label == "" && s.set.Multi() && p != nil {
+		label = p.Manifest.Output.Target
+	}
+	if label == "" && s.set.Multi() {
+		return n, fmt.Errorf("job: %s: %w: its labels do not exclude each other; say which one is asked about", o.Data.Data, ErrAsk)
+	}
+	if label != "" {
+		at, err := find(label, s.classes, s.set.Classes)
+		if err != nil {
+			return n, fmt.Errorf("job: label %q: %w", label, err)
+		}
+		n.Label = &at
+	}
+	if o.OperatingPoint {
+		bias, err := operatingPoint(p)
+		if err != nil {
+			return n, err
+		}
+		n.Bias = bias
+	}
+	return n, nil
+}
+
+// operatingPoint moves the decision between two classes from one half to the
+// target's threshold on the calibrated probability.
+func operatingPoint(p *model.Package) ([]float64, error) {
+	out := p.Manifest.Output
+	target := slices.IndexFunc(out.Labels, func(l model.Label) bool { return l.Name == out.Target })
+	temperature := 1.0
+	if p.Calibration.Method == model.Temperature {
+		temperature = p.Calibration.Temperature
+	}
+	shift := -temperature * math.Log(out.Labels[target].Threshold/(1-out.Labels[target].Threshold))
+	switch {
+	case len(out.Labels) == 1:
+		return []float64{0, shift}, nil
+	case len(out.Labels) == 2 && out.Activation != model.Sigmoid:
+		bias := make([]float64, 2)
+		bias[target] = shift
+		return bias, nil
+	}
+	return nil, fmt.Errorf("job: an operating point: %w: that of %d labels (%s) is no threshold between two classes", ErrAsk, len(out.Labels), out.Activation)
+}
+
+// find returns the position of a class by name or number.
+func find(name string, names []string, classes int) (int, error) {
+	if at := slices.Index(names, name); at >= 0 {
+		return at, nil
+	}
+	at, err := strconv.Atoi(name)
+	if most := max(classes, len(names)); err != nil || at < 0 || at >= most {
+		known := "its names are not known"
+		if len(names) > 0 {
+			known = "they are " + strings.Join(names, ", ")
+		}
+		return 0, fmt.Errorf("%w: want a number from 0 to %d or a name; %s", ErrAsk, most-1, known)
+	}
+	return at, nil
+}
+
+func (s *subject) class(name string) (*int, error) {
+	if name == "" {
+		return nil, nil
+	}
+	at, err := find(name, s.names(), s.target.Describe().Classes)
+	if err != nil {
+		return nil, fmt.Errorf("job: class %q: %w", name, err)
+	}
+	return &at, nil
+}
+
+// names are the names of the classes that the target tells apart.
+func (s *subject) names() []string {
+	classes := s.target.Describe().Classes
+	if len(s.classes) == classes && s.replay.label == nil {
+		return s.classes
+	}
+	return nil
+}
+
+// examples takes the first images of the split, as the target wants them.
+func (s *subject) examples(o Options, label *int) error {
+	n := s.set.Len()
+	if o.Limit < 0 {
+		return fmt.Errorf("job: a limit of %d: %w: want 0 for all, or more", o.Limit, ErrAsk)
+	}
+	if o.Limit > 0 {
+		n = min(n, o.Limit)
+	}
+	d := s.target.Describe()
+	s.pixels = make([]float32, n*d.Size())
+	for i := range n {
+		s.set.Fill(s.pixels[i*d.Size():(i+1)*d.Size()], i)
+		class := 0
+		switch {
+		case label == nil:
+			class = s.set.Labels[i]
+		case s.set.Has(i, *label):
+			class = 1
+		}
+		if class >= d.Classes {
+			return fmt.Errorf("job: %s: %w: its image %d is of class %d, the model tells %d apart", o.Data.Data, ErrAsk, i, class, d.Classes)
+		}
+		s.labels, s.index = append(s.labels, class), append(s.index, i)
+	}
+	return nil
+}
+
+func (s *subject) report(o Options, row attack.Row) *Report {
+	return &Report{
+		Model: o.Model, Digest: s.digest, Data: filepath.Base(o.Data.Data), DataDigest: s.data, Split: o.Data.Split,
+		Classes: s.names(), Attack: row.Name, About: row.About, ATLAS: row.ATLAS, Bounded: row.Bounded,
+		Seed: o.Attacking.Seed, Command: o.Command, Notes: s.target.Notes(), Indices: s.index,
+	}
+}
