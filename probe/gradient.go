@@ -155,7 +155,7 @@ func appendLoss(m *onnx.Model, values map[string]onnx.Value, output string, r Re
 	if !isFloat(v.Type) {
 		return nil, nil, fmt.Errorf("probe: loss of output %q: %w: it is %v; gradients exist for floats only", output, ErrAsk, v)
 	}
-	var build func(*onnx.Model, string) (*autodiff.Loss, error)
+	var build func(*onnx.Model, string, ...string) (*autodiff.Loss, error)
 	switch r.Loss {
 	case CrossEntropy:
 		build = autodiff.SoftmaxCrossEntropy

@@ -16,6 +16,10 @@ type Network struct {
 	Weights []string // initializers to train, in order
 	Layer   string   // activation after the last convolution, for Grad-CAM; may be empty
 
+	// Members are the logits of an ensemble's members, each trained on a loss of
+	// its own; Logits is then their mean. See Ensemble.
+	Members []string
+
 	norms []norm // batch normalisations to train, found by withNorms
 }
 

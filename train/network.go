@@ -31,6 +31,9 @@ type CNN struct {
 	Residual  bool    `json:"residual,omitempty"`
 	Mean      float32 `json:"mean"` // of pixel values 0..1
 	Deviation float32 `json:"deviation"`
+	// Members is how many such networks answer together, each with initial
+	// weights of its own; 0 and 1 mean one alone. See Ensemble.
+	Members int `json:"members,omitempty"`
 }
 
 // opset of built networks: 17 is what PyTorch 1.13 to 2.x export and every
@@ -39,6 +42,11 @@ const networkOpset = 17
 
 // Build makes the network with He-normal initial weights drawn from rng.
 func (c CNN) Build(rng *rand.Rand) (*Network, error) {
+	if c.Members > 1 {
+		one := c
+		one.Members = 0
+		return EnsembleOf(c.Members, func() (*Network, error) { return one.Build(rng) })
+	}
 	if c.Residual && c.GroupSize <= 0 {
 		return nil, errors.New("train: building a CNN: residual sums are normalised, so a group size is needed")
 	}

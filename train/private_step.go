@@ -77,7 +77,7 @@ type clippedPart struct {
 
 func newClippedStep(t *trainer, spec *Privacy) (*clippedStep, error) {
 	n := t.network
-	loss, err := t.loss.appendTo(n.Model, n.Logits)
+	loss, err := t.loss.appendTo(n.Model, n.heads()...)
 	if err != nil {
 		return nil, err
 	}

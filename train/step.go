@@ -123,7 +123,7 @@ func newSplitStep(s stepSpec) (*splitStep, error) {
 // statistics of batch normalisations.
 func gradientGraph(s stepSpec) (*autodiff.Gradients, *autodiff.Loss, error) {
 	m := s.network.trainingModel()
-	loss, err := s.loss.appendTo(m, s.network.Logits)
+	loss, err := s.loss.appendTo(m, s.network.heads()...)
 	if err != nil {
 		return nil, nil, fmt.Errorf("train: %w", err)
 	}
@@ -198,11 +198,11 @@ const (
 	BinaryCrossEntropy Loss = "binary-cross-entropy"
 )
 
-func (l Loss) appendTo(m *onnx.Model, logits string) (*autodiff.Loss, error) {
+func (l Loss) appendTo(m *onnx.Model, logits ...string) (*autodiff.Loss, error) {
 	if l == BinaryCrossEntropy {
-		return autodiff.BinaryCrossEntropy(m, logits)
+		return autodiff.BinaryCrossEntropy(m, logits[0], logits[1:]...)
 	}
-	return autodiff.SoftmaxCrossEntropy(m, logits)
+	return autodiff.SoftmaxCrossEntropy(m, logits[0], logits[1:]...)
 }
 
 func product(dims []int64) int64 {

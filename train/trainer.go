@@ -194,7 +194,8 @@ func (t *trainer) variables() [][]float32 {
 }
 
 // gradients leaves the gradient of the batch's mean loss in t.gradient and
-// returns that loss. at are the examples' positions, partner[i] the one that
+// returns that loss: of an ensemble the gradient of the members' sum, and their
+// mean. at are the examples' positions, partner[i] the one that
 // mixup mixes example i with.
 func (t *trainer) gradients(ctx context.Context, epoch int, at, partner []int, rng *rand.Rand) (float64, error) {
 	c := t.config
@@ -225,7 +226,7 @@ func (t *trainer) gradients(ctx context.Context, epoch int, at, partner []int, r
 		return 0, err
 	}
 	t.track()
-	return loss, nil
+	return loss / float64(len(t.network.heads())), nil
 }
 
 // track folds the batch's statistics into the running ones. The variance that

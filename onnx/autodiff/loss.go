@@ -2,6 +2,7 @@ package autodiff
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/vigie/vigie/onnx"
 )
@@ -24,9 +25,10 @@ type Loss struct {
 }
 
 // SoftmaxCrossEntropy appends -Σ target·log softmax(logits) over the last axis
-// of logits [N, K]. The model is not changed.
-func SoftmaxCrossEntropy(m *onnx.Model, logits string) (*Loss, error) {
-	return appendLoss(m, logits, func(b *onnx.Builder, z, target string) string {
+// of logits [N, K]. With more logits of the same shape, such as an ensemble's,
+// it is the sum of the losses of all. The model is not changed.
+func SoftmaxCrossEntropy(m *onnx.Model, logits string, more ...string) (*Loss, error) {
+	return appendLoss(m, logits, more, func(b *onnx.Builder, z, target string) string {
 		logp := b.Op("LogSoftmax", []string{z}, onnx.IntAttribute("axis", -1))
 		return b.Op("Neg", []string{rowSum(b, b.Op("Mul", []string{logp, target}))})
 	})
@@ -34,9 +36,10 @@ func SoftmaxCrossEntropy(m *onnx.Model, logits string) (*Loss, error) {
 
 // BinaryCrossEntropy appends the sum over labels of
 // softplus(z) - target·z, which is the cross-entropy of sigmoid(z), for logits
-// [N, K] of K independent labels. The model is not changed.
-func BinaryCrossEntropy(m *onnx.Model, logits string) (*Loss, error) {
-	return appendLoss(m, logits, func(b *onnx.Builder, z, target string) string {
+// [N, K] of K independent labels; more logits as in SoftmaxCrossEntropy. The
+// model is not changed.
+func BinaryCrossEntropy(m *onnx.Model, logits string, more ...string) (*Loss, error) {
+	return appendLoss(m, logits, more, func(b *onnx.Builder, z, target string) string {
 		hit := b.Op("Mul", []string{z, target})
 		return rowSum(b, b.Op("Sub", []string{b.Op("Softplus", []string{z}), hit}))
 	})
@@ -47,7 +50,7 @@ func rowSum(b *onnx.Builder, x string) string {
 	return b.Op("ReduceSum", []string{x, b.Ints("loss_axes", 1)}, onnx.IntAttribute("keepdims", 0))
 }
 
-func appendLoss(m *onnx.Model, logits string, each func(b *onnx.Builder, z, target string) string) (*Loss, error) {
+func appendLoss(m *onnx.Model, logits string, more []string, each func(b *onnx.Builder, z, target string) string) (*Loss, error) {
 	shapes, err := onnx.InferShapes(m, nil)
 	if err != nil {
 		return nil, fmt.Errorf("autodiff: appending a loss to %s: %w", logits, err)
@@ -56,11 +59,19 @@ func appendLoss(m *onnx.Model, logits string, each func(b *onnx.Builder, z, targ
 	if !ok || len(z.Shape) != 2 {
 		return nil, fmt.Errorf("autodiff: appending a loss to %s: want a tensor of shape [N, classes], the model has %v", logits, z)
 	}
+	for _, name := range more {
+		if other := shapes[name]; other.Type != z.Type || !slices.Equal(other.Shape, z.Shape) {
+			return nil, fmt.Errorf("autodiff: appending a loss to %s and %s: want the same shape, the model has %v and %v", logits, name, z, other)
+		}
+	}
 	b := onnx.Extend(m.Clone())
 	l := &Loss{}
 	l.Target = b.Input(spare(m, "target"), z.Type, z.Shape...)
 	l.Weight = b.Input(spare(m, "weight"), z.Type, z.Shape[0])
 	l.Each = each(b, logits, l.Target)
+	for _, name := range more {
+		l.Each = b.Op("Add", []string{l.Each, each(b, name, l.Target)})
+	}
 	weighted := b.Op("Mul", []string{l.Each, l.Weight})
 	l.Total = b.Op("ReduceSum", []string{weighted, b.Ints("loss_axes", 0)}, onnx.IntAttribute("keepdims", 1))
 	b.Output(l.Each, z.Type, z.Shape[0])

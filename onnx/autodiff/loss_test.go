@@ -30,7 +30,7 @@ func TestLossesAndTheirGradientsFollowTheirFormulas(t *testing.T) {
 	target := [][]float64{{0, 1, 0}, {0.1, 0.8, 0.1}, {0.5, 0.25, 0.25}}
 	weight := []float64{0.5, 0.25, 2}
 	for name, c := range map[string]struct {
-		build func(*onnx.Model, string) (*autodiff.Loss, error)
+		build func(*onnx.Model, string, ...string) (*autodiff.Loss, error)
 		loss  func(z, y []float64) (loss float64, gradient []float64)
 	}{
 		"softmax cross-entropy": {autodiff.SoftmaxCrossEntropy, func(z, y []float64) (float64, []float64) {
