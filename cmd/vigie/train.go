@@ -108,6 +108,7 @@ the file.`,
 	flags.IntVar(&o.Data.Channels, "channels", 0, "1 for grey, 3 for colour; 0 is as the images are")
 	flags.StringVar(&o.Data.Aspect, "aspect", "stretch", "how: stretch, pad or centre-crop")
 	flags.StringVar(&o.Norm, "norm", zoo.BatchNorm, "normalisation of a network of the zoo: batch or group")
+	flags.IntVar(&o.Members, "members", 0, "networks that answer together: trained side by side from different weights, averaged in one graph; 0 is as the recipe has it")
 	flags.StringVar(&o.From, "from", "", "ONNX file to go on from")
 	flags.StringVar(&o.Weights, "weights", "", "safetensors file whose tensors replace weights of the same name")
 	flags.StringVar(&o.Output, "output", "", "output of the file to train, if not the first")

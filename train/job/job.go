@@ -36,6 +36,7 @@ type Options struct {
 	Network string    // member of package zoo, or Demo (the default); empty with From
 	CNN     train.CNN // what Demo is; its sizes are the data's
 	Norm    string    // of a member of the zoo: zoo.BatchNorm (the default) or zoo.GroupNorm
+	Members int       // networks whose answers are averaged, in one graph (train.Ensemble); 0 is as the recipe has it
 
 	From    string   // ONNX file to go on from
 	Weights string   // safetensors file whose tensors replace weights of the same name
@@ -154,6 +155,12 @@ func (o *Options) complete() error {
 	if o.From == "" && (o.Head != "" || o.Output != "") {
 		return fmt.Errorf("job: %w: a new head or another output is for a network from a file", ErrAsk)
 	}
+	if o.Members < 0 || o.Members > train.MaxMembers {
+		return fmt.Errorf("job: %w: %d members; want 1 to %d", ErrAsk, o.Members, train.MaxMembers)
+	}
+	if o.From != "" && o.Members > 1 {
+		return fmt.Errorf("job: %w: %d members that begin with the weights of one file would stay alike; members are for a network with fresh weights", ErrAsk, o.Members)
+	}
 	if o.Network == "" && o.From == "" {
 		o.Network = Demo
 	}
@@ -268,6 +275,9 @@ func (o Options) network(f *train.Fit, imported *train.Network) error {
 			return fmt.Errorf("job: %w: the demo network reads images, and examples have shape %v; choose another network, such as tabular-mlp for a table", ErrAsk, s.Shape)
 		}
 		cnn := o.CNN
+		if o.Members != 0 {
+			cnn.Members = o.Members
+		}
 		n, err := cnn.ForRecipe(s, o.Recipe)
 		if err != nil {
 			return err
@@ -281,12 +291,19 @@ func (o Options) network(f *train.Fit, imported *train.Network) error {
 				options.Mean, options.Deviation = append(options.Mean, mean), append(options.Deviation, max(deviation, 1e-4))
 			}
 		}
-		n, err := zoo.Build(o.Network, options, rand.New(rand.NewPCG(seed, 0)))
+		rng := rand.New(rand.NewPCG(seed, 0))
+		n, err := train.EnsembleOf(max(1, o.Members), func() (*train.Network, error) {
+			n, err := zoo.Build(o.Network, options, rng)
+			if err != nil {
+				return nil, err
+			}
+			return &train.Network{Model: n.Model, Input: n.Input, Logits: n.Logits, Weights: n.Weights, Layer: n.Layer}, nil
+		})
 		if err != nil {
 			return fmt.Errorf("job: %w", err)
 		}
-		f.Network = &train.Network{Model: n.Model, Input: n.Input, Logits: n.Logits, Weights: n.Weights, Layer: n.Layer}
-		f.About = map[string]any{"architecture": o.Network, "input": options.Input, "norm": o.Norm, "mean": options.Mean, "deviation": options.Deviation, "weights": filepath.Base(o.Weights)}
+		f.Network = n
+		f.About = map[string]any{"architecture": o.Network, "input": options.Input, "norm": o.Norm, "members": max(1, o.Members), "mean": options.Mean, "deviation": options.Deviation, "weights": filepath.Base(o.Weights)}
 	}
 	if err := f.Network.Freeze(o.Freeze...); err != nil {
 		return err

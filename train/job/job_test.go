@@ -211,6 +211,8 @@ func TestWhatCannotBeTrainedIsSaidBeforeItStarts(t *testing.T) {
 		"class weight \"1:2\"":      func(o *job.Options) { o.ClassWeights = "1:2" },
 		"augmentation \"heavy\"":    func(o *job.Options) { o.Augment = "heavy" },
 		"no output \"scores\"":      func(o *job.Options) { o.Network, o.From, o.Output = "", first.Out, "scores" },
+		"would stay alike":          func(o *job.Options) { o.Network, o.From, o.Members = "", first.Out, 2 },
+		"-1 members":                func(o *job.Options) { o.Members = -1 },
 		"do not fill one batch":     func(o *job.Options) { o.Recipe.Batch = 4096 },
 	} {
 		o := quick("tabular-mlp", data, filepath.Join(dir, "never.onnx"))
@@ -327,5 +329,29 @@ func TestAnOutputThatCannotBeWrittenIsSaidBeforeTheFirstStep(t *testing.T) {
 	_, err := o.Run(t.Context(), job.Progress{Epoch: func(train.Epoch, int) { t.Error("it trained") }})
 	if err == nil || !strings.Contains(err.Error(), "choose another --out") {
 		t.Errorf("%v", err)
+	}
+}
+
+// Members of any network answer together in one file, whose weights bear their
+// names.
+func TestAnEnsembleOfAnyNetworkIsOneModel(t *testing.T) {
+	dir := t.TempDir()
+	o := quick("tabular-mlp", table(t, dir, "alive", "dead"), filepath.Join(dir, "three.onnx"))
+	o.Data.LabelColumns, o.Members = []string{"outcome"}, 3
+	r := run(t, o)
+	if r.AUC.Value < 0.85 {
+		t.Errorf("AUC %v", r.AUC)
+	}
+	o.Members, o.Out = 0, filepath.Join(dir, "one.onnx")
+	if one := run(t, o); r.Parameters != 3*one.Parameters {
+		t.Errorf("%d parameters, one member has %d", r.Parameters, one.Parameters)
+	}
+	m := load(t, filepath.Join(dir, "three.onnx"))
+	first, third := m.Graph.Initializer("member1.hidden1.weight"), m.Graph.Initializer("member3.hidden1.weight")
+	if first == nil || third == nil || string(first.Raw) == string(third.Raw) {
+		t.Error("members 1 and 3 have no weights of their own")
+	}
+	if len(m.Graph.Inputs) != 1 || len(m.Graph.Outputs) != 1 {
+		t.Errorf("the model has the inputs %v and the outputs %v", m.Graph.Inputs, m.Graph.Outputs)
 	}
 }
