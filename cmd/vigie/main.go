@@ -68,7 +68,6 @@ Start here:
 		newRunCommand(),
 		newGradCommand(),
 		newEvalCommand(),
-		newGuardCommand(),
 		newExplainCommand(),
 		newAttackCommand(),
 		newModelCommand(),
