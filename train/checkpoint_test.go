@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/vigie/vigie/engine"
 )
 
 // countdown is a context that is cancelled when it has been asked n times.
@@ -32,6 +34,9 @@ func TestARunTakenUpWithinAnEpochEndsBitForBitTheSame(t *testing.T) {
 	want := bytesOf(t, whole.Model)
 	for _, asked := range []int{8, 13, 20} { // a step asks more than once
 		c := Config{Network: normalised(t), Train: set, Validation: set, Recipe: recipe, Checkpoint: filepath.Join(t.TempDir(), "checkpoint"), CheckpointEvery: 1}
+		if asked == 13 { // what is saved is only what the interrupted run saves at its end
+			c.CheckpointEvery = 0
+		}
 		kills := 0
 		var result *Result
 		for {
@@ -58,6 +63,57 @@ func TestARunTakenUpWithinAnEpochEndsBitForBitTheSame(t *testing.T) {
 				t.Errorf("epoch %d: loss %v, was %v", i+1, e.Loss, whole.History.Epochs[i].Loss)
 			}
 		}
+	}
+}
+
+func TestAStoppedRunSaysHowFarItWasAndWhatIsSaved(t *testing.T) {
+	stopped := func(c Config, asked int) *Interrupted {
+		t.Helper()
+		_, err := Run(&countdown{t.Context(), asked}, c, nil)
+		if errors.Is(err, engine.ErrNoRuntime) {
+			skipWithoutRuntime(t, err)
+		}
+		var s *Interrupted
+		if !errors.As(err, &s) || !errors.Is(err, context.Canceled) {
+			t.Fatalf("error is %v", err)
+		}
+		return s
+	}
+	path := filepath.Join(t.TempDir(), "checkpoint")
+	c := Config{Network: tiny(t, 1), Train: corners(64, 1), Validation: corners(32, 2), Recipe: quick, Checkpoint: path}
+	if s := stopped(c, 0); s.Step != 0 || s.Checkpoint != "" || !strings.Contains(s.Error(), "before the first step was done; nothing is saved") {
+		t.Errorf("at once: %v", s)
+	}
+	if _, err := os.Stat(path); err == nil {
+		t.Error("a run that did nothing left a checkpoint")
+	}
+	last, kills := -1, 0
+	for {
+		_, err := Run(&countdown{t.Context(), 9}, c, nil)
+		if err == nil {
+			break
+		}
+		var s *Interrupted
+		if !errors.As(err, &s) {
+			t.Fatal(err)
+		}
+		kills++
+		done := s.Epochs*s.Steps + s.Step
+		if done <= last || s.Of != 3 || s.Steps != 4 || s.Checkpoint != path || !strings.Contains(s.Error(), path) {
+			t.Errorf("after %d steps: %+v: %v", last, s, s)
+		}
+		last = done
+	}
+	if kills < 2 {
+		t.Errorf("stopped %d times only", kills)
+	}
+	c.Checkpoint = ""
+	if s := stopped(c, 9); !strings.Contains(s.Error(), "in epoch 1 of 3, after step ") || !strings.Contains(s.Error(), "nothing is saved") {
+		t.Errorf("without a checkpoint: %v", s)
+	}
+	private := secretConfig(t)
+	if s := stopped(private, 12); s.Charged < 1 || !strings.Contains(s.Error(), "ledger keeps the ") {
+		t.Errorf("a private run: %v", s)
 	}
 }
 

@@ -93,7 +93,11 @@ func (f Fit) Run(ctx context.Context, progress func(Epoch)) (report *Report, res
 	if result, err = Run(ctx, config, progress); err != nil {
 		return nil, nil, err
 	}
-	if report, err = f.report(ctx, result); err != nil {
+	if report, err = f.report(ctx, result); err != nil && ctx.Err() != nil {
+		epochs := len(result.History.Epochs)
+		return nil, nil, &Interrupted{Epochs: epochs, Of: epochs, Checkpoint: config.Checkpoint, Cause: err}
+	}
+	if err != nil {
 		return nil, nil, err
 	}
 	return report, result, f.write(result, report)

@@ -121,8 +121,9 @@ type Result struct {
 // ErrDiverged is returned when the loss is no longer a number.
 var ErrDiverged = errors.New("training diverged; lower the rate or lengthen the warm-up")
 
-// Run trains a network. progress, if not nil, is called after every epoch. A
-// cancelled context stops between two steps and is returned as the error.
+// Run trains a network. progress, if not nil, is called after every epoch. When
+// the context ends, the run stops, writes its checkpoint if it has one, and
+// returns an *Interrupted.
 func Run(ctx context.Context, c Config, progress func(Epoch)) (*Result, error) {
 	c.Recipe = c.Recipe.orDefault()
 	if err := c.check(); err != nil {
@@ -141,6 +142,9 @@ func Run(ctx context.Context, c Config, progress func(Epoch)) (*Result, error) {
 	}
 	for e := len(t.state.History.Epochs); e < c.Epochs && !t.patienceOver() && !t.budgetOver(); e++ {
 		epoch, err := t.epoch(ctx, e)
+		if err != nil && ctx.Err() != nil {
+			return nil, t.interrupted(err)
+		}
 		if err != nil {
 			return nil, fmt.Errorf("train: epoch %d: %w", e+1, err)
 		}
@@ -158,6 +162,9 @@ func Run(ctx context.Context, c Config, progress func(Epoch)) (*Result, error) {
 		return nil, err
 	}
 	logits, err := t.evaluate(ctx, t.state.Best)
+	if err != nil && ctx.Err() != nil {
+		return nil, t.interrupted(err)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -221,6 +228,7 @@ func (t *trainer) epoch(ctx context.Context, e int) (Epoch, error) {
 			continue
 		}
 		if err := ctx.Err(); err != nil {
+			t.state.Spent = time.Since(start)
 			return Epoch{}, err
 		}
 		loss, err := t.gradients(ctx, e, order[s*c.Batch:(s+1)*c.Batch], partner, rng)

@@ -1,12 +1,15 @@
 package main
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/vigie/vigie/onnx/zoo"
+	"github.com/vigie/vigie/train"
 	"github.com/vigie/vigie/train/job"
 )
 
@@ -52,7 +55,8 @@ With --dp-epsilon, or a recipe that has it, training is differentially private
 the ledger. Another run into the same place adds to it.
 
 With --checkpoint a run that was killed goes on where it was and ends with the
-same weights bit for bit. The same seed gives the same model on the same type of
+same weights bit for bit. Ctrl-C saves the last step, says where and with which
+command the run goes on, and exits with status 130. The same seed gives the same model on the same type of
 processor.
 
 Every flag may also be set by a variable (--batch is VIGIE_TRAIN_BATCH) or in
@@ -81,6 +85,10 @@ the file.`,
 				return err
 			}
 			report, err := o.Run(cmd.Context(), job.Terminal(cmd.ErrOrStderr()))
+			var stopped *train.Interrupted
+			if errors.As(err, &stopped) {
+				return fmt.Errorf("%w\n%s", err, job.Resume(stopped, os.Args, os.Environ()))
+			}
 			if err != nil {
 				return err
 			}

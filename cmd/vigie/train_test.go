@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/json"
 	"errors"
@@ -112,6 +113,49 @@ func TestAKilledTrainingRunEndsBitForBitWhereAnUndisturbedOneDoes(t *testing.T) 
 			t.Errorf("%s: %v is left of the killed runs, %v", network, left, err)
 		}
 		t.Logf("%s: killed %d times, %d of them with a checkpoint on disk", network, kills, midway)
+	}
+}
+
+// Ctrl-C is no failure that says "context canceled": the run says how far it was,
+// what is saved and how it goes on, and the command that it prints does go on.
+func TestAnInterruptedTrainingRunPrintsTheCommandThatGoesOn(t *testing.T) {
+	out := filepath.Join(t.TempDir(), "my model.onnx")
+	c := exec.Command("vigie", "train", "tabular-mlp", "--data", table(t), "--out", out, "--epochs", "100000", "--batch", "16", "--checkpoint")
+	errs, err := c.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var said strings.Builder
+	lines := bufio.NewScanner(errs)
+	for lines.Scan() {
+		said.WriteString(lines.Text() + "\n")
+		if strings.HasPrefix(lines.Text(), "epoch ") && strings.Count(said.String(), "epoch ") == 3 {
+			if err := c.Process.Signal(os.Interrupt); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	err = c.Wait()
+	if strings.Contains(said.String(), "make runtime") {
+		t.Skipf("SKIPPED, nothing was checked: %s", said.String())
+	}
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != 130 {
+		t.Errorf("%v, want exit status 130\n%s", err, said.String())
+	}
+	text := said.String()
+	at := strings.Index(text, "go on from there with:\n  ")
+	if at < 0 || !strings.Contains(text, "of 100000") || !strings.Contains(text, "all of it is saved in") || strings.Contains(text, "canceled") {
+		t.Fatalf("it says\n%s", text)
+	}
+	command := strings.TrimSpace(text[at+len("go on from there with:"):])
+	again := exec.Command("timeout", "--signal=INT", "60", "sh", "-c", command+" --epochs 3") // another recipe: refused, so it was read
+	output, err := again.CombinedOutput()
+	if err == nil || !strings.Contains(string(output), "of another recipe") {
+		t.Errorf("%s: %v\n%s", command, err, output)
 	}
 }
 

@@ -118,6 +118,9 @@ func (o Options) Run(ctx context.Context, p Progress) (report *train.Report, err
 	}
 	defer func() { err = errors.Join(err, held.Release()) }()
 	f, s, err := o.Prepare(ctx, p.Reading)
+	if err != nil && ctx.Err() != nil {
+		return nil, &train.Interrupted{Of: o.Recipe.Epochs, Cause: err}
+	}
 	if err != nil {
 		return nil, err
 	}

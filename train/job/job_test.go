@@ -259,6 +259,28 @@ func TestACancelledJobWritesNoModel(t *testing.T) {
 	}
 }
 
+func TestTheCommandThatGoesOnIsOneThatAShellTakes(t *testing.T) {
+	saved, lost := &train.Interrupted{Checkpoint: "out/checkpoint.vigie"}, &train.Interrupted{}
+	for _, c := range []struct {
+		stopped *train.Interrupted
+		words   []string
+		want    string
+	}{
+		{saved, []string{"vigie", "train", "--out", "out", "--checkpoint"}, "go on from there with:\n  vigie train --out out --checkpoint"},
+		{saved, []string{"vigie", "train", "--freeze", "features.*", "--data", "my data/it's.csv", "--head", ""}, // --checkpoint came from a file
+			"go on from there with:\n  vigie train --freeze 'features.*' --data 'my data/it'\\''s.csv' --head ''"},
+		{lost, []string{"vigie", "train"}, "start again, and with --checkpoint what is done will be kept:\n  vigie train --checkpoint"},
+		{lost, []string{"vigie", "train", "--checkpoint"}, "start again with:\n  vigie train --checkpoint"},
+	} {
+		if got := job.Resume(c.stopped, c.words, []string{"HOME=/root"}); got != c.want {
+			t.Errorf("%q: got\n%s\nwant\n%s", c.words, got, c.want)
+		}
+	}
+	if got := job.Resume(saved, []string{"vigie", "train"}, []string{"VIGIE_TRAIN_SEED=3", "VIGIE_TRAIN_HEAD=a b", "X=1"}); !strings.HasSuffix(got, "\n  VIGIE_TRAIN_SEED=3 VIGIE_TRAIN_HEAD='a b' vigie train") {
+		t.Errorf("with variables: %s", got)
+	}
+}
+
 func TestSettingsComeFromFlagsThenTheEnvironmentThenTheFile(t *testing.T) {
 	parse := func(file string, environ []string, arguments ...string) (*pflag.FlagSet, error) {
 		flags := pflag.NewFlagSet("train", pflag.ContinueOnError)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -76,6 +77,44 @@ func Terminal(w io.Writer) Progress {
 				len(fmt.Sprint(total)), e.Epoch, total, mark, loss, e.ValidationAUC, e.ValidationLoss, e.Accuracy, left.Round(time.Second))
 		},
 	}
+}
+
+// Resume says what is left of a stopped run and gives the command that goes on
+// with it. arguments are those of the process, environ its environment.
+func Resume(stopped *train.Interrupted, arguments, environ []string) string {
+	checkpoint := slices.ContainsFunc(arguments, func(a string) bool { return a == "--checkpoint" || a == "--checkpoint=true" })
+	var words []string
+	for _, variable := range environ {
+		name, value, _ := strings.Cut(variable, "=")
+		if strings.HasPrefix(name, EnvPrefix) {
+			words = append(words, name+"="+quoted(value))
+		}
+	}
+	for _, a := range arguments {
+		words = append(words, quoted(a))
+	}
+	if !checkpoint && stopped.Checkpoint == "" {
+		words = append(words, "--checkpoint")
+	}
+	command := strings.Join(words, " ")
+	switch {
+	case stopped.Checkpoint != "":
+		return "go on from there with:\n  " + command
+	case checkpoint:
+		return "start again with:\n  " + command
+	}
+	return "start again, and with --checkpoint what is done will be kept:\n  " + command
+}
+
+// quoted is a word as a POSIX shell takes it.
+func quoted(word string) string {
+	safe := func(r rune) bool {
+		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-_./,:=@%+", r)
+	}
+	if word != "" && !strings.ContainsFunc(word, func(r rune) bool { return !safe(r) }) {
+		return word
+	}
+	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
 }
 
 // Write writes a report for people.
