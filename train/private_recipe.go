@@ -37,6 +37,13 @@ var PrivateRecipe = Recipe{
 	Private:      &Privacy{Epsilon: 8, Delta: 1e-5, Clip: 3, Clipping: ClipFlat, Views: 1, Micro: 64},
 }
 
+// withoutPrivacy is the recipe without clipping, noise and Poisson sampling; all
+// else stays as it is.
+func (r Recipe) withoutPrivacy() Recipe {
+	r.Private = nil
+	return r
+}
+
 // ForRecipe builds the network for a set and a recipe; see For.
 func (c *CNN) ForRecipe(s *Set, r Recipe) (*Network, error) {
 	c.Channels, c.Rows, c.Columns, c.Classes = s.Channels, s.Rows, s.Columns, s.Classes

@@ -19,6 +19,7 @@ func Recipes() []NamedRecipe {
 		{"demo", "28×28 images, as the demo model was made", DemoCNN, DemoRecipe},
 		{"breast-28", "28×28 ultrasound images of a few hundred patients", BreastCNN, BreastRecipe},
 		{"private-28", "28×28 images under differential privacy, epsilon 8", PrivateCNN, PrivateRecipe},
+		{"plain-28", "private-28 without privacy: what privacy costs", PrivateCNN, PrivateRecipe.withoutPrivacy()},
 	}
 }
 
