@@ -102,8 +102,8 @@ func (m *Model) ask(t Test) (studies.Options, error) {
 	if npz { // it holds numbers, and images of one size
 		return o, nil
 	}
-	if o.Classes == nil && len(o.LabelColumns) < 2 {
-		o.Classes = classes
+	if o.Classes == nil && len(o.LabelColumns) < 2 && classes != nil {
+		o.Classes, o.ClassesBy = classes, m.Path
 	}
 	in := m.inputs()[0].Shape
 	if p := m.Package; p != nil {
@@ -170,7 +170,7 @@ func (m *Model) Evaluate(ctx context.Context, t Test) (*Evaluation, error) {
 	}
 	classes := len(readings[0].probability)
 	if set.Classes > classes {
-		return nil, fmt.Errorf("probe: %s has labels up to %d: %w: its classes are 0 to %d", t.Data, set.Classes-1, ErrAsk, classes-1)
+		return nil, fmt.Errorf("probe: %s has labels up to %d (%s): %w: its classes are 0 to %d", t.Data, set.Classes-1, set.ClassName(set.Classes-1), ErrAsk, classes-1)
 	}
 	if set.Classes < classes {
 		return nil, fmt.Errorf("probe: split %q of %s: %w: it has images of %d classes, the model knows %d, and figures need every one", t.Split, t.Data, ErrAsk, set.Classes, classes)

@@ -133,6 +133,15 @@ func (s *Set) ClassName(c int) string {
 	return fmt.Sprint(c)
 }
 
+// Person is the patient that an example is of or, where patients are not known,
+// the example itself.
+func (s *Set) Person(i int) string {
+	if s.Patients != nil && s.Patients[i] != "" {
+		return s.Patients[i]
+	}
+	return s.name(i)
+}
+
 // name is an example's name for messages.
 func (s *Set) name(i int) string {
 	if i < len(s.Names) {
@@ -165,6 +174,11 @@ func (s *Set) Check() error {
 	}
 	counts := s.Counts()
 	if empty := slices.Index(counts, 0); empty >= 0 {
+		if !s.Multi() && s.ClassNames == nil && s.Len() > 0 { // labels are numbers, of which one may be too large
+			if at := slices.Index(s.Labels, slices.Max(s.Labels)); s.Labels[at] > empty {
+				return fmt.Errorf("train: checking set %q: class %d has no example, and %s has label %d; correct the label, add examples, or leave the class out", s.Name, empty, s.name(at), s.Labels[at])
+			}
+		}
 		return fmt.Errorf("train: checking set %q: class %s has no example; add some, or leave the class out", s.Name, s.ClassName(empty))
 	}
 	if s.Multi() {

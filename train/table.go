@@ -92,6 +92,13 @@ func number(cell string) (v float64, missing bool, err error) {
 	return v, false, err
 }
 
+// Missing says that a cell holds no value: that it is empty, "?", "NA", "N/A",
+// "null" or "NaN".
+func Missing(cell string) bool {
+	_, missing, _ := number(cell)
+	return missing
+}
+
 // Column returns the position of a column; names are compared without regard to
 // case.
 func (t *Table) Column(name string) (int, bool) {
@@ -322,6 +329,9 @@ func (t *Table) LabelsOf(column int, classes []string) (labels []int, names []st
 			}
 		}
 		sortLabels(classes)
+		if a, b, alike := t.alike(column, classes); alike {
+			return nil, nil, fmt.Errorf("train: reading labels: %w: row %d has the label %q in column %q and row %d has %q: they differ in their spelling only; write them alike, or name the classes if both are meant", ErrTable, a+1, t.Rows[a][column], t.Header[column], b+1, t.Rows[b][column])
+		}
 	}
 	for i, row := range t.Rows {
 		l := slices.Index(classes, row[column])
@@ -334,6 +344,26 @@ func (t *Table) LabelsOf(column int, classes []string) (labels []int, names []st
 		labels = append(labels, l)
 	}
 	return labels, classes, nil
+}
+
+// alike finds two rows whose labels differ and mean the same: texts in upper and
+// lower case, a number in two forms.
+func (t *Table) alike(column int, classes []string) (a, b int, found bool) {
+	row := func(label string) int {
+		return slices.IndexFunc(t.Rows, func(r []string) bool { return r[column] == label })
+	}
+	for i, one := range classes {
+		x, missing, err := number(one)
+		isNumber := !missing && err == nil
+		for _, other := range classes[:i] {
+			y, missing, err := number(other)
+			if strings.EqualFold(one, other) || isNumber && !missing && err == nil && x == y {
+				a, b = row(one), row(other)
+				return min(a, b), max(a, b), true
+			}
+		}
+	}
+	return 0, 0, false
 }
 
 // sortLabels sorts by number if all are numbers, else by name.

@@ -94,6 +94,8 @@ type Progress struct {
 type Ready struct {
 	Train, Validation, Test int // examples; Test 0 if there is no such split
 	Classes                 []string
+	Counts                  []int // training examples of each class; nil in a private run, which has not paid for them
+	Numbered                bool  // the data have numbers for the classes, which were named in their order
 	Trained                 int // numbers that change
 	Duplicates              []train.Duplicate
 	Given                   bool // the data came divided
@@ -129,6 +131,10 @@ func (o Options) Run(ctx context.Context, p Progress) (report *train.Report, err
 		ready := Ready{Train: s.Train.Len(), Validation: s.Validation.Len(), Duplicates: s.Duplicates, Given: s.Given, Trained: parameters(f.Network)}
 		if s.Test != nil {
 			ready.Test = s.Test.Len()
+		}
+		ready.Numbered = s.Kind == "npz" && s.Train.ClassNames != nil
+		if f.Recipe.Private == nil {
+			ready.Counts = s.Train.Counts()
 		}
 		for c := range s.Train.Classes {
 			ready.Classes = append(ready.Classes, s.Train.ClassName(c))
@@ -228,6 +234,9 @@ func (o *Options) open() (*train.Network, error) {
 			if o.Data.Classes != nil && !slices.Equal(names, o.Data.Classes) {
 				return nil, fmt.Errorf("job: %w: the head is for %s, the classes are %s", ErrAsk, o.Head, strings.Join(o.Data.Classes, ","))
 			}
+			if o.Data.Classes == nil {
+				o.Data.ClassesBy = "--head"
+			}
 			o.Data.Classes = names
 		}
 	}
@@ -252,8 +261,8 @@ func (o *Options) open() (*train.Network, error) {
 	if o.Data.Encoding == nil {
 		o.Data.Encoding = columns
 	}
-	if o.Head == "" && o.Data.Classes == nil {
-		o.Data.Classes = classes
+	if o.Head == "" && o.Data.Classes == nil && classes != nil {
+		o.Data.Classes, o.Data.ClassesBy = classes, filepath.Base(o.From)+"; with --head it gets new ones"
 	}
 	return n, nil
 }

@@ -194,26 +194,51 @@ func TestWhatCannotBeTrainedIsSaidBeforeItStarts(t *testing.T) {
 		}
 		return path
 	}
+	text, err := os.ReadFile(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(filepath.Join(dir, "b"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	other := table(t, filepath.Join(dir, "b"), "a", "b", "d")
+	if err := os.Mkdir(filepath.Join(dir, "c"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	clean, err := os.ReadFile(table(t, filepath.Join(dir, "c"), "a", "b"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	slip := write("slip.csv", string(clean)+"P999,50,Lyon,0.1,c\n")
+	nobody := write("nobody.csv", string(text)+" ,50,Lyon,0.1,a\n")
 	two := write("two.csv", "x,label\n"+strings.Repeat("1,a\n2,b\n3,a\n4,b\n", 60))
 	for says, change := range map[string]func(*job.Options){
-		"data and an output":        func(o *job.Options) { o.Out = "" },
-		"no network \"resnet\"":     func(o *job.Options) { o.Network = "resnet" },
-		"want channels x rows":      func(o *job.Options) { o.Network = "resnet18" },
-		"the demo network reads":    func(o *job.Options) { o.Network = "" },
-		"either":                    func(o *job.Options) { o.From = first.Out },
-		"is for a network from":     func(o *job.Options) { o.Head = "2" },
-		"no such file":              func(o *job.Options) { o.Network, o.From = "", "nowhere.onnx" },
-		"no column \"age\"":         func(o *job.Options) { o.Network, o.From, o.Data.Data, o.Data.LabelColumns = "", first.Out, two, nil },
-		"a head of 5 classes":       func(o *job.Options) { o.Network, o.From, o.Head = "", first.Out, "5" },
-		"outside the set":           func(o *job.Options) { o.Network, o.From, o.Head = "", first.Out, "a,b" },
-		"no weight has such a name": func(o *job.Options) { o.Freeze = []string{"features.*"} },
-		"none of its":               func(o *job.Options) { o.Weights = otherWeights(t, dir) },
-		"class weight \"1:2\"":      func(o *job.Options) { o.ClassWeights = "1:2" },
-		"augmentation \"heavy\"":    func(o *job.Options) { o.Augment = "heavy" },
-		"no output \"scores\"":      func(o *job.Options) { o.Network, o.From, o.Output = "", first.Out, "scores" },
-		"would stay alike":          func(o *job.Options) { o.Network, o.From, o.Members = "", first.Out, 2 },
-		"-1 members":                func(o *job.Options) { o.Members = -1 },
-		"do not fill one batch":     func(o *job.Options) { o.Recipe.Batch = 4096 },
+		"data and an output":     func(o *job.Options) { o.Out = "" },
+		"no network \"resnet\"":  func(o *job.Options) { o.Network = "resnet" },
+		"want channels x rows":   func(o *job.Options) { o.Network = "resnet18" },
+		"the demo network reads": func(o *job.Options) { o.Network = "" },
+		"either":                 func(o *job.Options) { o.From = first.Out },
+		"is for a network from":  func(o *job.Options) { o.Head = "2" },
+		"no such file":           func(o *job.Options) { o.Network, o.From = "", "nowhere.onnx" },
+		"no column \"age\"":      func(o *job.Options) { o.Network, o.From, o.Data.Data, o.Data.LabelColumns = "", first.Out, two, nil },
+		"a head of 5 classes":    func(o *job.Options) { o.Network, o.From, o.Head = "", first.Out, "5" },
+		"want one of a, b (these are the classes by --head)": func(o *job.Options) { o.Network, o.From, o.Head = "", first.Out, "a,b" },
+		"(these are the classes by first.onnx; with --head it gets new": func(o *job.Options) {
+			o.Network, o.From, o.Data.LabelColumns, o.Data.Data = "", first.Out, []string{"outcome"}, other
+		},
+		"the head is for b,a, the classes are a,b": func(o *job.Options) {
+			o.Network, o.From, o.Head, o.Data.Classes = "", first.Out, "b,a", []string{"a", "b"}
+		},
+		"class \"c\" is that of 1 of the patients in training": func(o *job.Options) { o.Data.Data = slip },
+		"row 601 has no patient in column \"patient_id\"":      func(o *job.Options) { o.Data.Data = nobody },
+		"no weight has such a name":                            func(o *job.Options) { o.Freeze = []string{"features.*"} },
+		"none of its":                                          func(o *job.Options) { o.Weights = otherWeights(t, dir) },
+		"class weight \"1:2\"":                                 func(o *job.Options) { o.ClassWeights = "1:2" },
+		"augmentation \"heavy\"":                               func(o *job.Options) { o.Augment = "heavy" },
+		"no output \"scores\"":                                 func(o *job.Options) { o.Network, o.From, o.Output = "", first.Out, "scores" },
+		"would stay alike":                                     func(o *job.Options) { o.Network, o.From, o.Members = "", first.Out, 2 },
+		"-1 members":                                           func(o *job.Options) { o.Members = -1 },
+		"do not fill one batch":                                func(o *job.Options) { o.Recipe.Batch = 4096 },
 	} {
 		o := quick("tabular-mlp", data, filepath.Join(dir, "never.onnx"))
 		o.Data.LabelColumns = []string{"outcome"}
@@ -278,6 +303,20 @@ func TestTheCommandThatGoesOnIsOneThatAShellTakes(t *testing.T) {
 	}
 	if got := job.Resume(saved, []string{"vigie", "train"}, []string{"VIGIE_TRAIN_SEED=3", "VIGIE_TRAIN_HEAD=a b", "X=1"}); !strings.HasSuffix(got, "\n  VIGIE_TRAIN_SEED=3 VIGIE_TRAIN_HEAD='a b' vigie train") {
 		t.Errorf("with variables: %s", got)
+	}
+}
+
+func TestWhatWillBeTrainedIsSaidWithTheClassesAndTheirLabels(t *testing.T) {
+	for want, r := range map[string]job.Ready{
+		"; training examples by class benign: 7, malignant: 3; 5 numbers": {Classes: []string{"benign", "malignant"}, Counts: []int{7, 3}, Trained: 5},
+		"by class benign (label 0): 7, malignant (label 1): 3;":           {Classes: []string{"benign", "malignant"}, Counts: []int{7, 3}, Numbered: true},
+		"; classes benign, malignant; 0 numbers":                          {Classes: []string{"benign", "malignant"}}, // a private run
+	} {
+		var b strings.Builder
+		job.Terminal(&b).Ready(r)
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("%q is not in %s", want, b.String())
+		}
 	}
 }
 

@@ -46,7 +46,21 @@ func Terminal(w io.Writer) Progress {
 			if r.Given {
 				fmt.Fprint(w, " (as the data are divided)")
 			}
-			fmt.Fprintf(w, "; classes %s; %d numbers to train\n", strings.Join(r.Classes, ", "), r.Trained)
+			var classes []string
+			for c, name := range r.Classes {
+				if r.Numbered {
+					name = fmt.Sprintf("%s (label %d)", name, c)
+				}
+				if r.Counts != nil {
+					name = fmt.Sprintf("%s: %d", name, r.Counts[c])
+				}
+				classes = append(classes, name)
+			}
+			what := "classes"
+			if r.Counts != nil {
+				what = "training examples by class"
+			}
+			fmt.Fprintf(w, "; %s %s; %d numbers to train\n", what, strings.Join(classes, ", "), r.Trained)
 			conflicts := 0
 			for _, d := range r.Duplicates {
 				if d.Conflict {

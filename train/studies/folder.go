@@ -30,9 +30,15 @@ func openFolder(ctx context.Context, o Options) (*Studies, error) {
 	defer root.Close()
 	var whole *train.Set
 	var splits []string
+	var rows map[string]int
 	h := sha256.New()
 	if o.Labels != "" {
-		whole, splits, err = listed(o, h)
+		if whole, splits, err = listed(o, h); err == nil {
+			rows = make(map[string]int, whole.Len())
+			for i, name := range whole.Names {
+				rows[name] = i + 1
+			}
+		}
 	} else {
 		whole, splits, err = arranged(root.FS(), o)
 	}
@@ -49,7 +55,7 @@ func openFolder(ctx context.Context, o Options) (*Studies, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.Kind, s.Digest = "folder", "sha256:"+hex.EncodeToString(h.Sum(nil))
+	s.Kind, s.Digest, s.rows = "folder", "sha256:"+hex.EncodeToString(h.Sum(nil)), rows
 	return s, nil
 }
 
@@ -211,9 +217,14 @@ func readImages(ctx context.Context, root *os.Root, s *train.Set, o Options, h h
 	if err := context.Cause(ctx); err != nil {
 		return err
 	}
+	if s.Patients == nil {
+		if err := readPatients(s, pictures, o); err != nil {
+			return err
+		}
+	}
 	first := pictures[0]
 	s.Channels, s.Rows, s.Columns = o.Channels, first.rows, first.columns
-	deep, patients := false, false
+	deep := false
 	for i, p := range pictures {
 		fmt.Fprintln(h, s.Names[i], hex.EncodeToString(p.digest[:]))
 		if p.rows != s.Rows || p.columns != s.Columns {
@@ -223,7 +234,6 @@ func readImages(ctx context.Context, root *os.Root, s *train.Set, o Options, h h
 			s.Channels = max(s.Channels, len(p.planes))
 		}
 		deep = deep || p.deep
-		patients = patients || p.patient != ""
 	}
 	if s.Channels != 1 && s.Channels != 3 {
 		return errors.New("studies: images have 1 or 3 channels")
@@ -240,12 +250,25 @@ func readImages(ctx context.Context, root *os.Root, s *train.Set, o Options, h h
 			}
 		}
 		pictures[i] = nil
-		if s.Patients == nil && patients {
-			s.Patients = make([]string, s.Len())
-		}
-		if patients && s.Patients[i] == "" {
-			s.Patients[i] = p.patient
+	}
+	return nil
+}
+
+// readPatients takes the patients from the files, where DICOM names them. One that
+// is not named among others that are would be divided as if it were nobody's.
+func readPatients(s *train.Set, pictures []*picture, o Options) error {
+	patients, unnamed := make([]string, len(pictures)), -1
+	for i, p := range pictures {
+		if patients[i] = p.patient; p.patient == "" && unnamed < 0 {
+			unnamed = i
 		}
 	}
+	if !slices.ContainsFunc(patients, func(p string) bool { return p != "" }) {
+		return nil
+	}
+	if unnamed >= 0 {
+		return fmt.Errorf("studies: reading %s: %w: it names no patient and other files do, by whom the data are divided; name every file's patient in a CSV file of labels (--labels)", filepath.Join(o.Data, s.Names[unnamed]), ErrData)
+	}
+	s.Patients = patients
 	return nil
 }

@@ -24,8 +24,10 @@ type Options struct {
 	Data   string // .npz file, CSV file, or folder
 	Labels string // CSV file that labels the files of a folder; empty: a folder for each class
 	// Classes are the classes in order; a label outside them is an error. Empty:
-	// those that occur, sorted.
-	Classes []string
+	// those that occur, sorted, each of which then needs two patients (or examples,
+	// where patients are not known) in training and an example in every part.
+	Classes   []string
+	ClassesBy string // who named them, for messages; empty: --classes
 
 	// Columns of a CSV file. Empty means the usual names: file, filename, image,
 	// path; label, class, target, diagnosis (of a table otherwise the last
@@ -74,6 +76,8 @@ type Studies struct {
 	Table      *train.Table      // what a table holds, nil of other kinds
 	Digest     string            // of the file, or of all files of the folder and the labels
 	Duplicates []train.Duplicate // images that are in two parts, or have two labels; not of tables
+
+	rows map[string]int // of a folder with a list: the row that names a file
 }
 
 // Set returns a part by name; "all" is every example.
@@ -129,15 +133,20 @@ func Open(ctx context.Context, o Options) (*Studies, error) {
 		name string
 		set  *train.Set
 	}{{Train, s.Train}, {Validation, s.Validation}, {Test, s.Test}} {
-		if set := part.set; set != nil {
-			set.Name = part.name
-			if err := set.Check(); err != nil {
-				return nil, fmt.Errorf("studies: reading %s: %w", o.Data, err)
-			}
+		if part.set != nil {
+			part.set.Name = part.name
 		}
 	}
 	if s.Given {
 		if err := train.CheckPatients(s.sets()...); err != nil {
+			return nil, fmt.Errorf("studies: reading %s: %w", o.labelFile(), err)
+		}
+	}
+	if err := s.checkClasses(o); err != nil {
+		return nil, err
+	}
+	for _, set := range s.sets() {
+		if err := set.Check(); err != nil {
 			return nil, fmt.Errorf("studies: reading %s: %w", o.Data, err)
 		}
 	}
@@ -206,7 +215,7 @@ func openNPZ(o Options) (*Studies, error) {
 		}
 		if o.Classes != nil {
 			if len(o.Classes) != set.Classes {
-				return nil, fmt.Errorf("studies: reading %s: %w: it has %d classes, and %d were named", o.Data, ErrData, set.Classes, len(o.Classes))
+				return nil, fmt.Errorf("studies: reading %s: %w", o.Data, o.named(fmt.Errorf("%w: its labels are 0 to %d, %d classes, and %d are named: %s", ErrData, set.Classes-1, set.Classes, len(o.Classes), strings.Join(o.Classes, ", "))))
 			}
 			set.ClassNames = o.Classes
 		}

@@ -199,7 +199,7 @@ func TestColourStaysAndGreyIsRepeatedBesideIt(t *testing.T) {
 
 func TestJPEGIsReadByItsContentWhateverItsName(t *testing.T) {
 	dir := t.TempDir()
-	for i := range 6 {
+	for i := range 8 {
 		var b bytes.Buffer
 		if err := jpeg.Encode(&b, grey(16, 16, uint8(40+20*i), uint8(40+20*i)), &jpeg.Options{Quality: 95}); err != nil {
 			t.Fatal(err)
@@ -207,7 +207,7 @@ func TestJPEGIsReadByItsContentWhateverItsName(t *testing.T) {
 		write(t, dir, fmt.Sprintf("%d/scan%d", i%2, i), b.Bytes())
 	}
 	s := open(t, studies.Options{Data: dir, Shares: []float64{1, 1}})
-	if s.Train.Len()+s.Validation.Len() != 6 || s.Train.Channels != 1 {
+	if s.Train.Len()+s.Validation.Len() != 8 || s.Train.Channels != 1 {
 		t.Errorf("%d images of %v", s.Train.Len()+s.Validation.Len(), s.Train.Example())
 	}
 }
@@ -233,7 +233,44 @@ func TestWhatWouldSpoilTrainingIsAnErrorThatNamesIt(t *testing.T) {
 		},
 		"class 1 has no example": func(dir string) studies.Options {
 			picture(dir, "a.png", "b.png", "c.png")
-			return studies.Options{Labels: csv(dir, "file,label,split\na.png,0,train\nb.png,1,train\nc.png,0,val\n")}
+			return studies.Options{Labels: csv(dir, "file,label,split\na.png,0,train\nb.png,1,train\nc.png,0,val\n"), Classes: []string{"0", "1"}}
+		},
+		// Where nobody names the classes, a slip of the pen makes one.
+		"labels.csv: not usable as training data: class \"maligant\" is that of 1 of the examples in training, and training needs 2; it is the label of row 3 (c.png)": func(dir string) studies.Options {
+			picture(dir, "a.png", "b.png", "c.png", "d.png", "e.png", "f.png")
+			return studies.Options{Labels: csv(dir, "file,label,split\na.png,benign,train\nb.png,benign,train\nc.png,maligant,train\nd.png,malignant,train\ne.png,benign,val\nf.png,malignant,val\n")}
+		},
+		"class \"1\" is that of 1 of the patients in training": func(dir string) studies.Options {
+			picture(dir, "a.png", "b.png", "c.png", "d.png", "e.png", "f.png")
+			return studies.Options{Labels: csv(dir, "file,label,patient,split\na.png,0,P1,train\nb.png,0,P2,train\nc.png,1,P3,train\nd.png,1,P3,train\ne.png,0,P4,val\nf.png,1,P5,val\n")}
+		},
+		"class \"1\" has no example in split val; it is the label of row 2 (b.png), row 3 (c.png), row 4 (d.png), row 5 (e.png), row 6 (f.png) and 1 more": func(dir string) studies.Options {
+			picture(dir, "a.png", "b.png", "c.png", "d.png", "e.png", "f.png", "g.png", "h.png", "i.png")
+			return studies.Options{Labels: csv(dir, "file,label,split\na.png,0,train\nb.png,1,train\nc.png,1,train\nd.png,1,train\ne.png,1,train\nf.png,1,train\ng.png,1,train\nh.png,0,val\ni.png,0,train\n")}
+		},
+		"row 2 has the label \"Normal\" in column \"label\" and row 4 has \"normal\"": func(dir string) studies.Options {
+			return studies.Options{Labels: csv(dir, "file,label\na.png,sick\nb.png,Normal\nc.png,Normal\nd.png,normal\n")}
+		},
+		"row 1 has the label \"0\" in column \"label\" and row 3 has \"0.0\"": func(dir string) studies.Options {
+			return studies.Options{Labels: csv(dir, "file,label\na.png,0\nb.png,1\nc.png,0.0\n")}
+		},
+		"which is outside the set; want one of normal, sick (these are the classes by --head)": func(dir string) studies.Options {
+			return studies.Options{Labels: csv(dir, "file,label\na.png,normal\nb.png,ill\n"), Classes: []string{"normal", "sick"}, ClassesBy: "--head"}
+		},
+		"the label columns are a, b (these are the classes by --classes)": func(dir string) studies.Options {
+			return studies.Options{Labels: csv(dir, "file,a,b\na.png,0,1\n"), LabelColumns: []string{"a", "b"}, Classes: []string{"b", "a"}}
+		},
+		// A patient who is not named would be divided as if nobody.
+		"labels.csv: not usable as training data: row 2 has no patient in column \"patient\" (\"\")": func(dir string) studies.Options {
+			return studies.Options{Labels: csv(dir, "file,label,patient\na.png,0,P1\nb.png,1,\n")}
+		},
+		"row 1 has no patient in column \"subject\" (\"NA\")": func(dir string) studies.Options {
+			return studies.Options{Labels: csv(dir, "file,label,subject\na.png,0,NA\nb.png,1,P2\n")}
+		},
+		"b.dcm: not usable as training data: it names no patient and other files do": func(dir string) studies.Options {
+			write(t, dir, "a.dcm", radiograph(t, "P1", 2, 2, func(r, c int) uint16 { return 7 }))
+			write(t, dir, "b.dcm", radiograph(t, "", 2, 2, func(r, c int) uint16 { return 8 }))
+			return studies.Options{Labels: csv(dir, "file,label\na.dcm,0\nb.dcm,1\n")}
 		},
 		"split \"holdout\"": func(dir string) studies.Options {
 			picture(dir, "a.png", "b.png")
@@ -310,7 +347,7 @@ func TestALinkOutOfTheDataFolderIsNotFollowed(t *testing.T) {
 
 func TestTheSameContentInTwoSplitsIsReported(t *testing.T) {
 	dir := t.TempDir()
-	for i, name := range []string{"train/x/1", "train/x/2", "train/y/3", "val/x/4", "val/y/5"} {
+	for i, name := range []string{"train/x/1", "train/x/2", "train/y/3", "val/x/4", "val/y/5", "train/y/6"} {
 		first := i
 		if name == "val/y/5" {
 			first = 0 // what train/x/1 is, with another label

@@ -74,13 +74,16 @@ func labelled(t *train.Table, path string, c columns, o Options) (*train.Set, []
 	var err error
 	if len(c.labels) == 1 {
 		if s.Labels, s.ClassNames, err = t.LabelsOf(c.labels[0], o.Classes); err != nil {
-			return nil, nil, fmt.Errorf("studies: reading %s: %w", path, err)
+			return nil, nil, fmt.Errorf("studies: reading %s: %w", path, o.named(err))
 		}
 		s.Classes = len(s.ClassNames)
 	} else {
 		s.Classes = len(c.labels)
 		for _, at := range c.labels {
 			s.ClassNames = append(s.ClassNames, t.Header[at])
+		}
+		if err := o.checkColumns(s.ClassNames); err != nil {
+			return nil, nil, fmt.Errorf("studies: reading %s: %w", path, o.named(err))
 		}
 		for i, row := range t.Rows {
 			for _, at := range c.labels {
@@ -96,8 +99,11 @@ func labelled(t *train.Table, path string, c columns, o Options) (*train.Set, []
 		}
 	}
 	var splits []string
-	for _, row := range t.Rows {
+	for i, row := range t.Rows {
 		if c.patient >= 0 {
+			if train.Missing(row[c.patient]) {
+				return nil, nil, fmt.Errorf("studies: reading %s: %w: row %d has no patient in column %q (%q), and the data are divided by patient; fill it in, leave the row out, or name another column", path, ErrData, i+1, t.Header[c.patient], row[c.patient])
+			}
 			s.Patients = append(s.Patients, row[c.patient])
 		}
 		if c.split >= 0 {
