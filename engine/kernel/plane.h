@@ -37,10 +37,16 @@ static inline void lay(float *to, const float *from, const float *gate, float sc
 	if (last > p->columns) last = p->columns;
 	const __m512 zero = _mm512_setzero_ps(), by = _mm512_set1_ps(scale);
 	const __m512i index = _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), _mm512_set1_epi32(p->stride_w));
-	const int plain = !gate && scale == 1 && p->stride_w == 1;
+	const __m512i even = _mm512_add_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+	const int plain = !gate && scale == 1 && p->stride_w == 1, second = !gate && scale == 1 && p->stride_w == 2;
 	for (int c = 0; c < p->columns; c += 16) {
 		const __mmask16 all = lanes_between(0, p->columns - c), m = lanes_between(first - c, last - c);
 		float *t = to + c;
+		__mmask16 low = 0, high = 0; // which of 32 numbers every second of is wanted
+		for (int i = 0; i < 8; i++) {
+			low |= (m >> i & 1) << 2 * i;
+			high |= (m >> (8 + i) & 1) << 2 * i;
+		}
 		for (int r = 0; r < p->rows; r++, t += p->columns) {
 			int y = r * p->stride_h + p->off_h;
 			if (y < 0 || y >= p->src_h) {
@@ -51,6 +57,10 @@ static inline void lay(float *to, const float *from, const float *gate, float sc
 			long at = (long)y * p->src_w + p->off_w + (long)c * p->stride_w;
 			if (plain) {
 				_mm512_mask_storeu_ps(t, all, _mm512_maskz_loadu_ps(m, from + at));
+				continue;
+			}
+			if (second) {
+				_mm512_mask_storeu_ps(t, all, _mm512_permutex2var_ps(_mm512_maskz_loadu_ps(low, from + at), even, _mm512_maskz_loadu_ps(high, from + at + 16)));
 				continue;
 			}
 			__mmask16 open = m;

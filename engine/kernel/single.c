@@ -32,46 +32,78 @@ static int processors(void) {
 	return n < 1 ? 1 : n > 16 ? 16 : (int)n;
 }
 
-// sum[f][i] += w[f]·v[i], 8 weights by vectors·16 positions.
-inlined void multiply_add(const int vectors, const float *w, const float *v, __m512 sum[block][most_vectors]) {
-	__m512 x[most_vectors];
-#pragma GCC unroll 3
-	for (int i = 0; i < vectors; i++) x[i] = _mm512_loadu_ps(v + i * lanes);
+// Weights of 8 filters: of filter f at at + f·filter, and the next along the inner
+// dimension along further.
+typedef struct {
+	const float *at;
+	long filter, along;
+} weights;
+
+// sum[f][i] += w[f]·v[i], weights of rows filters by vectors of 16 positions at
+// place.
+inlined void multiply_add(const int rows, const int vectors, const float *w, long filter, const float *v, const long *place, __m512 *sum) {
+	const float *w3 = w + 3 * filter, *w6 = w + 6 * filter;
+	__m512 x[2 * most_vectors];
+#pragma GCC unroll 6
+	for (int i = 0; i < vectors; i++) x[i] = _mm512_loadu_ps(v + place[i]);
 #pragma GCC unroll 8
-	for (int f = 0; f < block; f++) {
-		__m512 by = _mm512_set1_ps(w[f]);
-#pragma GCC unroll 3
-		for (int i = 0; i < vectors; i++) sum[f][i] = _mm512_fmadd_ps(by, x[i], sum[f][i]);
+	for (int f = 0; f < rows; f++) {
+		__m512 by = _mm512_set1_ps(f < 3 ? w[f * filter] : f < 6 ? w3[(f - 3) * filter] : w6[(f - 6) * filter]);
+#pragma GCC unroll 6
+		for (int i = 0; i < vectors; i++) sum[f * vectors + i] = _mm512_fmadd_ps(by, x[i], sum[f * vectors + i]);
 	}
 }
 
 // The sums over depth rows, which lie step apart in v, at offset[t] from there for
-// each of taps; w has 8 weights for each. A lone tap's offset is in v already. They
-// are written stride apart.
-inlined void sums_of(const int vectors, const float *w, const float *v, long step, long depth, const long *offset, int taps, float *to, long stride) {
-	__m512 sum[block][most_vectors];
-#pragma GCC unroll 8
-	for (int f = 0; f < block; f++)
-#pragma GCC unroll 3
-		for (int i = 0; i < vectors; i++) sum[f][i] = _mm512_setzero_ps();
+// each of taps. A lone tap's offset is in v already. They are written stride apart,
+// the vectors side by side.
+inlined void sums_of(const int rows, const int vectors, const long filter, const long along, const float *w, const float *v, const long *place, long step, long depth, const long *offset, int taps, float *to, long stride) {
+	long at[2 * most_vectors];
+#pragma GCC unroll 6
+	for (int i = 0; i < vectors; i++) at[i] = place[i];
+	__m512 sum[block * most_vectors];
+#pragma GCC unroll 24
+	for (int i = 0; i < rows * vectors; i++) sum[i] = _mm512_setzero_ps();
 	if (taps == 1)
-		for (long k = 0; k < depth; k++, w += block, v += step) multiply_add(vectors, w, v, sum);
+		for (long k = 0; k < depth; k++, w += along, v += step) multiply_add(rows, vectors, w, filter, v, at, sum);
 	else
 		for (long k = 0; k < depth; k++, v += step)
-			for (int t = 0; t < taps; t++, w += block) multiply_add(vectors, w, v + offset[t], sum);
+			for (int t = 0; t < taps; t++, w += along) multiply_add(rows, vectors, w, filter, v + offset[t], at, sum);
 #pragma GCC unroll 8
-	for (int f = 0; f < block; f++)
-#pragma GCC unroll 3
-		for (int i = 0; i < vectors; i++) _mm512_storeu_ps(to + f * stride + i * lanes, sum[f][i]);
+	for (int f = 0; f < rows; f++)
+#pragma GCC unroll 6
+		for (int i = 0; i < vectors; i++) _mm512_storeu_ps(to + f * stride + i * lanes, sum[f * vectors + i]);
 }
 
-static void sums(int vectors, const float *w, const float *v, long step, long depth, const long *offset, int taps, float *to, long stride) {
-	if (vectors >= 3)
-		sums_of(3, w, v, step, depth, offset, taps, to, stride);
-	else if (vectors == 2)
-		sums_of(2, w, v, step, depth, offset, taps, to, stride);
-	else
-		sums_of(1, w, v, step, depth, offset, taps, to, stride);
+// Filters in a block of sums, of which rows exist, and the vectors it may have.
+static inline int high_of(int rows) { return rows <= block / 2 ? block / 2 : block; }
+static inline int vectors_of(int high, long left) {
+	long most = high == block ? most_vectors : 2 * most_vectors;
+	return (int)(left < most ? left : left == most + 1 ? most - 1 : most); // a lone vector's sums wait for each other
+}
+
+// high and vectors are as above; weights are packed (filter 1, along 8), or rows
+// of a matrix (along 1).
+static void sums(int high, int vectors, weights w, const float *v, const long *place, long step, long depth, const long *offset, int taps, float *to, long stride) {
+#define CASE(h, n)                                                                                  \
+	case h * 8 + n:                                                                                   \
+		if (w.filter == 1)                                                                              \
+			sums_of(h, n, 1, block, w.at, v, place, step, depth, offset, taps, to, stride);                      \
+		else                                                                                            \
+			sums_of(h, n, w.filter, 1, w.at, v, place, step, depth, offset, taps, to, stride);                   \
+		break
+	switch (high * 8 + vectors) {
+		CASE(8, 3);
+		CASE(8, 2);
+		CASE(8, 1);
+		CASE(4, 6);
+		CASE(4, 5);
+		CASE(4, 4);
+		CASE(4, 3);
+		CASE(4, 2);
+		CASE(4, 1);
+	}
+#undef CASE
 }
 
 // Turns rows of depth numbers, step apart, of which rows exist, into depth
@@ -90,15 +122,18 @@ static void across(const float *from, int rows, long step, long depth, float *to
 	}
 }
 
-// The same for groups of 8.
-static void across8(const float *from, int rows, long step, long depth, float *to) {
+// The same for two times 8 rows, each with groups of its own.
+static void across8(const float *from, int rows, long step, long depth, float *to, float *second) {
 	for (long k = 0; k < depth; k += lanes) {
 		long left = depth - k < lanes ? depth - k : lanes;
 		__mmask16 m = (__mmask16)((1u << left) - 1);
 		__m512i v[lanes];
-		for (int i = 0; i < lanes; i++) v[i] = i < rows && i < block ? _mm512_maskz_loadu_epi32(m, from + i * step + k) : _mm512_setzero_si512();
+		for (int i = 0; i < lanes; i++) v[i] = i < rows ? _mm512_maskz_loadu_epi32(m, from + i * step + k) : _mm512_setzero_si512();
 		transpose16(v);
-		for (int i = 0; i < left; i++) _mm256_storeu_si256((__m256i *)(to + (k + i) * block), _mm512_castsi512_si256(v[i]));
+		for (int i = 0; i < left; i++) {
+			_mm256_storeu_si256((__m256i *)(to + (k + i) * block), _mm512_castsi512_si256(v[i]));
+			if (rows > block) _mm256_storeu_si256((__m256i *)(second + (k + i) * block), _mm512_extracti64x4_epi64(v[i], 1));
+		}
 	}
 }
 
@@ -107,33 +142,40 @@ typedef struct {
 	const plane *planes; // one for each phase
 	const tap *tap;
 	int phases, share_rows;
+	int aligned;               // vectors are runs of rows of the output, without margins
+	int in_order;              // taps are in the weights' order, without gaps
 	int filters;               // blocks of 8
 	int reach_rows, columns;   // largest shift down; columns of a plane
 	long reach;                // largest shift in positions
-	float *weights;            // [filter block][channel][tap] of 8
+	int as_they_are;           // weights lie as they are read, but for a last block that is not full
+	float *weights;            // [filter block][channel][tap] of 8; or that last block
 	int together, band;        // images and output rows in a unit
 	int bands, groups, parts;  // units: image groups × bands × parts of the filters
 	int part;                  // filter blocks in a part
 	long step;                 // between the rows of a panel, [channel][phase]
 } correlating;
 
-static void pack_weights(void *data, size_t f) {
+// Packs two blocks of filters.
+static void pack_weights(void *data, size_t pair) {
 	const correlating *c = data;
 	const correlation *j = c->j;
 	long depth = (long)j->c * j->taps;
-	float *to = c->weights + (long)f * depth * block;
-	const float *from = j->w + (long)f * block * j->w_filter;
-	int rows = lesser(block, j->k - (int)f * block), natural = j->w_channel == j->taps;
-	for (int t = 0; t < j->taps && natural; t++) natural = c->tap[t].weight == t;
-	if (natural) {
-		across8(from, rows, j->w_filter, depth, to);
+	float *to = c->weights + (long)pair * 2 * depth * block, *second = to + depth * block;
+	const float *from = j->w + (long)pair * 2 * block * j->w_filter;
+	int rows = lesser(2 * block, j->k - (int)pair * 2 * block);
+	if (c->in_order && j->taps <= lanes && j->taps > 2) {
+		for (int ch = 0; ch < j->c; ch++) across8(from + ch * j->w_channel, rows, j->w_filter, j->taps, to + (long)ch * j->taps * block, second + (long)ch * j->taps * block);
 		return;
 	}
-	const __m256i index = _mm256_mullo_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32((int)j->w_filter));
-	const __mmask8 m = (__mmask8)((1u << rows) - 1);
+	const __m512i index = _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), _mm512_set1_epi32((int)j->w_filter));
+	const __mmask16 m = lanes_between(0, rows);
 	for (int ch = 0; ch < j->c; ch++)
-		for (int t = 0; t < j->taps; t++, to += block)
-			_mm256_storeu_ps(to, _mm256_mmask_i32gather_ps(_mm256_setzero_ps(), m, index, from + ch * j->w_channel + c->tap[t].weight, 4));
+		for (int t = 0; t < j->taps; t++, to += block, second += block) {
+			const float *at = from + ch * j->w_channel + c->tap[t].weight;
+			__m512 v = j->w_filter == 1 ? _mm512_maskz_loadu_ps(m, at) : _mm512_mask_i32gather_ps(_mm512_setzero_ps(), m, index, at, 4);
+			_mm256_storeu_ps(to, _mm512_castps512_ps256(v));
+			if (rows > block) _mm256_storeu_ps(second, _mm512_extractf32x8_ps(v, 1));
+		}
 }
 
 // What a unit covers.
@@ -142,19 +184,20 @@ typedef struct {
 	long plane_size;
 } extent;
 
-// Writes a filter's positions, with margins, where they belong.
-static void put(const correlating *c, const extent *e, int filter, const float *from) {
+// Writes a filter's positions where they belong. In from rows are line apart, and
+// images image.
+static void put(const correlating *c, const extent *e, int filter, const float *from, long line, long image) {
 	const correlation *j = c->j;
 	const __m512 floor = _mm512_set1_ps(j->relu ? 0 : -__builtin_inff()), bias = _mm512_set1_ps(j->bias ? j->bias[filter] : 0);
 	int rows = e->rows, columns = j->out_columns;
-	if (c->columns == columns && j->step_h == 1 && j->step_w == 1 && j->dst_w == columns) { // no margin: one run
+	if (line == columns && j->step_h == 1 && j->step_w == 1 && j->dst_w == columns) { // no margin: one run
 		columns *= rows;
 		rows = 1;
 	}
 	const __m512i index = _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), _mm512_set1_epi32(j->step_w));
 	for (int i = 0; i < e->images; i++)
 		for (int r = 0; r < rows; r++) {
-			const float *row = from + i * e->plane_size + (long)r * c->columns;
+			const float *row = from + i * image + r * line;
 			int y = (e->row + r) * j->step_h + j->first_h;
 			float *to = j->dst + (e->image + i) * j->dst_image + filter * j->dst_channel + (long)y * j->dst_w + j->first_w;
 			for (int x = 0; x < columns; x += lanes) {
@@ -189,16 +232,32 @@ static void correlate_unit(void *data, size_t unit) {
 	long offset[most_taps];
 	for (int t = 0; t < j->taps; t++) offset[t] = c->tap[t].phase * c->step + c->tap[t].down * (long)c->columns + c->tap[t].right;
 	const float *from = j->taps == 1 ? panel + offset[0] : panel;
-	float *scratch = vigie_take(block * c->step * sizeof(float));
+	long line = c->aligned ? j->out_columns : c->columns, image = c->aligned ? (long)e.rows * line : e.plane_size;
+	long all = c->aligned ? e.images * image / lanes : (used + lanes - 1) / lanes, stride = apart(all * lanes);
+	float *scratch = vigie_take(block * stride * sizeof(float));
 	long depth = (long)j->c * j->taps;
 	for (int f = part * c->part; f < c->filters && f < (part + 1) * c->part; f++) {
-		for (long q = 0; q < used; q += strip)
-			sums((int)((used - q + lanes - 1) / lanes), c->weights + f * depth * block, from + q, c->phases * c->step, j->c, offset, j->taps, scratch + q, c->step);
-		for (int i = 0; i < block && f * block + i < j->k; i++) put(c, &e, f * block + i, scratch + i * c->step);
+		int rows = lesser(block, j->k - f * block), high = high_of(rows);
+		weights w = {c->weights + (c->as_they_are ? 0 : f * depth * block), 1, block};
+		if (c->as_they_are && rows == block) w = (weights){j->w + f * block * j->w_filter, j->w_filter, 1};
+		for (long done = 0; done < all;) {
+			int vectors = vectors_of(high, all - done);
+			long place[2 * most_vectors];
+			for (int i = 0; i < vectors; i++) {
+				long to = (done + i) * lanes, row = to / line;
+				place[i] = c->aligned ? row / e.rows * e.plane_size + row % e.rows * c->columns + to % line : to;
+			}
+			sums(high, vectors, w, from, place, c->phases * c->step, j->c, offset, j->taps, scratch + done * lanes, stride);
+			done += vectors;
+		}
+		for (int i = 0; i < rows; i++) put(c, &e, f * block + i, scratch + i * stride, line, image);
 	}
 	vigie_give(scratch);
 	vigie_give(panel);
 }
+
+// Output positions up to which packing weights costs more than it saves.
+enum { seldom = 2048 };
 
 // What margins may cost before each tap gets planes of its own, without any, in
 // percent of the positions that count.
@@ -236,17 +295,19 @@ void vigie_correlate_single(const crew *crew, const correlation *j) {
 		if (c.tap[t].right > reach_columns) reach_columns = c.tap[t].right;
 	}
 	c.reach = (long)c.reach_rows * c.columns + reach_columns;
+	c.aligned = j->out_columns % lanes == 0;
 
 	int threads = processors();
 	long whole = (long)(j->out_rows + c.reach_rows - c.share_rows) * c.columns;
 	long best = panel_limit / ((long)c.phases * j->c * (long)sizeof(float));
-	if (best < 2 * strip) best = 2 * strip;
+	if (best < strip) best = strip;
 	if (best > 4096) best = 4096;
 	c.bands = 1;
 	c.band = j->out_rows;
 	c.together = 1;
-	if (whole <= best) {
-		c.together = lesser((int)(best / whole), ceil_div(j->n, threads));
+	if (whole <= best) { // as many units for each thread
+		int groups = ceil_div(ceil_div(j->n, (int)(best / whole)), threads) * threads;
+		c.together = ceil_div(j->n, groups);
 	} else {
 		int rows = (int)(best / c.columns) - c.reach_rows;
 		if (rows < 1) rows = 1;
@@ -261,24 +322,34 @@ void vigie_correlate_single(const crew *crew, const correlation *j) {
 	if (c.groups * c.bands < threads) c.parts = lesser(ceil_div(threads, c.groups * c.bands), c.filters);
 	c.part = ceil_div(c.filters, c.parts);
 	c.parts = ceil_div(c.filters, c.part);
-	c.step = apart((long)c.together * (c.band + c.reach_rows) * c.columns + c.reach + strip);
+	c.step = apart((long)c.together * (c.band + c.reach_rows) * c.columns + c.reach + lanes);
 
-	long bytes = (long)c.filters * block * j->c * j->taps * sizeof(float);
-	if (j->keep) {
+	long depth = (long)j->c * j->taps, bytes = c.filters * block * depth * sizeof(float);
+	c.in_order = 1;
+	for (int t = 0; t < j->taps && c.in_order; t++) c.in_order = c.tap[t].weight == t;
+	// Packed weights are read a little faster, which pays if it is often.
+	c.as_they_are = c.in_order && j->w_channel == j->taps && (long)j->n * j->out_rows * j->out_columns < seldom;
+	if (c.as_they_are) {
+		int rows = j->k % block;
+		if (rows) {
+			c.weights = vigie_take(depth * block * sizeof(float));
+			across8(j->w + (long)(j->k - rows) * j->w_filter, rows, j->w_filter, depth, c.weights, 0);
+		}
+	} else if (j->keep) {
 		pthread_mutex_lock(&j->keep->guard);
 		c.weights = (float *)j->keep->tiles;
 		if (!c.weights) {
 			c.weights = vigie_take(bytes);
-			for (int f = 0; f < c.filters; f++) pack_weights(&c, f);
+			for (int f = 0; f < ceil_div(c.filters, 2); f++) pack_weights(&c, f);
 			j->keep->tiles = (char *)c.weights;
 		}
 		pthread_mutex_unlock(&j->keep->guard);
 	} else {
 		c.weights = vigie_take(bytes);
-		crew->run(crew, pack_weights, c.filters, &c);
+		crew->run(crew, pack_weights, ceil_div(c.filters, 2), &c);
 	}
 	crew->run(crew, correlate_unit, (size_t)c.groups * c.bands * c.parts, &c);
-	if (!j->keep) vigie_give(c.weights);
+	if (c.as_they_are || !j->keep) vigie_give(c.weights);
 }
 
 // The weight gradient: for every tap, the product of the input's shifted planes
@@ -299,9 +370,11 @@ typedef struct {
 	int phases, group, count;      // count of taps
 	int channels, filters;         // of the group
 	int channel_blocks, blocks;    // of 8 channels and of 32 filters
-	long plane_size, reach;
+	long plane_size, reach;        // positions of a plane of x, and what taps look beyond
+	int width, lines;              // of an image's output positions: a run of positions of x, and how many
 	int together, segments;        // images that lie side by side, and how many such
-	long segment, step;            // their positions; between channels of a panel
+	long segment, step;            // their positions in x; between channels of a panel
+	long outputs;                  // their positions in dy
 	// A block's sums are [channels of the block][tap][32 filters].
 	long pair;                     // numbers of a block's sums
 } weighing;
@@ -328,6 +401,12 @@ static void measure(weighing *c) {
 		if (offset > c->reach) c->reach = offset;
 	}
 	c->pair = (long)block * c->count * wide;
+	c->width = g->out_w;
+	c->lines = g->out_h;
+	if (c->planes[0].columns == g->out_w) { // no margin beside: one run
+		c->width *= c->lines;
+		c->lines = 1;
+	}
 }
 
 static void divide(weighing *c, int together) {
@@ -335,6 +414,7 @@ static void divide(weighing *c, int together) {
 	c->segments = ceil_div(c->g->n, c->together);
 	c->segment = c->together * c->plane_size;
 	c->step = apart(c->segment + c->reach);
+	c->outputs = (long)c->together * c->width * c->lines;
 }
 
 // Lays out the planes of a channel, [phase][step], for segment s. A channel that
@@ -350,72 +430,107 @@ static void lay_x(const weighing *c, float *to, int channel, int s, long step) {
 	}
 }
 
-// Lays out 32 filters' output gradient of segment s, [position][32].
+// Lays out 32 filters' output gradient of segment s, [position][32], without
+// margins.
 static void lay_dy(const weighing *c, float *to, int b, int s) {
 	const conv *g = c->g;
-	long step = apart(c->segment);
-	float *staged = vigie_take(wide * step * sizeof(float));
-	plane l = {c->planes[0].rows, c->planes[0].columns, g->out_h, g->out_w, 1, 1, 0, 0};
-	int rows = lesser(wide, c->filters - b * wide);
-	for (int k = 0; k < rows; k++) {
-		long end = 0;
-		for (int i = s * c->together; i < (s + 1) * c->together && i < g->n; i++, end += c->plane_size) {
-			long from = ((long)i * g->k + c->group * c->filters + b * wide + k) * g->out_h * g->out_w;
-			lay(staged + k * step + end, c->dy + from, c->y ? c->y + from : 0, c->scale ? c->scale[i] : 1, &l);
-		}
-		memset(staged + k * step + end, 0, (c->segment - end) * sizeof(float));
+	long size = (long)g->out_h * g->out_w;
+	int first = s * c->together, images = lesser(c->together, g->n - first), rows = lesser(wide, c->filters - b * wide);
+	long from = ((long)first * g->k + c->group * c->filters + b * wide) * size;
+	if (!c->y && !c->scale) {
+		for (int i = 0; i < images; i++) across(c->dy + from + i * g->k * size, rows, size, size, to + i * size * wide, wide);
+		memset(to + images * size * wide, 0, (c->outputs - images * size) * wide * sizeof(float));
+		return;
 	}
-	across(staged, rows, step, c->segment, to, wide);
+	float *staged = vigie_take(wide * apart(size) * sizeof(float));
+	plane l = {1, (int)size, 1, (int)size, 1, 1, 0, 0};
+	for (int i = 0; i < images; i++) {
+		for (int k = 0; k < rows; k++) {
+			long at = from + ((long)i * g->k + k) * size;
+			lay(staged + k * apart(size), c->dy + at, c->y ? c->y + at : 0, c->scale ? c->scale[first + i] : 1, &l);
+		}
+		across(staged, rows, apart(size), size, to + i * size * wide, wide);
+	}
+	memset(to + images * size * wide, 0, (c->outputs - images * size) * wide * sizeof(float));
 	vigie_give(staged);
 }
 
-// Adds to sum[channel][tap][32] the products over n positions, which are summed
-// by themselves first: that rounds less. x is 8 rows of positions, step apart;
-// vectors of 16 filters exist.
-inlined void weigh_tap(const int vectors, const float *x, long step, const float *dy, long n, float *sum, long apart) {
+// Adds to sum[8][32] the products of 8 rows, n runs of width positions that begin
+// jump apart, with the filters of dy, [position][32], of which vectors of 16 exist.
+// They are summed by themselves first: that rounds less.
+inlined void weigh_rows(const int vectors, const float *const x[block], long n, long width, long jump, const float *dy, float *sum) {
 	__m512 s[block][2];
 #pragma GCC unroll 8
 	for (int i = 0; i < block; i++)
 #pragma GCC unroll 2
 		for (int k = 0; k < vectors; k++) s[i][k] = _mm512_setzero_ps();
-	const float *x3 = x + 3 * step, *x6 = x + 6 * step;
-	for (long q = 0; q < n; q++, dy += wide) {
+	const float *x0 = x[0], *x1 = x[1], *x2 = x[2], *x3 = x[3], *x4 = x[4], *x5 = x[5], *x6 = x[6], *x7 = x[7];
+	for (long from = 0; n > 0; n--, from += jump)
+	for (long q = from; q < from + width; q++, dy += wide) {
 		__m512 d[2];
 #pragma GCC unroll 2
 		for (int k = 0; k < vectors; k++) d[k] = _mm512_loadu_ps(dy + k * lanes);
+		const float by[block] = {x0[q], x1[q], x2[q], x3[q], x4[q], x5[q], x6[q], x7[q]};
 #pragma GCC unroll 8
-		for (int i = 0; i < block; i++) {
-			const float *at = i < 3 ? x + i * step : i < 6 ? x3 + (i - 3) * step : x6 + (i - 6) * step;
-			__m512 by = _mm512_set1_ps(at[q]);
+		for (int i = 0; i < block; i++)
 #pragma GCC unroll 2
-			for (int k = 0; k < vectors; k++) s[i][k] = _mm512_fmadd_ps(by, d[k], s[i][k]);
-		}
+			for (int k = 0; k < vectors; k++) s[i][k] = _mm512_fmadd_ps(_mm512_set1_ps(by[i]), d[k], s[i][k]);
 	}
 #pragma GCC unroll 8
 	for (int i = 0; i < block; i++)
 #pragma GCC unroll 2
 		for (int k = 0; k < vectors; k++) {
-			float *to = sum + i * apart + k * lanes;
+			float *to = sum + i * wide + k * lanes;
 			_mm512_storeu_ps(to, _mm512_add_ps(_mm512_loadu_ps(to), s[i][k]));
 		}
 }
 
-// Positions that are summed by themselves; their panels stay in a level-1 cache.
+// Positions that are summed by themselves, about; their panels stay in a level-1
+// cache.
 enum { run_positions = 256 };
 
-// The same for all taps of 8 channels; x is [8][phase][step].
-static void weigh(const weighing *c, const float *x, long step, const float *dy, long n, int b, float *sum) {
-	int one = c->filters - b * wide <= lanes;
-	for (long q = 0; q < n; q += run_positions) {
-		long some = n - q < run_positions ? n - q : run_positions;
-		for (int t = 0; t < c->count; t++) {
-			const float *from = x + c->tap[t].phase * step + (long)c->tap[t].down * c->planes[0].columns + c->tap[t].right + q;
-			if (one)
-				weigh_tap(1, from, c->phases * step, dy + q * wide, some, sum + t * wide, c->count * wide);
-			else
-				weigh_tap(2, from, c->phases * step, dy + q * wide, some, sum + t * wide, c->count * wide);
-		}
+// The same for all taps of a block of channels and the positions of images; x is
+// [channel][phase][step].
+static void weigh(const weighing *c, const float *x, long step, const float *dy, int images, int b, int channel_block, float *sum) {
+	const int one = c->filters - b * wide <= lanes, rows = lesser(block, c->channels - channel_block * block) * c->count;
+	const long columns = c->planes[0].columns, lines = c->lines;
+	long width = c->width;
+	if (lines == 1 && width == c->plane_size) { // images too are one run
+		width *= images;
+		images = 1;
 	}
+	// A run goes over whole lines, or part of one if there is but one.
+	for (int i = 0; i < images; i++)
+		for (long line = 0, column = 0; line < lines;) {
+			long some = 1, across = width;
+			if (lines > 1) {
+				some = run_positions / width;
+				if (some < 1) some = 1;
+				if (some > lines - line) some = lines - line;
+			} else if (across - column > run_positions) {
+				across = run_positions;
+			} else {
+				across -= column;
+			}
+			const float *from = x + i * c->plane_size + line * columns + column;
+			for (int row = 0; row < rows; row += block) {
+				const float *at[block];
+				for (int k = 0; k < block; k++) { // rows that do not exist fill the block with copies
+					int channel = lesser(row + k, rows - 1) / c->count, t = lesser(row + k, rows - 1) % c->count;
+					at[k] = from + (channel * c->phases + c->tap[t].phase) * step + c->tap[t].down * columns + c->tap[t].right;
+				}
+				if (one)
+					weigh_rows(1, at, some, across, columns, dy, sum + row * wide);
+				else
+					weigh_rows(2, at, some, across, columns, dy, sum + row * wide);
+			}
+			dy += some * across * wide;
+			column += across;
+			if (column == width) {
+				column = 0;
+				line += some;
+			}
+		}
 }
 
 // Adds the sums over n positions of 32 filters' gradients to to.
@@ -478,13 +593,13 @@ static void stream_part(void *data, size_t part) {
 	memset(sum, 0, size * sizeof(float));
 	memset(bias, 0, (long)c->blocks * wide * sizeof(float));
 	long row = c->phases * c->step;
-	float *x = vigie_take((long)c->channel_blocks * block * row * sizeof(float)), *dy = vigie_take(c->segment * wide * sizeof(float));
+	float *x = vigie_take((long)c->channel_blocks * block * row * sizeof(float)), *dy = vigie_take(c->outputs * wide * sizeof(float));
 	for (int i = c->segments * (int)part / s->parts; i < c->segments * ((int)part + 1) / s->parts; i++) {
 		for (int ch = 0; ch < c->channel_blocks * block; ch++) lay_x(c, x + ch * row, ch, i, c->step);
 		for (int b = 0; b < c->blocks; b++) {
 			lay_dy(c, dy, b, i);
-			add_bias(dy, c->segment, bias + b * wide);
-			for (int cb = 0; cb < c->channel_blocks; cb++) weigh(c, x + cb * block * row, c->step, dy, c->segment, b, sum + ((long)b * c->channel_blocks + cb) * c->pair);
+			add_bias(dy, c->outputs, bias + b * wide);
+			for (int cb = 0; cb < c->channel_blocks; cb++) weigh(c, x + cb * block * row, c->step, dy, c->together, b, cb, sum + ((long)b * c->channel_blocks + cb) * c->pair);
 		}
 	}
 	vigie_give(dy);
@@ -502,8 +617,8 @@ static void sum_parts(void *data, size_t pair) {
 }
 
 static void stream(const crew *crew, weighing *c, float *dw, float *db) {
-	long bytes = (long)c->channels * c->phases * c->plane_size * sizeof(float);
-	divide(c, (int)(panel_limit / 2 / bytes));
+	long bytes = (long)c->channels * c->phases * c->plane_size * sizeof(float), together = panel_limit / 2 / bytes;
+	divide(c, ceil_div(c->g->n, ceil_div(ceil_div(c->g->n, together < 1 ? 1 : (int)together), most_parts) * most_parts));
 	streaming s = {.c = c, .parts = lesser(c->segments, most_parts), .dw = dw};
 	s.sums = vigie_take(s.parts * c->pair * c->blocks * c->channel_blocks * sizeof(float));
 	s.bias = vigie_take((long)s.parts * c->blocks * wide * sizeof(float));
@@ -539,18 +654,18 @@ static void spread_dy(void *data, size_t unit) {
 	const spreading *s = data;
 	const weighing *c = s->c;
 	int i = unit % c->segments, b = (int)(unit / c->segments);
-	lay_dy(c, s->dy + ((long)b * c->segments + i) * c->segment * wide, b, i);
+	lay_dy(c, s->dy + ((long)b * c->segments + i) * c->outputs * wide, b, i);
 }
 
 static void weigh_block(void *data, size_t pair) {
 	const spreading *s = data;
 	const weighing *c = s->c;
 	int b = pair / c->channel_blocks, cb = pair % c->channel_blocks;
-	long all = c->segments * c->segment;
+	long all = c->segments * c->outputs;
 	const float *x = s->x + (long)cb * block * c->phases * s->step, *dy = s->dy + b * all * wide;
 	float *sum = vigie_take(c->pair * sizeof(float));
 	memset(sum, 0, c->pair * sizeof(float));
-	weigh(c, x, s->step, dy, all, b, sum);
+	weigh(c, x, s->step, dy, c->segments * c->together, b, cb, sum);
 	if (cb == 0) add_bias(dy, all, s->bias + b * wide);
 	if (s->dw) store_block(c, s->dw, b, cb, sum);
 	vigie_give(sum);
@@ -558,8 +673,8 @@ static void weigh_block(void *data, size_t pair) {
 
 static void spread(const crew *crew, weighing *c, float *dw, float *db) {
 	divide(c, (int)(1024 / c->plane_size));
-	long all = c->segments * c->segment;
-	spreading s = {.c = c, .dw = dw, .step = apart(all + c->reach)};
+	long all = c->segments * c->outputs;
+	spreading s = {.c = c, .dw = dw, .step = apart(c->segments * c->segment + c->reach)};
 	s.x = vigie_take((long)c->channel_blocks * block * c->phases * s.step * sizeof(float));
 	s.dy = vigie_take((long)c->blocks * all * wide * sizeof(float));
 	s.bias = vigie_take((long)c->blocks * wide * sizeof(float));
@@ -596,19 +711,19 @@ static void record(void *data, size_t i) {
 	const recording *s = data;
 	const weighing *c = s->c;
 	long row = c->phases * c->step, size = (long)c->filters * c->channels * c->count;
-	float *x = vigie_take((long)c->channel_blocks * block * row * sizeof(float)), *dy = vigie_take(c->segment * wide * sizeof(float));
+	float *x = vigie_take((long)c->channel_blocks * block * row * sizeof(float)), *dy = vigie_take(c->outputs * wide * sizeof(float));
 	float *sum = vigie_take(c->pair * sizeof(float));
 	for (int ch = 0; ch < c->channel_blocks * block; ch++) lay_x(c, x + ch * row, ch, (int)i, c->step);
 	double norm = 0, bias_norm = 0;
 	for (int b = 0; b < c->blocks; b++) {
 		lay_dy(c, dy, b, (int)i);
 		float bias[wide] = {0};
-		add_bias(dy, c->segment, bias);
+		add_bias(dy, c->outputs, bias);
 		for (int k = 0; k < wide; k++) bias_norm += (double)bias[k] * bias[k];
 		if (s->rows) memcpy(s->bias_rows + (long)i * c->g->k + c->group * c->filters + b * wide, bias, lesser(wide, c->filters - b * wide) * sizeof(float));
 		for (int cb = 0; cb < c->channel_blocks; cb++) {
 			memset(sum, 0, c->pair * sizeof(float));
-			weigh(c, x + cb * block * row, c->step, dy, c->segment, b, sum);
+			weigh(c, x + cb * block * row, c->step, dy, c->together, b, cb, sum);
 			norm += squares_of(c, cb, sum);
 			if (s->rows) store_block(c, s->rows + ((long)i * c->g->groups + c->group) * size, b, cb, sum);
 		}
@@ -641,16 +756,26 @@ typedef struct {
 	float *as, *bs;   // [block][inner][8] and [strip][inner][48]
 } multiplication;
 
-static void pack_a(const multiplication *x, int i) {
+// Packs two blocks of rows of a transposed matrix; of another only a last block
+// that is not full, the others are read as they are.
+static void pack_a(const multiplication *x, int pair) {
 	const product *p = x->p;
-	float *to = x->as + (long)i * p->k * block;
-	int rows = lesser(block, p->m - i * block);
+	float *to = x->as + (long)pair * 2 * p->k * block, *second = to + (long)p->k * block;
+	int rows = lesser(2 * block, p->m - pair * 2 * block);
 	if (!p->transpose_a) {
-		across8(x->a + (long)i * block * p->k, rows, p->k, p->k, to);
+		const float *from = x->a + (long)pair * 2 * block * p->k;
+		if (rows < block)
+			across8(from, rows, p->k, p->k, to, 0);
+		else if (rows > block && rows < 2 * block)
+			across8(from + (long)block * p->k, rows - block, p->k, p->k, second, 0);
 		return;
 	}
-	const __mmask8 m = (__mmask8)((1u << rows) - 1);
-	for (long k = 0; k < p->k; k++, to += block) _mm256_storeu_ps(to, _mm256_maskz_loadu_ps(m, x->a + k * p->m + i * block));
+	const __mmask16 m = lanes_between(0, rows);
+	for (long k = 0; k < p->k; k++, to += block, second += block) {
+		__m512 v = _mm512_maskz_loadu_ps(m, x->a + k * p->m + pair * 2 * block);
+		_mm256_storeu_ps(to, _mm512_castps512_ps256(v));
+		if (rows > block) _mm256_storeu_ps(second, _mm512_extractf32x8_ps(v, 1));
+	}
 }
 
 static void pack_b(const multiplication *x, int i) {
@@ -668,27 +793,36 @@ static void pack_b(const multiplication *x, int i) {
 
 static void pack_of(void *data, size_t i) {
 	const multiplication *x = data;
-	if ((int)i < x->rows)
+	int pairs = ceil_div(x->rows, 2);
+	if ((int)i < pairs)
 		pack_a(x, (int)i);
 	else
-		pack_b(x, (int)i - x->rows);
+		pack_b(x, (int)i - pairs);
 }
 
 static void multiply_unit(void *data, size_t unit) {
 	const multiplication *x = data;
 	const product *p = x->p;
-	int s = unit % x->strips, first = unit / x->strips * x->high, columns = lesser(strip, p->n - s * strip), vectors = ceil_div(columns, lanes);
+	int s = unit % x->strips, first = unit / x->strips * x->high, columns = lesser(strip, p->n - s * strip);
+	static const long beside[2 * most_vectors] = {0, 16, 32, 48, 64, 80};
 	float sum[block * strip];
 	for (int r = first; r < x->rows && r < first + x->high; r++) {
-		int rows = lesser(block, p->m - r * block);
+		int rows = lesser(block, p->m - r * block), high = high_of(rows);
 		float *to = x->c + (long)r * block * p->n + s * strip;
-		const float *a = x->as + (long)r * p->k * block, *b = x->bs + (long)s * p->k * strip;
-		if (rows == block && columns == vectors * lanes) {
-			sums(vectors, a, b, strip, p->k, 0, 1, to, p->n);
-			continue;
+		weights w = {x->as + (long)r * p->k * block, 1, block};
+		if (rows == block && !p->transpose_a) w = (weights){x->a + (long)r * block * p->k, p->k, 1};
+		const float *b = x->bs + (long)s * p->k * strip;
+		int whole = rows == high && columns % lanes == 0;
+		for (int left = ceil_div(columns, lanes), q = 0; left > 0;) {
+			int vectors = vectors_of(high, left);
+			if (whole)
+				sums(high, vectors, w, b + q, beside, strip, p->k, 0, 1, to + q, p->n);
+			else
+				sums(high, vectors, w, b + q, beside, strip, p->k, 0, 1, sum + q, strip);
+			left -= vectors;
+			q += vectors * lanes;
 		}
-		sums(vectors, a, b, strip, p->k, 0, 1, sum, strip);
-		for (int i = 0; i < rows; i++) memcpy(to + (long)i * p->n, sum + i * strip, columns * sizeof(float));
+		for (int i = 0; i < rows && !whole; i++) memcpy(to + (long)i * p->n, sum + i * strip, columns * sizeof(float));
 	}
 }
 
@@ -711,7 +845,7 @@ static void multiply_one(void *data, size_t i) {
 	const batch *s = data;
 	multiplication x = {.a = s->a + i * s->p->stride_a, .b = s->b + i * s->p->stride_b, .c = s->c + i * (long)s->p->m * s->p->n};
 	prepare(&x, s->p);
-	for (int k = 0; k < x.rows + x.strips; k++) pack_of(&x, k);
+	for (int k = 0; k < ceil_div(x.rows, 2) + x.strips; k++) pack_of(&x, k);
 	for (int k = 0; k < ceil_div(x.rows, x.high) * x.strips; k++) multiply_unit(&x, k);
 	vigie_give(x.bs);
 	vigie_give(x.as);
@@ -725,7 +859,7 @@ void vigie_matmul_single(const crew *crew, const product *p, const float *a, con
 	}
 	multiplication x = {.a = a, .b = b, .c = c};
 	prepare(&x, p);
-	crew->run(crew, pack_of, x.rows + x.strips, &x);
+	crew->run(crew, pack_of, ceil_div(x.rows, 2) + x.strips, &x);
 	crew->run(crew, multiply_unit, (size_t)ceil_div(x.rows, x.high) * x.strips, &x);
 	vigie_give(x.bs);
 	vigie_give(x.as);
