@@ -53,6 +53,7 @@ func startOrthanc(s *site, web string, takesDICOM bool) *orthanc {
 	}
 	config, err := json.Marshal(map[string]any{
 		"Name": "peer", "StorageDirectory": filepath.Join(dir, "db"), "IndexDirectory": filepath.Join(dir, "db"), "Plugins": []string{orthancPlugin},
+		"DicomScuTimeout": 120, "DicomScpTimeout": 120, "HttpTimeout": 120, // a busy machine answers late
 		"HttpPort": number(web), "RemoteAccessAllowed": false,
 		"HttpsVerifyPeers": true, "HttpsCACertificates": ca,
 		"DicomServerEnabled": takesDICOM, "DicomPort": number(s.PACS), "DicomAet": demo.ModalityAE, "DicomCheckCalledAet": false,

@@ -105,6 +105,7 @@ func startOrthanc(t testing.TB, url string, ca, client tls.Certificate) *orthanc
 	}
 	config, err := json.Marshal(map[string]any{
 		"Name": "peer", "StorageDirectory": filepath.Join(dir, "db"), "IndexDirectory": filepath.Join(dir, "db"),
+		"HttpTimeout":        120, // a busy machine answers late
 		"DicomServerEnabled": false, "HttpPort": port, "RemoteAccessAllowed": false, "Plugins": []string{orthancPlugin},
 		"HttpsVerifyPeers": true, "HttpsCACertificates": writePEM(t, filepath.Join(dir, "ca.pem"), "CERTIFICATE", ca.Certificate[0]),
 		"DicomWeb": map[string]any{"Enable": true, "Root": "/dicom-web/", "Servers": map[string]any{"vigie": map[string]any{

@@ -38,6 +38,7 @@ func startOrthanc(t testing.TB, ca *authority, vigie string) *orthanc {
 	_, dicomPort, _ := net.SplitHostPort(o.dicom)
 	config := map[string]any{
 		"Name": "peer", "StorageDirectory": filepath.Join(dir, "db"), "IndexDirectory": filepath.Join(dir, "db"), "Plugins": []string{},
+		"DicomScuTimeout": 120, "DicomScpTimeout": 120, "HttpTimeout": 120, // a busy machine answers late
 		"DicomAet": "ORTHANC", "DicomCheckCalledAet": true, "RemoteAccessAllowed": false,
 		"DicomPort": number(dicomPort), "DicomTlsEnabled": true, "DicomTlsCertificate": cert, "DicomTlsPrivateKey": key,
 		"DicomTlsTrustedCertificates": caFile, "DicomTlsRemoteCertificateRequired": true, "DicomAlwaysAllowStore": true, "DicomAlwaysAllowEcho": true,
