@@ -33,6 +33,7 @@ var allowed = map[string][]string{
 	"explain":            {"", "onnx", "onnx/autodiff", "engine"},
 	"attack":             {"onnx", "onnx/autodiff", "engine", "model"},
 	"attack/job":         {"attack", "onnx", "engine", "model", "medical/dicom", "probe", "train"},
+	"guard":              {"", "onnx", "onnx/autodiff", "engine", "engine/safetensors"},
 	"dp":                 {},
 
 	// medicine: knows nothing of models
@@ -52,9 +53,10 @@ var allowed = map[string][]string{
 	"attest":            {""},
 
 	// where the blocks meet
-	"model":   {"", "onnx", "engine", "explain", "medical/dicom"},
-	"probe":   {"", "onnx", "onnx/autodiff", "onnx/zoo", "engine", "engine/safetensors", "train", "train/studies", "explain", "model", "medical/dicom"},
-	"enclave": {"", "onnx", "engine", "explain", "model", "attest", "keys/certificates", "medical/dicom"},
+	"model":     {"", "onnx", "engine", "explain", "medical/dicom"},
+	"probe":     {"", "onnx", "onnx/autodiff", "onnx/zoo", "engine", "engine/safetensors", "train", "train/studies", "explain", "model", "medical/dicom"},
+	"guard/job": {"", "engine", "guard", "medical/dicom", "model", "probe", "train", "train/studies"},
+	"enclave":   {"", "onnx", "engine", "explain", "guard", "model", "attest", "keys/certificates", "medical/dicom"},
 	"gateway": {"", "onnx", "engine", "model", "attest", "enclave", "keys", "keys/certificates", "store", "audit",
 		"medical/dicom", "medical/dicom/..."},
 	"models":     {},

@@ -68,6 +68,7 @@ Start here:
 		newRunCommand(),
 		newGradCommand(),
 		newEvalCommand(),
+		newGuardCommand(),
 		newExplainCommand(),
 		newAttackCommand(),
 		newModelCommand(),

@@ -1,0 +1,111 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/vigie/vigie/guard"
+	"github.com/vigie/vigie/guard/job"
+	"github.com/vigie/vigie/probe"
+)
+
+// bindImages adds the flags that name labelled images.
+func bindImages(flags *pflag.FlagSet, t *probe.Test) {
+	flags.StringVar(&t.Data, "data", "", "folder, or .npz (required)")
+	flags.StringVar(&t.Split, "split", "", "train, val, test or all (required)")
+	flags.StringVar(&t.Labels, "labels", "", "CSV file that labels the files of a folder")
+	flags.StringSliceVar(&t.LabelColumns, "label-column", nil, "column of the label")
+	flags.StringVar(&t.FileColumn, "file-column", "", "column of the file names")
+	flags.StringVar(&t.PatientColumn, "patient-column", "", "column that tells patients apart")
+	flags.StringVar(&t.SplitColumn, "split-column", "", "column of train, val and test")
+	flags.Float64SliceVar(&t.Shares, "shares", nil, "shares of training, validation and test [0.7,0.15,0.15]")
+	flags.Uint64Var(&t.Seed, "seed", 1, "of what is drawn")
+}
+
+func requireImages(command *cobra.Command) {
+	cobra.CheckErr(command.MarkFlagRequired("data"))
+	cobra.CheckErr(command.MarkFlagRequired("split"))
+}
+
+func newModelFitCommand() *cobra.Command {
+	var (
+		fit    job.Fit
+		asJSON bool
+	)
+	command := &cobra.Command{
+		Use:   "fit PACKAGE --data PATH --split NAME",
+		Short: "Fit input guards to a package on images it was not trained on, and seal it anew",
+		Long: `Fit looks at images of the kind that the model will meet and writes down what is
+usual of them: inside the model, in noise and detail, among each other. The enclave
+then says of every case how unusual it is, and sends the unusual ones to a person.
+
+The images must not be among those that the model was trained on; their labels are
+not used. They are divided by patient into a part to fit on and a part to calibrate
+on. As long as new images are of the same kind, at most --false-alarms of them raise
+an alarm. One per cent takes 160 images or more.
+
+The statistics go into the package as guards.safetensors and belong to this very
+model: another refuses them. The package's digest changes; pin the new one.`,
+		Example: `  vigie model fit models/chest --data pneumoniamnist.npz --split val
+  vigie model fit models/chest --data radiographs --labels labels.csv --patient-column patient --split val --json`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			fit.Package = args[0]
+			fit.Options.Seed = fit.Data.Seed
+			fit.Options.Progress = progressLine(cmd)
+			fitted, err := fit.Run(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return writeJSON(cmd.OutOrStdout(), fitted)
+			}
+			return fitted.Write(cmd.OutOrStdout())
+		},
+	}
+	flags := command.Flags()
+	flags.SortFlags = false
+	bindImages(flags, &fit.Data)
+	flags.Float64Var(&fit.Options.FalseAlarms, "false-alarms", guard.DefaultFalseAlarms, "promised share of clean images with an alarm")
+	flags.Float64Var(&fit.Options.SecondLook, "second-look", guard.DefaultSecondLook, "share of clean images that get a second, dearer look; 1 is every image")
+	flags.IntVar(&fit.Options.Threads, "threads", 0, "of the engine; 0 is two, or one on a single core")
+	flags.BoolVar(&asJSON, "json", false, "print JSON")
+	requireImages(command)
+	return command
+}
+
+func newGuardCommand() *cobra.Command {
+	var (
+		try    job.Try
+		asJSON bool
+	)
+	command := &cobra.Command{
+		Use:   "guard PACKAGE --data PATH --split NAME",
+		Short: "Ask a package's guards about images: how often they raise an alarm, and why",
+		Long: `Guard runs images through a package and its guards as the enclave would, and
+counts alarms. On clean images they are false ones; on images that vigie attack
+saved they are what would have been noticed.`,
+		Example: `  vigie guard models/chest --data pneumoniamnist.npz --split test
+  vigie guard models/chest --data attacked.npz --split test --each --json`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			try.Package = args[0]
+			tried, err := try.Run(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return writeJSON(cmd.OutOrStdout(), tried)
+			}
+			return tried.Write(cmd.OutOrStdout())
+		},
+	}
+	flags := command.Flags()
+	flags.SortFlags = false
+	bindImages(flags, &try.Data)
+	flags.IntVar(&try.Threads, "threads", 0, "of the engine; 0 is two, or one on a single core")
+	flags.BoolVar(&try.Each, "each", false, "with --json: also what was said of each image")
+	flags.BoolVar(&asJSON, "json", false, "print JSON")
+	requireImages(command)
+	return command
+}
