@@ -20,6 +20,7 @@ type ATLAS struct {
 
 // The techniques that attacks here are an instance of.
 var (
+	blackBox = ATLAS{"AML.T0043.001", "Craft Adversarial Data: Black-Box Optimization"}
 	whiteBox = ATLAS{"AML.T0043.000", "Craft Adversarial Data: White-Box Optimization"}
 )
 
@@ -31,16 +32,27 @@ type Row struct {
 	ATLAS   ATLAS
 	Steps   int  // default
 	Bounded bool // looks within a bound; otherwise for the nearest example, and the bound only judges it
+	Sized   bool // bounded by a size in pixels instead
 	run     func(context.Context, *task) error
 }
 
 // attacks is the whole table.
 var attacks = []Row{
-	{FGSM, "one step to where the linearised loss is highest in the ball and the pixel range (Goodfellow et al. 2015)", []Norm{Linf, L2, L1}, whiteBox, 1, true, runFGSM},
-	{PGD, "steps along the gradient, each projected back exactly, from random starts (Madry et al. 2018; in L1 sparse steps, Tramèr and Boneh 2019)", []Norm{Linf, L2, L1}, whiteBox, 50, true, runPGD},
-	{APGDCE, "gradient steps whose length adapts, on cross-entropy (Croce and Hein 2020)", []Norm{Linf, L2}, whiteBox, 100, true, runAPGD(CrossEntropy)},
-	{APGDDLR, "the same on the difference of logits ratio, of two classes on the margin (Croce and Hein 2020)", []Norm{Linf, L2}, whiteBox, 100, true, runAPGD(DLR)},
-	{APGDT, "the same towards each of the nine likeliest other classes in turn (Croce and Hein 2020); of two classes as apgd-dlr", []Norm{Linf, L2}, whiteBox, 100, true, runAPGDTargeted},
+	{Auto, "the ensemble: apgd-ce, apgd-dlr, of more than two classes apgd-t, fab and square, each on what is left (AutoAttack, Croce and Hein 2020)", []Norm{Linf, L2}, whiteBox, 100, true, false, runAuto},
+	{FGSM, "one step to where the linearised loss is highest in the ball and the pixel range (Goodfellow et al. 2015)", []Norm{Linf, L2, L1}, whiteBox, 1, true, false, runFGSM},
+	{PGD, "steps along the gradient, each projected back exactly, from random starts (Madry et al. 2018; in L1 sparse steps, Tramèr and Boneh 2019)", []Norm{Linf, L2, L1}, whiteBox, 50, true, false, runPGD},
+	{APGDCE, "gradient steps whose length adapts, on cross-entropy (Croce and Hein 2020)", []Norm{Linf, L2}, whiteBox, 100, true, false, runAPGD(CrossEntropy)},
+	{APGDDLR, "the same on the difference of logits ratio, of two classes on the margin (Croce and Hein 2020)", []Norm{Linf, L2}, whiteBox, 100, true, false, runAPGD(DLR)},
+	{APGDT, "the same towards each of the nine likeliest other classes in turn (Croce and Hein 2020); of two classes as apgd-dlr", []Norm{Linf, L2}, whiteBox, 100, true, false, runAPGDTargeted},
+	{FAB, "the nearest adversarial example, by steps onto the linearised boundary with a pull towards the original (Croce and Hein 2020, Fast Adaptive Boundary)", []Norm{Linf, L2, L1}, whiteBox, 100, false, false, runFAB},
+	{DeepFool, "onto the nearest linearised boundary until the answer changes (Moosavi-Dezfooli et al. 2016)", []Norm{L2, Linf}, whiteBox, 50, false, false, runDeepFool},
+	{CW, "least squared distance and margin, weighed by search (Carlini and Wagner 2017)", []Norm{L2}, whiteBox, 100, false, false, runCW},
+	{Universal, "one perturbation for all images (Moosavi-Dezfooli et al. 2017, by gradient as Shafahi et al. 2020), judged on the images that it is made of", []Norm{Linf, L2}, whiteBox, 100, true, false, runUniversal},
+	{Sparse, "few places, each as dark or bright as it takes: eps is their number", []Norm{L0}, whiteBox, 1, true, false, runSparse},
+	{Patch, "a square of any content at the worst place of each image: every place screened, then climbed and searched from the best", []Norm{L0}, whiteBox, 25, false, true, runPatch},
+	{Square, "random squares, by scores alone (Andriushchenko et al. 2020)", []Norm{Linf, L2}, blackBox, 5000, true, false, runSquare},
+	{NES, "steps along slopes estimated from scores alone (Ilyas et al. 2018)", []Norm{Linf, L2}, blackBox, 50, true, false, runNES},
+	{HopSkipJump, "from a random image along the boundary, by answers alone (Chen et al. 2020)", []Norm{L2, Linf}, blackBox, 20, false, false, runHopSkipJump},
 }
 
 // Attacks lists the attacks.
@@ -71,6 +83,7 @@ type Options struct {
 	Momentum float64 // of PGD (Dong et al. 2018): share of the former direction that is kept
 	Loss     Loss    // of PGD and FGSM; empty: cross-entropy
 	FromHere bool    // PGD's first start is the image itself and not a random point
+	Side     int     // of a patch, pixels; 0: 3
 	// Class, if not nil, is what every image is to be taken for. Images of that
 	// class are not attacked.
 	Class *int
@@ -88,6 +101,15 @@ func (o Options) check(r Row, d Description) (Options, error) {
 	}
 	if math.IsNaN(o.Eps) || o.Eps < 0 || math.IsInf(o.Eps, 0) || r.Bounded && o.Eps == 0 {
 		return o, fmt.Errorf("eps %v: %w: want more than 0", o.Eps, ErrAsk)
+	}
+	if r.Sized && o.Eps != 0 {
+		return o, fmt.Errorf("eps %v: %w: %s is bounded by its size in pixels; leave eps out", o.Eps, ErrAsk, r.Name)
+	}
+	if o.Side < 0 {
+		return o, fmt.Errorf("a patch of %d pixels: %w: want 1 or more", o.Side, ErrAsk)
+	}
+	if o.Side == 0 {
+		o.Side = 3
 	}
 	if o.Eps == 0 {
 		o.Eps = math.Inf(1)

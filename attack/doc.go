@@ -19,7 +19,7 @@
 //
 // What comes back is within the bound and the pixel range as float32 numbers,
 // not up to rounding, and was judged by the target on exactly these numbers.
-// The same seed gives the same images, whatever else is in the batch.
+// The same seed gives the same images.
 //
 // The attacks are one table ([Attacks]), a file each, with their source and
 // their technique in MITRE ATLAS. The package reads no files and knows nothing

@@ -68,8 +68,7 @@ func (k *task) take(j int, pixels []float32) {
 	k.fooled[j] = true
 }
 
-// random is the stream of chance of image j in a part of an attack: the same
-// whatever else is attacked.
+// random is the stream of chance of image j in a part of an attack.
 func (k *task) random(j, part int) *rand.Rand {
 	return rand.New(rand.NewPCG(k.options.Seed, uint64(k.at[j])<<24|uint64(part)))
 }

@@ -107,6 +107,9 @@ func (o Options) Run(ctx context.Context) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
+	if len(o.Eps) > 0 && row.Sized {
+		return nil, fmt.Errorf("job: %s: %w: it is bounded by its size in pixels; leave eps out", row.Name, ErrAsk)
+	}
 	if len(o.Eps) == 0 && row.Bounded {
 		return nil, fmt.Errorf("job: %s: %w: it needs a bound: --eps 8/255", row.Name, ErrAsk)
 	}
@@ -133,7 +136,9 @@ func (o Options) Run(ctx context.Context) (*Report, error) {
 	var last *attack.Result
 	for i, eps := range bounds {
 		options := o.Attacking
-		options.Eps = eps.Value
+		if options.Eps = eps.Value; !row.Bounded { // the whole way, for the distances
+			options.Eps = 0
+		}
 		stage := string(row.Name)
 		if eps.Text != "" {
 			stage += " at " + eps.Text

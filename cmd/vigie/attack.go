@@ -26,7 +26,7 @@ func newAttackCommand() *cobra.Command {
 		for _, n := range row.Norms {
 			norms = append(norms, string(n))
 		}
-		about += fmt.Sprintf("  %-10s %s [%s]\n", row.Name, row.About, strings.Join(norms, ", "))
+		about += fmt.Sprintf("  %-12s %s [%s]\n", row.Name, row.About, strings.Join(norms, ", "))
 	}
 	command := &cobra.Command{
 		Use:   "attack MODEL --data PATH --split NAME --attack NAME --eps 8/255",
@@ -49,7 +49,8 @@ several bounds (2/255,4/255,8/255) for a curve.
 folder of 16-bit PNG with labels.csv.`,
 		Example: `  vigie attack models/chest-pneumonia-28 --data pneumoniamnist.npz --split val --attack apgd-ce --eps 8/255 --json
   vigie attack network.onnx --data breastmnist.npz --split val --attack pgd --norm l2 --eps 0.5 --steps 100 --restarts 5 --save out.npz
-  vigie attack network.onnx --data breastmnist.npz --split val --attack pgd --eps 4/255 --targeted 1`,
+  vigie attack network.onnx --data breastmnist.npz --split val --attack pgd --eps 4/255 --targeted 1
+  vigie attack network.onnx --data breastmnist.npz --split val --attack patch --patch-size 3`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Model, o.Attack = args[0], attack.Name(name)
@@ -86,12 +87,13 @@ folder of 16-bit PNG with labels.csv.`,
 	flags.StringVar(&o.Data.Data, "data", "", "FILE.npz or folder (required)")
 	flags.StringVar(&o.Data.Split, "split", "", "train, val, test or all (required)")
 	flags.StringVar(&o.Data.Labels, "labels", "", "CSV file that labels the files of a folder")
-	flags.StringVar(&name, "attack", "", strings.Join(names, ", ")+" (required)")
+	flags.StringVar(&name, "attack", string(attack.Auto), strings.Join(names, ", "))
 	flags.StringVar(&norm, "norm", "", "linf, l2, l1 or l0 (default the attack's first)")
 	flags.StringVar(&eps, "eps", "", "bound on the perturbation, such as 8/255; several with commas for a curve")
 	flags.IntVar(&o.Limit, "limit", 0, "attack the first N images of the split (default all)")
 	flags.IntVar(&o.Attacking.Steps, "steps", 0, "steps (default by attack)")
 	flags.IntVar(&o.Attacking.Restarts, "restarts", 1, "starts at random points")
+	flags.IntVar(&o.Attacking.Side, "patch-size", 3, "side of a patch, pixels")
 	flags.Float64Var(&o.Attacking.StepSize, "step-size", 0, "of pgd: share of eps (default 2.5/steps)")
 	flags.Float64Var(&o.Attacking.Momentum, "momentum", 0, "of pgd: share of the former direction that is kept")
 	flags.StringVar(&loss, "loss", "", "of fgsm and pgd: ce, margin or dlr (default ce)")
@@ -106,7 +108,7 @@ folder of 16-bit PNG with labels.csv.`,
 	flags.StringVar(&o.Output, "output", "", "output of a bare file that holds the classes (default the only one)")
 	flags.StringVar(&o.Save, "save", "", "FILE.npz, or folder, for the images after the attack")
 	flags.BoolVar(&asJSON, "json", false, "print JSON")
-	for _, required := range []string{"data", "split", "attack"} {
+	for _, required := range []string{"data", "split"} {
 		cobra.CheckErr(command.MarkFlagRequired(required))
 	}
 	return command
