@@ -6,19 +6,27 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/vigie/vigie/engine"
 )
 
-// countdown is a context that is cancelled when it has been asked n times.
+// countdown is a context that is cancelled when it has been asked n times. The
+// parts of a batch ask at once.
 type countdown struct {
 	context.Context
-	left int
+	left atomic.Int64
+}
+
+func countdownOf(t *testing.T, n int) *countdown {
+	c := &countdown{Context: t.Context()}
+	c.left.Store(int64(n))
+	return c
 }
 
 func (c *countdown) Err() error {
-	if c.left--; c.left < 0 {
+	if c.left.Add(-1) < 0 {
 		return context.Canceled
 	}
 	return nil
@@ -41,7 +49,7 @@ func TestARunTakenUpWithinAnEpochEndsBitForBitTheSame(t *testing.T) {
 		var result *Result
 		for {
 			var err error
-			result, err = Run(&countdown{t.Context(), asked}, c, nil)
+			result, err = Run(countdownOf(t, asked), c, nil)
 			if err == nil {
 				break
 			}
@@ -69,7 +77,7 @@ func TestARunTakenUpWithinAnEpochEndsBitForBitTheSame(t *testing.T) {
 func TestAStoppedRunSaysHowFarItWasAndWhatIsSaved(t *testing.T) {
 	stopped := func(c Config, asked int) *Interrupted {
 		t.Helper()
-		_, err := Run(&countdown{t.Context(), asked}, c, nil)
+		_, err := Run(countdownOf(t, asked), c, nil)
 		if errors.Is(err, engine.ErrNoRuntime) {
 			skipWithoutRuntime(t, err)
 		}
@@ -89,7 +97,7 @@ func TestAStoppedRunSaysHowFarItWasAndWhatIsSaved(t *testing.T) {
 	}
 	last, kills := -1, 0
 	for {
-		_, err := Run(&countdown{t.Context(), 9}, c, nil)
+		_, err := Run(countdownOf(t, 9), c, nil)
 		if err == nil {
 			break
 		}
