@@ -38,6 +38,7 @@ type Options struct {
 	Output         string    // of a bare graph with several
 	Attacking      attack.Options
 	Save           string // .npz file, or folder
+	Report         string // .html file
 	Command        string // as a person would type it again; part of the report
 	Progress       func(stage string, done float64)
 }
@@ -113,7 +114,7 @@ func (o Options) Run(ctx context.Context) (*Report, error) {
 	if len(o.Eps) == 0 && row.Bounded {
 		return nil, fmt.Errorf("job: %s: %w: it needs a bound: --eps 8/255", row.Name, ErrAsk)
 	}
-	if err := o.checkSave(); err != nil {
+	if err := errors.Join(o.checkSave(), o.checkReport()); err != nil {
 		return nil, err
 	}
 	start := time.Now()
@@ -165,6 +166,11 @@ func (o Options) Run(ctx context.Context) (*Report, error) {
 	r.Seconds = time.Since(start).Seconds()
 	if err := s.save(o, r, last); err != nil {
 		return nil, err
+	}
+	if o.Report != "" {
+		if err := r.SaveHTML(o.Report); err != nil {
+			return nil, err
+		}
 	}
 	return r, nil
 }

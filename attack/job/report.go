@@ -25,6 +25,7 @@ type Report struct {
 	ATLAS      attack.ATLAS `json:"atlas"`
 	Norm       attack.Norm  `json:"norm"`
 	Steps      int          `json:"steps"`
+	Side       int          `json:"patch_size,omitempty"`
 	Restarts   int          `json:"restarts"`
 	Aim        string       `json:"target_class,omitempty"` // class that every image is to be taken for
 	Seed       uint64       `json:"seed"`
@@ -101,6 +102,9 @@ func (r *Report) add(result *attack.Result, e Eps) {
 // finish fills what is said of the largest bound.
 func (r *Report) finish(last *attack.Result, s *subject) {
 	r.Point = r.Curve[len(r.Curve)-1]
+	if row, err := attack.Find(r.Attack); err == nil && row.Sized {
+		r.Side = last.Options.Side
+	}
 	r.Norm, r.Steps, r.Restarts = last.Options.Norm, last.Options.Steps, last.Options.Restarts
 	if c := last.Options.Class; c != nil {
 		r.Aim = fmt.Sprint(*c)
@@ -152,11 +156,7 @@ func (r *Report) Write(w io.Writer) error {
 	}
 	fmt.Fprintf(&b, "clean accuracy     %s of %d images\n", share(r.Intervals.CleanAccuracy), r.Images)
 	for _, p := range r.Curve {
-		within := "at any distance"
-		if p.Eps > 0 {
-			within = fmt.Sprintf("%s within %s", r.Norm, p.EpsText)
-		}
-		fmt.Fprintf(&b, "%s\n  fooled           %s, %d of %d\n  robust accuracy  %s\n", within, share(p.Intervals.FooledRate), p.Fooled, p.Attacked, share(p.Intervals.RobustAccuracy))
+		fmt.Fprintf(&b, "%s\n  fooled           %s, %d of %d\n  robust accuracy  %s\n", r.within(p), share(p.Intervals.FooledRate), p.Fooled, p.Attacked, share(p.Intervals.RobustAccuracy))
 	}
 	for _, norm := range []attack.Norm{attack.Linf, attack.L2, attack.L1, attack.L0} {
 		if q, ok := r.Distances[norm]; ok {

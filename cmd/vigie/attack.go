@@ -46,8 +46,9 @@ same --seed gives the same images on the same type of processor. --eps takes
 several bounds (2/255,4/255,8/255) for a curve.
 
 --save keeps the images after the attack: a .npz file that vigie eval reads, or a
-folder of 16-bit PNG with labels.csv.`,
-		Example: `  vigie attack models/chest-pneumonia-28 --data pneumoniamnist.npz --split val --attack apgd-ce --eps 8/255 --json
+folder of 16-bit PNG with labels.csv. --report writes one HTML page with figures,
+curve and pictures.`,
+		Example: `  vigie attack models/chest-pneumonia-28 --data pneumoniamnist.npz --split val --eps 2/255,4/255,8/255 --report report.html
   vigie attack network.onnx --data breastmnist.npz --split val --attack pgd --norm l2 --eps 0.5 --steps 100 --restarts 5 --save out.npz
   vigie attack network.onnx --data breastmnist.npz --split val --attack pgd --eps 4/255 --targeted 1
   vigie attack network.onnx --data breastmnist.npz --split val --attack patch --patch-size 3`,
@@ -107,6 +108,7 @@ folder of 16-bit PNG with labels.csv.`,
 	flags.Float64SliceVar(&pixels, "range", nil, "darkest and brightest pixel of the data (default 0,1)")
 	flags.StringVar(&o.Output, "output", "", "output of a bare file that holds the classes (default the only one)")
 	flags.StringVar(&o.Save, "save", "", "FILE.npz, or folder, for the images after the attack")
+	flags.StringVar(&o.Report, "report", "", "FILE.html with figures, curve and pictures")
 	flags.BoolVar(&asJSON, "json", false, "print JSON")
 	for _, required := range []string{"data", "split"} {
 		cobra.CheckErr(command.MarkFlagRequired(required))
