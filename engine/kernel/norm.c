@@ -71,21 +71,29 @@ inlined int channel_at(const norm *g, size_t unit, int run) {
 
 inlined int runs_of(const norm *g) { return g->groups == 0 ? g->n : g->c / g->groups; }
 
+// Sums of short runs go on in float32 over so many numbers before they are added
+// up in float64.
+enum { held_numbers = 1024 };
+
 static void forward(void *data, size_t unit) {
 	const normalising *s = data;
 	const norm *g = s->g;
 	int runs = runs_of(g);
 	double sum = 0;
+	long held = 0;
+	__m512 a = _mm512_setzero_ps(), b = a;
 	for (int i = 0; i < runs; i++) {
 		const float *x = s->x + run_at(g, unit, i);
-		__m512 a = _mm512_setzero_ps(), b = a;
 		long k = 0;
 		for (; k + 32 <= g->hw; k += 32) {
 			a = _mm512_add_ps(a, _mm512_loadu_ps(x + k));
 			b = _mm512_add_ps(b, _mm512_loadu_ps(x + k + 16));
 		}
 		for (; k < g->hw; k += 16) a = _mm512_add_ps(a, _mm512_maskz_loadu_ps(lanes(g->hw - k), x + k));
+		if ((held += g->hw) < held_numbers && i + 1 < runs) continue;
 		sum += _mm512_reduce_add_ps(_mm512_add_ps(a, b));
+		a = b = _mm512_setzero_ps();
+		held = 0;
 	}
 	double count = (double)runs * g->hw;
 	float mean = (float)(sum / count);
@@ -93,7 +101,6 @@ static void forward(void *data, size_t unit) {
 	sum = 0;
 	for (int i = 0; i < runs; i++) {
 		const float *x = s->x + run_at(g, unit, i);
-		__m512 a = _mm512_setzero_ps(), b = a;
 		long k = 0;
 		for (; k + 32 <= g->hw; k += 32) {
 			__m512 u = _mm512_sub_ps(_mm512_loadu_ps(x + k), m), v = _mm512_sub_ps(_mm512_loadu_ps(x + k + 16), m);
@@ -105,7 +112,10 @@ static void forward(void *data, size_t unit) {
 			__m512 u = _mm512_maskz_sub_ps(l, _mm512_maskz_loadu_ps(l, x + k), m);
 			a = _mm512_fmadd_ps(u, u, a);
 		}
+		if ((held += g->hw) < held_numbers && i + 1 < runs) continue;
 		sum += _mm512_reduce_add_ps(_mm512_add_ps(a, b));
+		a = b = _mm512_setzero_ps();
+		held = 0;
 	}
 	float variance = (float)(sum / count);
 	s->mean[unit] = mean;
@@ -140,12 +150,13 @@ static void backward(void *data, size_t unit) {
 	float mean = s->mean[unit], inverse = 1 / sqrtf(s->variance[unit] + g->epsilon);
 	const __m512 f = _mm512_set1_ps(inverse), t = _mm512_set1_ps(-mean * inverse);
 	double sum = 0, product = 0, channel_sum = 0, channel_product = 0;
+	long held = 0;
+	__m512 a = _mm512_setzero_ps(), b = a;
 	for (int i = 0; i < runs; i++) {
 		int c = channel_at(g, unit, i);
 		const float by = inverse * s->scale[c];
 		const __m512 zf = _mm512_set1_ps(by), zt = _mm512_set1_ps(s->bias[c] - mean * by); // z exactly as in forward
 		long at = run_at(g, unit, i);
-		__m512 a = _mm512_setzero_ps(), b = a;
 		for (long k = 0; k < g->hw; k += 16) {
 			__mmask16 l = lanes(g->hw - k);
 			__m512 x = _mm512_maskz_loadu_ps(l, s->x + at + k), h = _mm512_maskz_fmadd_ps(l, x, f, t), d = _mm512_maskz_loadu_ps(l, s->dy + at + k);
@@ -157,7 +168,11 @@ static void backward(void *data, size_t unit) {
 			_mm512_mask_storeu_ps(s->dx + at + k, l, d); // kept for the second pass
 			if (s->dskip) _mm512_mask_storeu_ps(s->dskip + at + k, l, d);
 		}
+		// A group's runs are of different channels.
+		if (g->groups == 0 && (held += g->hw) < held_numbers && i + 1 < runs) continue;
 		double da = _mm512_reduce_add_ps(a), db = _mm512_reduce_add_ps(b);
+		a = b = _mm512_setzero_ps();
+		held = 0;
 		sum += da * s->scale[c];
 		product += db * s->scale[c];
 		if (g->groups == 0) {

@@ -39,6 +39,25 @@ static inline void lay(float *to, const float *from, const float *gate, float sc
 	const __m512i index = _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), _mm512_set1_epi32(p->stride_w));
 	const __m512i even = _mm512_add_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
 	const int plain = !gate && scale == 1 && p->stride_w == 1, second = !gate && scale == 1 && p->stride_w == 2;
+	if (plain && first < 16 && last - first == p->src_w && p->columns - last < 16) { // whole rows between margins
+		const __mmask16 before = lanes_between(0, first), behind = lanes_between(0, p->columns - last), tail = lanes_between(0, p->src_w & 15);
+		float *t = to;
+		for (int r = 0; r < p->rows; r++, t += p->columns) {
+			int y = r * p->stride_h + p->off_h;
+			if (y < 0 || y >= p->src_h) {
+				memset(t, 0, p->columns * sizeof(float));
+				continue;
+			}
+			const float *row = from + (long)y * p->src_w;
+			float *data = t + first;
+			if (before) _mm512_mask_storeu_ps(t, before, zero);
+			int c = 0;
+			for (; c + 16 <= p->src_w; c += 16) _mm512_storeu_ps(data + c, _mm512_loadu_ps(row + c));
+			if (tail) _mm512_mask_storeu_ps(data + c, tail, _mm512_maskz_loadu_ps(tail, row + c));
+			if (behind) _mm512_mask_storeu_ps(t + last, behind, zero);
+		}
+		return;
+	}
 	for (int c = 0; c < p->columns; c += 16) {
 		const __mmask16 all = lanes_between(0, p->columns - c), m = lanes_between(first - c, last - c);
 		float *t = to + c;

@@ -79,7 +79,9 @@ static void run_crew(const crew *c, void (*f)(void *, size_t), size_t n, void *d
 }
 
 // What is done sooner than a second thread is woken.
-enum { small_products = 2 << 20, small_elements = 32 << 10 };
+enum { small_products = 512 << 10, small_tile_products = 2 << 20, small_elements = 16 << 10 };
+
+static int small_for(int terms) { return terms == 1 ? small_products : small_tile_products; }
 
 static void alone_if(call *c, int small) {
 	if (small) c->crew.run = vigie_alone;
@@ -155,7 +157,7 @@ static int geometry(call *c, conv *g, int64_t n, int64_t channels, int64_t h, in
 		c->status = fail("vigie: the shapes do not make a convolution");
 		return 0;
 	}
-	alone_if(c, (double)g->n * g->k * g->out_h * g->out_w * filters[1] * g->r * g->s < small_products);
+	alone_if(c, (double)g->n * g->k * g->out_h * g->out_w * filters[1] * g->r * g->s < small_for(g->terms));
 	return 1;
 }
 
@@ -285,7 +287,7 @@ static void run_matmul(call *c) {
 		else
 			p.batch *= (int)a->dims[i];
 	}
-	alone_if(c, (double)p.m * p.n * p.k * p.batch < small_products);
+	alone_if(c, (double)p.m * p.n * p.k * p.batch < small_for(p.terms));
 	p.stride_a = (long)p.m * p.k;
 	p.stride_b = (long)p.k * p.n;
 	float *y = output(c, 0, dims, ra);

@@ -54,10 +54,19 @@ inlined void multiply_add(const int rows, const int vectors, const float *w, lon
 	}
 }
 
+// Where sums go: of filter f and vector i to at + f·stride + place[i], after bias and
+// floor, the least value.
+typedef struct {
+	float *at;
+	long stride;
+	const long *place;
+	const float *bias; // NULL: none
+	float floor;
+} target;
+
 // The sums over depth rows, which lie step apart in v, at offset[t] from there for
-// each of taps. A lone tap's offset is in v already. They are written stride apart,
-// the vectors side by side.
-inlined void sums_of(const int rows, const int vectors, const long filter, const long along, const float *w, const float *v, const long *place, long step, long depth, const long *offset, int taps, float *to, long stride) {
+// each of taps. A lone tap's offset is in v already.
+inlined void sums_of(const int rows, const int vectors, const long filter, const long along, const float *w, const float *v, const long *place, long step, long depth, const long *offset, int taps, const target *to) {
 	long at[2 * most_vectors];
 #pragma GCC unroll 6
 	for (int i = 0; i < vectors; i++) at[i] = place[i];
@@ -69,11 +78,23 @@ inlined void sums_of(const int rows, const int vectors, const long filter, const
 	else
 		for (long k = 0; k < depth; k++, v += step)
 			for (int t = 0; t < taps; t++, w += along) multiply_add(rows, vectors, w, filter, v + offset[t], at, sum);
-#pragma GCC unroll 8
-	for (int f = 0; f < rows; f++)
+	const __m512 floor = _mm512_set1_ps(to->floor);
+	const float *bias = to->bias;
+	float *out = to->at;
+	long stride = to->stride;
 #pragma GCC unroll 6
-		for (int i = 0; i < vectors; i++) _mm512_storeu_ps(to + f * stride + i * lanes, sum[f * vectors + i]);
+	for (int i = 0; i < vectors; i++) at[i] = to->place[i];
+#pragma GCC unroll 8
+	for (int f = 0; f < rows; f++, out += stride) {
+		__m512 b = bias ? _mm512_set1_ps(bias[f]) : _mm512_setzero_ps();
+#pragma GCC unroll 6
+		for (int i = 0; i < vectors; i++) // max's operands in this order let NaN through
+			_mm512_storeu_ps(out + at[i], _mm512_max_ps(floor, _mm512_add_ps(sum[f * vectors + i], b)));
+	}
 }
+
+// The places of vectors side by side.
+static const long beside[2 * most_vectors] = {0, 16, 32, 48, 64, 80};
 
 // Filters in a block of sums, of which rows exist, and the vectors it may have.
 static inline int high_of(int rows) { return rows <= block / 2 ? block / 2 : block; }
@@ -84,13 +105,13 @@ static inline int vectors_of(int high, long left) {
 
 // high and vectors are as above; weights are packed (filter 1, along 8), or rows
 // of a matrix (along 1).
-static void sums(int high, int vectors, weights w, const float *v, const long *place, long step, long depth, const long *offset, int taps, float *to, long stride) {
+static void sums(int high, int vectors, weights w, const float *v, const long *place, long step, long depth, const long *offset, int taps, const target *to) {
 #define CASE(h, n)                                                                                  \
 	case h * 8 + n:                                                                                   \
 		if (w.filter == 1)                                                                              \
-			sums_of(h, n, 1, block, w.at, v, place, step, depth, offset, taps, to, stride);                      \
+			sums_of(h, n, 1, block, w.at, v, place, step, depth, offset, taps, to);                      \
 		else                                                                                            \
-			sums_of(h, n, w.filter, 1, w.at, v, place, step, depth, offset, taps, to, stride);                   \
+			sums_of(h, n, w.filter, 1, w.at, v, place, step, depth, offset, taps, to);                   \
 		break
 	switch (high * 8 + vectors) {
 		CASE(8, 3);
@@ -142,6 +163,7 @@ typedef struct {
 	const plane *planes; // one for each phase
 	const tap *tap;
 	int phases, share_rows;
+	int direct;                // the source is the plane already
 	int aligned;               // vectors are runs of rows of the output, without margins
 	int in_order;              // taps are in the weights' order, without gaps
 	int filters;               // blocks of 8
@@ -223,17 +245,26 @@ static void correlate_unit(void *data, size_t unit) {
 	e.plane_size = (long)e.plane_rows * c->columns;
 	long used = (e.images - 1) * e.plane_size + (long)(e.rows - 1) * c->columns + j->out_columns;
 
-	float *panel = vigie_take((long)j->c * c->phases * c->step * sizeof(float)), *row = panel;
-	for (int ch = 0; ch < j->c; ch++)
-		for (int f = 0; f < c->phases; f++, row += c->step) {
-			long at = lay_part(j, &c->planes[f], row, ch, e.image, e.images, e.row, e.plane_rows);
-			memset(row + at, 0, (c->step - at) * sizeof(float));
-		}
+	float *panel = 0, *row;
+	if (!c->direct) {
+		row = panel = vigie_take((long)j->c * c->phases * c->step * sizeof(float));
+		for (int ch = 0; ch < j->c; ch++)
+			for (int f = 0; f < c->phases; f++, row += c->step) {
+				long at = lay_part(j, &c->planes[f], row, ch, e.image, e.images, e.row, e.plane_rows);
+				memset(row + at, 0, (c->step - at) * sizeof(float));
+			}
+	}
 	long offset[most_taps];
 	for (int t = 0; t < j->taps; t++) offset[t] = c->tap[t].phase * c->step + c->tap[t].down * (long)c->columns + c->tap[t].right;
 	const float *from = j->taps == 1 ? panel + offset[0] : panel;
+	if (c->direct) { // an image's positions are side by side, whole vectors of them
+		from = j->src + e.image * j->src_image + (long)e.row * j->out_columns;
+		e.plane_size = j->src_image;
+	}
 	long line = c->aligned ? j->out_columns : c->columns, image = c->aligned ? (long)e.rows * line : e.plane_size;
 	long all = c->aligned ? e.images * image / lanes : (used + lanes - 1) / lanes, stride = apart(all * lanes);
+	// Whole vectors of an image's positions go where they belong.
+	const int straight = c->aligned && j->step_h == 1 && j->step_w == 1 && j->dst_w == j->out_columns;
 	float *scratch = vigie_take(block * stride * sizeof(float));
 	long depth = (long)j->c * j->taps;
 	for (int f = part * c->part; f < c->filters && f < (part + 1) * c->part; f++) {
@@ -242,15 +273,29 @@ static void correlate_unit(void *data, size_t unit) {
 		if (c->as_they_are && rows == block) w = (weights){j->w + f * block * j->w_filter, j->w_filter, 1};
 		for (long done = 0; done < all;) {
 			int vectors = vectors_of(high, all - done);
-			long place[2 * most_vectors];
+			long place[2 * most_vectors], out[2 * most_vectors];
 			for (int i = 0; i < vectors; i++) {
 				long to = (done + i) * lanes, row = to / line;
-				place[i] = c->aligned ? row / e.rows * e.plane_size + row % e.rows * c->columns + to % line : to;
+				place[i] = to;
+				if (c->direct)
+					place[i] = to / image * e.plane_size + to % image;
+				else if (c->aligned)
+					place[i] = row / e.rows * e.plane_size + row % e.rows * c->columns + to % line;
 			}
-			sums(high, vectors, w, from, place, c->phases * c->step, j->c, offset, j->taps, scratch + done * lanes, stride);
+			if (straight && rows == high) {
+				for (int i = 0; i < vectors; i++) {
+					long to = (done + i) * lanes;
+					out[i] = (e.image + to / image) * j->dst_image + (long)e.row * j->dst_w + to % image;
+				}
+				target to = {j->dst + f * block * j->dst_channel, j->dst_channel, out, j->bias ? j->bias + f * block : 0, j->relu ? 0 : -__builtin_inff()};
+				sums(high, vectors, w, from, place, c->direct ? j->src_channel : c->phases * c->step, j->c, offset, j->taps, &to);
+			} else {
+				target to = {scratch + done * lanes, stride, beside, 0, -__builtin_inff()};
+				sums(high, vectors, w, from, place, c->direct ? j->src_channel : c->phases * c->step, j->c, offset, j->taps, &to);
+			}
 			done += vectors;
 		}
-		for (int i = 0; i < rows; i++) put(c, &e, f * block + i, scratch + i * stride, line, image);
+		for (int i = 0; i < rows && !(straight && rows == high); i++) put(c, &e, f * block + i, scratch + i * stride, line, image);
 	}
 	vigie_give(scratch);
 	vigie_give(panel);
@@ -296,6 +341,10 @@ void vigie_correlate_single(const crew *crew, const correlation *j) {
 	}
 	c.reach = (long)c.reach_rows * c.columns + reach_columns;
 	c.aligned = j->out_columns % lanes == 0;
+	const plane *p = &c.planes[0];
+	if (j->taps == 1 && !j->gate && p->stride_h == 1 && p->stride_w == 1 && p->off_h == 0 && p->off_w == 0 && c.reach == 0 && j->out_rows == p->src_h &&
+	    j->out_columns == p->src_w && (c.aligned || (long)j->out_rows * j->out_columns % lanes == 0))
+		c.direct = c.aligned = 1;
 
 	int threads = processors();
 	long whole = (long)(j->out_rows + c.reach_rows - c.share_rows) * c.columns;
@@ -311,7 +360,7 @@ void vigie_correlate_single(const crew *crew, const correlation *j) {
 	} else {
 		int rows = (int)(best / c.columns) - c.reach_rows;
 		if (rows < 1) rows = 1;
-		if (rows < j->out_rows) {
+		if (rows < j->out_rows && (!c.direct || j->out_columns % lanes == 0)) {
 			c.bands = ceil_div(j->out_rows, rows);
 			c.band = ceil_div(j->out_rows, c.bands);
 			c.bands = ceil_div(j->out_rows, c.band);
@@ -358,6 +407,7 @@ enum {
 	most_parts = 8,            // that images are divided into, each with sums of its own
 	streamed_bytes = 1 << 20,  // of sums, up to which a part keeps them
 	wide = 2 * lanes,          // filters in a block of sums
+	worth_a_run = 64,          // positions of an image that are summed by themselves
 };
 
 typedef struct {
@@ -370,6 +420,7 @@ typedef struct {
 	int phases, group, count;      // count of taps
 	int channels, filters;         // of the group
 	int channel_blocks, blocks;    // of 8 channels and of 32 filters
+	int direct;                    // the planes are what is there
 	long plane_size, reach;        // positions of a plane of x, and what taps look beyond
 	int width, lines;              // of an image's output positions: a run of positions of x, and how many
 	int together, segments;        // images that lie side by side, and how many such
@@ -401,6 +452,8 @@ static void measure(weighing *c) {
 		if (offset > c->reach) c->reach = offset;
 	}
 	c->pair = (long)block * c->count * wide;
+	const plane *p = &c->planes[0];
+	c->direct = c->count == 1 && c->phases == 1 && p->off_h == 0 && p->off_w == 0 && g->out_h == g->h && g->out_w == g->w && c->plane_size >= worth_a_run;
 	c->width = g->out_w;
 	c->lines = g->out_h;
 	if (c->planes[0].columns == g->out_w) { // no margin beside: one run
@@ -489,13 +542,13 @@ inlined void weigh_rows(const int vectors, const float *const x[block], long n, 
 // cache.
 enum { run_positions = 256 };
 
-// The same for all taps of a block of channels and the positions of images; x is
-// [channel][phase][step].
-static void weigh(const weighing *c, const float *x, long step, const float *dy, int images, int b, int channel_block, float *sum) {
+// The same for all taps of a block of channels and the positions of images, which
+// begin image apart; x is [channel][phase][step].
+static void weigh(const weighing *c, const float *x, long step, long image, const float *dy, int images, int b, int channel_block, float *sum) {
 	const int one = c->filters - b * wide <= lanes, rows = lesser(block, c->channels - channel_block * block) * c->count;
 	const long columns = c->planes[0].columns, lines = c->lines;
 	long width = c->width;
-	if (lines == 1 && width == c->plane_size) { // images too are one run
+	if (lines == 1 && width == image) { // images too are one run
 		width *= images;
 		images = 1;
 	}
@@ -512,7 +565,7 @@ static void weigh(const weighing *c, const float *x, long step, const float *dy,
 			} else {
 				across -= column;
 			}
-			const float *from = x + i * c->plane_size + line * columns + column;
+			const float *from = x + i * image + line * columns + column;
 			for (int row = 0; row < rows; row += block) {
 				const float *at[block];
 				for (int k = 0; k < block; k++) { // rows that do not exist fill the block with copies
@@ -531,6 +584,19 @@ static void weigh(const weighing *c, const float *x, long step, const float *dy,
 				line += some;
 			}
 		}
+}
+
+// The same for images from segment s on, with x in panels or, where the planes are
+// what is there, as it is.
+static void weigh_segment(const weighing *c, const float *x, long step, const float *dy, int s, int images, int b, int channel_block, float *sum) {
+	if (!c->direct) {
+		weigh(c, x, step, c->plane_size, dy, images, b, channel_block, sum);
+		return;
+	}
+	const conv *g = c->g;
+	long size = (long)g->h * g->w;
+	int first = s * c->together;
+	weigh(c, c->x + ((long)first * g->c + c->group * c->channels + channel_block * block) * size, size, g->c * size, dy, lesser(images, g->n - first), b, channel_block, sum);
 }
 
 // Adds the sums over n positions of 32 filters' gradients to to.
@@ -593,13 +659,13 @@ static void stream_part(void *data, size_t part) {
 	memset(sum, 0, size * sizeof(float));
 	memset(bias, 0, (long)c->blocks * wide * sizeof(float));
 	long row = c->phases * c->step;
-	float *x = vigie_take((long)c->channel_blocks * block * row * sizeof(float)), *dy = vigie_take(c->outputs * wide * sizeof(float));
+	float *x = c->direct ? 0 : vigie_take((long)c->channel_blocks * block * row * sizeof(float)), *dy = vigie_take(c->outputs * wide * sizeof(float));
 	for (int i = c->segments * (int)part / s->parts; i < c->segments * ((int)part + 1) / s->parts; i++) {
-		for (int ch = 0; ch < c->channel_blocks * block; ch++) lay_x(c, x + ch * row, ch, i, c->step);
+		for (int ch = 0; ch < c->channel_blocks * block && !c->direct; ch++) lay_x(c, x + ch * row, ch, i, c->step);
 		for (int b = 0; b < c->blocks; b++) {
 			lay_dy(c, dy, b, i);
 			add_bias(dy, c->outputs, bias + b * wide);
-			for (int cb = 0; cb < c->channel_blocks; cb++) weigh(c, x + cb * block * row, c->step, dy, c->together, b, cb, sum + ((long)b * c->channel_blocks + cb) * c->pair);
+			for (int cb = 0; cb < c->channel_blocks; cb++) weigh_segment(c, x + cb * block * row, c->step, dy, i, c->together, b, cb, sum + ((long)b * c->channel_blocks + cb) * c->pair);
 		}
 	}
 	vigie_give(dy);
@@ -665,7 +731,7 @@ static void weigh_block(void *data, size_t pair) {
 	const float *x = s->x + (long)cb * block * c->phases * s->step, *dy = s->dy + b * all * wide;
 	float *sum = vigie_take(c->pair * sizeof(float));
 	memset(sum, 0, c->pair * sizeof(float));
-	weigh(c, x, s->step, dy, c->segments * c->together, b, cb, sum);
+	weigh_segment(c, x, s->step, dy, 0, c->segments * c->together, b, cb, sum);
 	if (cb == 0) add_bias(dy, all, s->bias + b * wide);
 	if (s->dw) store_block(c, s->dw, b, cb, sum);
 	vigie_give(sum);
@@ -675,11 +741,11 @@ static void spread(const crew *crew, weighing *c, float *dw, float *db) {
 	divide(c, (int)(1024 / c->plane_size));
 	long all = c->segments * c->outputs;
 	spreading s = {.c = c, .dw = dw, .step = apart(c->segments * c->segment + c->reach)};
-	s.x = vigie_take((long)c->channel_blocks * block * c->phases * s.step * sizeof(float));
+	if (!c->direct) s.x = vigie_take((long)c->channel_blocks * block * c->phases * s.step * sizeof(float));
 	s.dy = vigie_take((long)c->blocks * all * wide * sizeof(float));
 	s.bias = vigie_take((long)c->blocks * wide * sizeof(float));
 	memset(s.bias, 0, (long)c->blocks * wide * sizeof(float));
-	crew->run(crew, spread_x, (size_t)c->channel_blocks * block, &s);
+	if (!c->direct) crew->run(crew, spread_x, (size_t)c->channel_blocks * block, &s);
 	crew->run(crew, spread_dy, (size_t)c->blocks * c->segments, &s);
 	crew->run(crew, weigh_block, (size_t)c->blocks * c->channel_blocks, &s);
 	if (db) memcpy(db, s.bias, c->filters * sizeof(float));
@@ -711,9 +777,9 @@ static void record(void *data, size_t i) {
 	const recording *s = data;
 	const weighing *c = s->c;
 	long row = c->phases * c->step, size = (long)c->filters * c->channels * c->count;
-	float *x = vigie_take((long)c->channel_blocks * block * row * sizeof(float)), *dy = vigie_take(c->outputs * wide * sizeof(float));
+	float *x = c->direct ? 0 : vigie_take((long)c->channel_blocks * block * row * sizeof(float)), *dy = vigie_take(c->outputs * wide * sizeof(float));
 	float *sum = vigie_take(c->pair * sizeof(float));
-	for (int ch = 0; ch < c->channel_blocks * block; ch++) lay_x(c, x + ch * row, ch, (int)i, c->step);
+	for (int ch = 0; ch < c->channel_blocks * block && !c->direct; ch++) lay_x(c, x + ch * row, ch, (int)i, c->step);
 	double norm = 0, bias_norm = 0;
 	for (int b = 0; b < c->blocks; b++) {
 		lay_dy(c, dy, b, (int)i);
@@ -723,7 +789,7 @@ static void record(void *data, size_t i) {
 		if (s->rows) memcpy(s->bias_rows + (long)i * c->g->k + c->group * c->filters + b * wide, bias, lesser(wide, c->filters - b * wide) * sizeof(float));
 		for (int cb = 0; cb < c->channel_blocks; cb++) {
 			memset(sum, 0, c->pair * sizeof(float));
-			weigh(c, x + cb * block * row, c->step, dy, c->together, b, cb, sum);
+			weigh_segment(c, x + cb * block * row, c->step, dy, (int)i, c->together, b, cb, sum);
 			norm += squares_of(c, cb, sum);
 			if (s->rows) store_block(c, s->rows + ((long)i * c->g->groups + c->group) * size, b, cb, sum);
 		}
@@ -804,7 +870,6 @@ static void multiply_unit(void *data, size_t unit) {
 	const multiplication *x = data;
 	const product *p = x->p;
 	int s = unit % x->strips, first = unit / x->strips * x->high, columns = lesser(strip, p->n - s * strip);
-	static const long beside[2 * most_vectors] = {0, 16, 32, 48, 64, 80};
 	float sum[block * strip];
 	for (int r = first; r < x->rows && r < first + x->high; r++) {
 		int rows = lesser(block, p->m - r * block), high = high_of(rows);
@@ -815,10 +880,8 @@ static void multiply_unit(void *data, size_t unit) {
 		int whole = rows == high && columns % lanes == 0;
 		for (int left = ceil_div(columns, lanes), q = 0; left > 0;) {
 			int vectors = vectors_of(high, left);
-			if (whole)
-				sums(high, vectors, w, b + q, beside, strip, p->k, 0, 1, to + q, p->n);
-			else
-				sums(high, vectors, w, b + q, beside, strip, p->k, 0, 1, sum + q, strip);
+			target at = {whole ? to + q : sum + q, whole ? p->n : strip, beside, 0, -__builtin_inff()};
+			sums(high, vectors, w, b + q, beside, strip, p->k, 0, 1, &at);
 			left -= vectors;
 			q += vectors * lanes;
 		}
