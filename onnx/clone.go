@@ -11,6 +11,7 @@ func (m *Model) Clone() *Model {
 	c := *m
 	c.Opsets = maps.Clone(m.Opsets)
 	c.Metadata = maps.Clone(m.Metadata)
+	c.External = slices.Clone(m.External)
 	c.Graph = m.Graph.Clone()
 	return &c
 }

@@ -27,8 +27,10 @@
 // refused by name), [ErrLimit], [ErrInvalid] (the graph breaks a rule of the
 // standard, or shapes do not fit), [ErrUnknownOperator] or [ErrNotFinite].
 //
-// Not taken part in, and refused by name: external data, local functions,
-// sparse tensors, sequences and maps, training information.
+// Weights in files of their own are read by [Load], from the model's folder only.
+//
+// Not taken part in, and refused by name: local functions, sparse tensors,
+// sequences and maps, training information.
 package onnx
 
 // DataType is ONNX's TensorProto.DataType.
@@ -140,4 +142,7 @@ type Model struct {
 	ProducerVersion string
 	Metadata        map[string]string
 	Graph           *Graph
+	// External are the files, by their paths from the model's folder, that Load
+	// took tensors from. Marshal writes every tensor into the model itself.
+	External []string
 }

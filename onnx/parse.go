@@ -11,8 +11,10 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
-// Load reads the model in a file. External data, local functions, sparse
-// tensors and training information are refused, see [ErrUnsupported].
+// Load reads the model in a file, and the weights that it keeps in files of their
+// own ("external data") as long as those are in the model's folder or below it: a
+// path that leads elsewhere, also by a symbolic link, is refused, and so are local
+// functions, sparse tensors and training information, see [ErrUnsupported].
 func Load(path string) (*Model, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -32,10 +34,16 @@ func Load(path string) (*Model, error) {
 	if err != nil {
 		return nil, fmt.Errorf("onnx: loading %s: %w", path, err)
 	}
-	m, err := Parse(data.Bytes())
+	beside, err := openBesides(path)
+	if err != nil {
+		return nil, fmt.Errorf("onnx: loading %s: %w", path, err)
+	}
+	defer beside.close()
+	m, err := parse(data.Bytes(), beside)
 	if err != nil {
 		return nil, fmt.Errorf("%w (in %s)", err, path)
 	}
+	m.External = beside.used
 	return m, nil
 }
 
@@ -44,12 +52,14 @@ func Load(path string) (*Model, error) {
 // long as the model is used. Tensors come out in one form whichever of
 // TensorProto's fields held them; documentation strings and annotations are
 // dropped. Parse accepts what has the form of a model; Check says whether it is
-// one.
-func Parse(data []byte) (*Model, error) {
+// one. External data is refused: it is in files that only Load knows of.
+func Parse(data []byte) (*Model, error) { return parse(data, nil) }
+
+func parse(data []byte, beside *besides) (*Model, error) {
 	if len(data) > MaxBytes {
 		return nil, fmt.Errorf("onnx: parsing a model of %d bytes: %w: at most %d", len(data), ErrLimit, MaxBytes)
 	}
-	p := parser{items: MaxItems}
+	p := parser{items: MaxItems, besides: beside}
 	m, err := p.model(data)
 	if err != nil {
 		return nil, fmt.Errorf("onnx: parsing a model: %w", err)
@@ -59,8 +69,9 @@ func Parse(data []byte) (*Model, error) {
 
 // parser counts what it makes.
 type parser struct {
-	items int // that may still be made
-	depth int // of the graph being read
+	items   int      // that may still be made
+	depth   int      // of the graph being read
+	besides *besides // where external data is; nil: nowhere
 }
 
 // take counts one item.

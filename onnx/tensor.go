@@ -156,9 +156,11 @@ func (p *parser) tensor(f field) (*Tensor, error) {
 		return nil, err
 	}
 	t := &Tensor{}
-	var fixed []byte   // float_data, double_data
-	var wide []int64   // int32_data, int64_data, uint64_data
-	var forms [12]bool // which data fields are there
+	var fixed []byte    // float_data, double_data
+	var wide []int64    // int32_data, int64_data, uint64_data
+	var forms [12]bool  // which data fields are there
+	var beside [][]byte // entries of external_data
+	elsewhere := int64(0)
 	err := fields(f.bytes, func(f field) error {
 		switch f.number {
 		case 1:
@@ -199,15 +201,21 @@ func (p *parser) tensor(f field) (*Tensor, error) {
 			forms[10] = true
 			return f.fixed(&fixed, 8)
 		case 13:
-			return fmt.Errorf("%w: external data, weights in a file of their own: save the model as one file, with onnx.save(onnx.load(FILE), FILE)", ErrUnsupported)
+			return p.entry(f, &beside)
 		case 14:
-			if f.bits != 0 {
-				return fmt.Errorf("%w: external data, weights in a file of their own: save the model as one file, with onnx.save(onnx.load(FILE), FILE)", ErrUnsupported)
-			}
+			return f.number64(&elsewhere)
 		}
 		return nil
 	})
-	if err == nil {
+	switch {
+	case err != nil:
+	case elsewhere == 1 && slices.Contains(forms[:], true) || elsewhere == 0 && beside != nil:
+		err = fmt.Errorf("%w: elements both in the model and as external data", ErrCorrupt)
+	case elsewhere == 1:
+		err = p.fetch(t, beside)
+	case elsewhere != 0:
+		err = fmt.Errorf("%w: elements at the place %d", ErrUnsupported, elsewhere)
+	default:
 		err = t.normalise(forms, fixed, wide)
 	}
 	if err == nil {

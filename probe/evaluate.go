@@ -31,8 +31,10 @@ type Test struct {
 
 // Evaluation says how good a model is on labelled images.
 type Evaluation struct {
-	Model      string   `json:"model"`
-	Digest     string   `json:"digest"` // of the package, or SHA-256 of the file
+	Model string `json:"model"`
+	// Digest is that of the package, or the file's SHA-256; of a file with weights
+	// beside it that of what sha256sum prints for it and them.
+	Digest     string   `json:"digest"`
 	Data       string   `json:"data"`
 	DataDigest string   `json:"data_digest"`
 	Split      string   `json:"split"`
@@ -159,7 +161,7 @@ func (m *Model) Evaluate(ctx context.Context, t Test) (*Evaluation, error) {
 			e.Classes = append(e.Classes, l.Name)
 		}
 	} else {
-		if e.Digest, err = digest(m.Path); err != nil {
+		if e.Digest, err = m.digest(); err != nil {
 			return nil, err
 		}
 		e.Classes = set.ClassNames
@@ -435,6 +437,23 @@ func (m *Model) logits(ctx context.Context, n int, shape []int64, fill func(int,
 		}
 	}
 	return rows, nil
+}
+
+func (m *Model) digest() (string, error) {
+	own, err := digest(m.Path)
+	if err != nil || len(m.Graph.External) == 0 {
+		return own, err
+	}
+	h := sha256.New()
+	fmt.Fprintf(h, "%s  %s\n", strings.TrimPrefix(own, "sha256:"), filepath.Base(m.Path))
+	for _, name := range m.Graph.External {
+		weights, err := digest(filepath.Join(filepath.Dir(m.Path), name))
+		if err != nil {
+			return "", err
+		}
+		fmt.Fprintf(h, "%s  %s\n", strings.TrimPrefix(weights, "sha256:"), name)
+	}
+	return "sha256:" + hex.EncodeToString(h.Sum(nil)), nil
 }
 
 func digest(path string) (string, error) {

@@ -75,6 +75,24 @@ func TestNumbersReachTheModelAsTheyAre(t *testing.T) {
 	}
 }
 
+// A model that keeps its weights in a file beside it is asked like any other.
+func TestAModelWithItsWeightsBesideItRuns(t *testing.T) {
+	m, err := probe.Open("../onnx/testdata/external/model.onnx")
+	if err != nil {
+		t.Fatal(err)
+	}
+	inputs, err := m.Inputs(npy(t, []int64{1, 3}, []float32{1, 2, 3}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer, err := m.Run(t.Context(), inputs)
+	skipWithoutRuntime(t, err)
+	// 2·([1 2 3]·[[0 ¼] [½ ¾] [1 1¼]] + [1 -2])
+	if z := floats(t, answer.Tensors["z"]); z[0] != 10 || z[1] != 7 {
+		t.Errorf("answered %v", z)
+	}
+}
+
 func TestTheBatchIsThatOfTheArray(t *testing.T) {
 	m := linear(t, "Relu", ones...)
 	for _, n := range []int64{1, 7} {

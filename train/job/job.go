@@ -96,7 +96,7 @@ type Ready struct {
 	Classes                 []string
 	Counts                  []int // training examples of each class; nil in a private run, which has not paid for them
 	Numbered                bool  // the data have numbers for the classes, which were named in their order
-	Trained                 int // numbers that change
+	Trained                 int   // numbers that change
 	Duplicates              []train.Duplicate
 	Given                   bool // the data came divided
 }
