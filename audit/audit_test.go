@@ -349,7 +349,7 @@ func TestThePublisherSignsEachSecondAndOnShutdown(t *testing.T) {
 		}
 		id := take(t, s, l)
 		stop := run(20 * time.Millisecond)
-		for deadline := time.Now().Add(2 * time.Minute); verify(t, s, l).Unsigned > 0; time.Sleep(10 * time.Millisecond) {
+		for deadline := time.Now().Add(5 * time.Minute); verify(t, s, l).Unsigned > 0; time.Sleep(10 * time.Millisecond) {
 			if time.Now().After(deadline) {
 				t.Fatal("the record was not signed")
 			}

@@ -30,6 +30,9 @@ import (
 	"github.com/vigie/vigie/model"
 )
 
+// patience is how long a test waits for what must come, on a machine however busy.
+const patience = 5 * time.Minute
+
 // demoModel returns the committed model package, if this build can run it.
 func demoModel(t *testing.T) string {
 	t.Helper()
@@ -177,7 +180,7 @@ func (r *running) send(t *testing.T, member, protocol string, seed uint64) gatew
 // rest waits until the case of an object rests.
 func (r *running) rest(t *testing.T, sopInstance string) *vigie.Case {
 	t.Helper()
-	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
 		c, err := r.gateway.CaseOf(context.Background(), sopInstance)
 		if err != nil {
 			t.Fatal(err)
@@ -245,7 +248,7 @@ func TestARenewedCertificateIsShownWithoutARestart(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for deadline := time.Now().Add(2 * time.Minute); shown(r.DIMSE) != "archive" || shown(r.HTTP) != "archive"; time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); shown(r.DIMSE) != "archive" || shown(r.HTTP) != "archive"; time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("the former certificate is still shown")
 		}

@@ -291,7 +291,7 @@ func give(t testing.TB, g *Gateway, data []byte) (intakeOutcome, error) {
 
 // patience is how long a test waits for what must come: long enough for a slow
 // and busy machine, since whoever is not disappointed never waits that long.
-const patience = 2 * time.Minute
+const patience = 5 * time.Minute
 
 // eventually waits for a condition.
 func eventually(t testing.TB, what string, holds func() bool) {

@@ -135,7 +135,7 @@ func soak(t *testing.T, database string) {
 	}
 	var acknowledged atomic.Int64
 	var senders sync.WaitGroup
-	ctx, cancel := context.WithTimeout(context.Background(), 6*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Minute)
 	defer cancel()
 	for s := range soakSenders {
 		senders.Go(func() {
@@ -243,7 +243,7 @@ func sendOnce(ctx context.Context, address string, o Outgoing) bool {
 // restOf waits until the case of an acknowledged object rests.
 func restOf(t *testing.T, book *Casebook, o Outgoing, stderr *lockedBuffer) *vigie.Case {
 	t.Helper()
-	deadline := time.Now().Add(90 * time.Second)
+	deadline := time.Now().Add(patience)
 	for {
 		c, err := book.CaseOf(context.Background(), o.SOPInstance)
 		if err != nil {

@@ -226,7 +226,7 @@ func (s *site) eventually(what string, holds func() bool) {
 
 // patience is how long a test waits for what must come: enough for a slow and
 // busy machine.
-const patience = 3 * time.Minute
+const patience = 5 * time.Minute
 
 func waitFor(t testing.TB, what string, holds func() bool) {
 	t.Helper()

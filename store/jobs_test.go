@@ -43,8 +43,8 @@ func receive(t *testing.T, from <-chan string) string {
 	select {
 	case s := <-from:
 		return s
-	case <-time.After(2 * time.Minute):
-		t.Fatal("no job ran within two minutes")
+	case <-time.After(5 * time.Minute):
+		t.Fatal("no job ran within five minutes")
 		return ""
 	}
 }
