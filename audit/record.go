@@ -47,7 +47,9 @@ type Record struct {
 	Reasons       []vigie.ReasonCode
 	Destination   string
 	Instance      vigie.InstanceUID
-	Decision      string // what a person or triage decided
+	// Guards lists what the guards of a diagnosis said, as name=p-value, separated by blanks.
+	Guards   string
+	Decision string // what a person or triage decided
 }
 
 const (
@@ -72,6 +74,7 @@ type wire struct {
 	Decision      string             `json:"decision,omitempty"`
 	Destination   string             `json:"destination,omitempty"`
 	From          string             `json:"from,omitempty"`
+	Guards        string             `json:"guards,omitempty"`
 	Input         string             `json:"input,omitempty"`
 	Instance      string             `json:"instance,omitempty"`
 	Kind          string             `json:"kind"`
@@ -100,7 +103,7 @@ func (r Record) Marshal() ([]byte, error) {
 	}
 	w := wire{
 		Actor: r.Actor, Case: string(r.Case), Configuration: string(r.Configuration), Decision: r.Decision,
-		Destination: r.Destination, From: string(r.From), Input: string(r.Input), Instance: string(r.Instance),
+		Destination: r.Destination, From: string(r.From), Guards: r.Guards, Input: string(r.Input), Instance: string(r.Instance),
 		Kind: string(r.Kind), Model: string(r.Model), Output: string(r.Output), Patient: string(r.Patient),
 		Reasons: r.Reasons, Time: r.Time.UTC().Format(timeLayout), To: string(r.To), Version: recordVersion,
 	}
@@ -144,6 +147,7 @@ func ParseRecord(data []byte) (Record, error) {
 		Actor: w.Actor, Model: vigie.ModelDigest(w.Model), Configuration: vigie.Digest(w.Configuration),
 		Input: vigie.Digest(w.Input), Output: vigie.Digest(w.Output), From: vigie.State(w.From), To: vigie.State(w.To),
 		Reasons: w.Reasons, Destination: w.Destination, Instance: vigie.InstanceUID(w.Instance), Decision: w.Decision,
+		Guards: w.Guards,
 	}
 	if w.Source != nil {
 		r.Source = vigie.Source{Protocol: w.Source.Protocol, AETitle: w.Source.AETitle,
@@ -173,7 +177,7 @@ func (r *Record) check() error {
 	}
 	for _, field := range []struct{ name, text string }{
 		{"actor", r.Actor}, {"case", string(r.Case)}, {"configuration", string(r.Configuration)},
-		{"decision", r.Decision}, {"destination", r.Destination}, {"input", string(r.Input)},
+		{"decision", r.Decision}, {"destination", r.Destination}, {"guards", r.Guards}, {"input", string(r.Input)},
 		{"instance", string(r.Instance)}, {"model", string(r.Model)}, {"output", string(r.Output)},
 		{"patient", string(r.Patient)}, {"source ae_title", r.Source.AETitle},
 		{"source certificate", string(r.Source.Certificate)}, {"source protocol", r.Source.Protocol},

@@ -11,6 +11,7 @@ import (
 	"github.com/vigie/vigie/attest"
 	"github.com/vigie/vigie/engine"
 	"github.com/vigie/vigie/explain"
+	"github.com/vigie/vigie/guard"
 	"github.com/vigie/vigie/medical/dicom"
 	"github.com/vigie/vigie/model"
 )
@@ -49,6 +50,7 @@ type pipeline struct {
 	target  int            // index of the label that is explained
 	session engine.Session // the package's own graph: its answer is the one reported
 	server  *served        // the session, where a model server computes it; nil in process
+	fitted  *fitted        // input guards, or their absence
 	cam     explain.Explainer
 	timeout time.Duration
 	now     func() time.Time
@@ -71,6 +73,9 @@ func newPipeline(pkg *model.Package, options Options) (*pipeline, error) {
 		p.session = p.server
 	} else if p.session, err = engine.Open(pkg.Graph, engine.Options{Threads: options.Threads}); err != nil {
 		return nil, err
+	}
+	if p.fitted, err = newFitted(pkg, options); err != nil {
+		return nil, errors.Join(err, p.close())
 	}
 	if layer := pkg.Layer(); layer != "" {
 		p.cam, err = explain.New(explain.GradCAM, pkg.Graph, explain.Options{
@@ -121,14 +126,13 @@ func (p *pipeline) describe() description {
 	if p.server != nil {
 		runs = 1
 	}
-	return description{
-		model: p.pkg.Digest, name: p.pkg.Manifest.Name, version: p.pkg.Manifest.Version,
-		settings: map[string]float64{
-			"max_object": float64(decodeLimits.Total), "max_frame": float64(decodeLimits.Frame),
-			"min_spread": minSpread, "min_levels": minLevels, "max_modal": maxModal, "max_extreme": maxExtreme,
-			"model_server": runs, "min_correlation": minCorrelation, "max_aspect": maxAspect, "max_disagreement": maxDisagreement,
-		},
+	settings := map[string]any{
+		"max_object": float64(decodeLimits.Total), "max_frame": float64(decodeLimits.Frame),
+		"min_spread": minSpread, "min_levels": minLevels, "max_modal": maxModal, "max_extreme": maxExtreme,
+		"model_server": runs, "min_correlation": minCorrelation, "max_aspect": maxAspect, "max_disagreement": maxDisagreement,
 	}
+	p.fitted.describe(settings)
+	return description{model: p.pkg.Digest, name: p.pkg.Manifest.Name, version: p.pkg.Manifest.Version, settings: settings}
 }
 
 func (p *pipeline) ready(ctx context.Context) error {
@@ -143,7 +147,7 @@ func (p *pipeline) close() error {
 	if p.cam != nil {
 		err = p.cam.Close()
 	}
-	return errors.Join(err, p.session.Close())
+	return errors.Join(err, p.fitted.close(), p.session.Close())
 }
 
 // analyse takes one case down the line. Each step adds to the finding what it
@@ -197,12 +201,14 @@ func (p *pipeline) read(ctx context.Context, patient vigie.PatientPseudonym, fil
 		finding.Referrals = append(finding.Referrals, reasonPixels(err.Error()))
 		return
 	}
-	output, err := p.infer(ctx, input)
+	output, look, unguarded, err := p.answer(ctx, input)
 	watch.lap(stageInfer)
 	if err != nil {
 		finding.Referrals = append(finding.Referrals, p.engineFailed(ctx, "inference"))
 		return
 	}
+	p.fitted.verdict(ctx, patient, look, unguarded, finding)
+	watch.lap(stageGuardIn)
 	var relevance *explain.Map
 	if p.cam != nil {
 		if relevance, err = p.cam.Explain(ctx, input, p.target); err != nil {
@@ -215,6 +221,21 @@ func (p *pipeline) read(ctx context.Context, patient vigie.PatientPseudonym, fil
 	}
 	p.guardOutput(finding, output, relevance, parsed.DataSet)
 	watch.lap(stageGuardOut)
+}
+
+// answer runs the model once, with what its guards need. Where they cannot be
+// run with it, or a model server computes the answer, the model is run by itself
+// and unguarded says why there is no look, if there should be one.
+func (p *pipeline) answer(ctx context.Context, input engine.Tensor) (output []float32, look *guard.Look, unguarded, err error) {
+	look, unguarded = p.fitted.look(ctx, input)
+	if look != nil && unguarded == nil && p.server == nil {
+		return look.Output, look, nil, nil
+	}
+	output, err = p.infer(ctx, input)
+	if err == nil && look != nil && !(disagreement(output, look.Output) <= maxDisagreement) {
+		look, unguarded = nil, errors.New("the guards saw another answer")
+	}
+	return output, look, unguarded, err
 }
 
 // infer runs the package's own graph on one prepared image.

@@ -23,6 +23,7 @@ type Options struct {
 	MaxConcurrent int              // cases read at once; 0 is as many as fit the cores
 	RotateEvery   time.Duration    // life of a sealing key; 0 is DefaultRotateEvery
 	RotateGrace   time.Duration    // how long the previous sealing key still opens cases; 0 is DefaultRotateGrace
+	Guarding      Guarding         // what the input guards may cost, and what a package without them means
 	ModelServer   ModelServer      // computes the answers; without a URL the engine in this process does
 	Build         string           // version of the binary; "" is what the Go tool recorded
 	Clock         func() time.Time // nil is time.Now

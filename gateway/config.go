@@ -91,6 +91,10 @@ type EnclaveConfig struct {
 	Timeout     time.Duration `koanf:"timeout" help:"longest wait for one prediction"`
 	GiveUpAfter time.Duration `koanf:"give_up_after" help:"a case that could not be analysed for this long goes to a person"`
 	Threads     int           `koanf:"threads" help:"processor threads of the enclave inside this process; 0 lets it choose"`
+	// GuardsMissing, GuardBudget and GuardMemory are for the enclave inside this process.
+	GuardsMissing string        `koanf:"guards_missing" accept:"accept review" help:"what happens to the cases of a model without fitted input guards (vigie model fit) in the enclave inside this process: accept, or review"`
+	GuardBudget   time.Duration `koanf:"guard_budget" help:"how long the input guards may take over one case in the enclave inside this process, after which it goes to a person; 0 is 10s"`
+	GuardMemory   int           `koanf:"guard_memory" help:"images of which the enclave inside this process remembers fingerprints, to notice near copies under another patient; 0 is none"`
 }
 
 // LimitsConfig bounds what peers can make the gateway do.

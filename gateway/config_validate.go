@@ -241,6 +241,10 @@ func (v *validator) numbers() {
 	if c.Limits.ObjectSize < 1<<20 {
 		v.fail("limits.object_size", "%v is too small for any image: want at least 1MiB", c.Limits.ObjectSize)
 	}
+	between("enclave.guard_memory", int64(c.Enclave.GuardMemory), 0, 1<<20)
+	if c.Enclave.GuardBudget < 0 {
+		v.fail("enclave.guard_budget", "%v: want 0 or more", c.Enclave.GuardBudget)
+	}
 	if c.Enclave.Timeout <= 0 {
 		v.fail("enclave.timeout", "must be positive")
 	}

@@ -202,6 +202,9 @@ func Describe(c *vigie.Case) string {
 		}
 		for _, g := range f.Guards {
 			line("guard", "%-20s p = %.3g%s", g.Guard, g.PValue, map[bool]string{true: "  ALARM"}[g.Alarm])
+			if g.Reason != nil && !g.Alarm {
+				line("", "%s", g.Reason.Text.English)
+			}
 		}
 	}
 	if v := c.Verdict; v != nil {

@@ -1,7 +1,9 @@
 package gateway
 
 import (
+	"fmt"
 	"math"
+	"strings"
 
 	"github.com/vigie/vigie"
 )
@@ -102,4 +104,29 @@ func predictionReasons(predictions []vigie.Prediction, policy Policy, explained 
 		}
 	}
 	return out
+}
+
+// maxGuardsText bounds what an audit record holds of the guards, in bytes.
+const maxGuardsText = 512
+
+// guardsText writes the guards' p-values for the audit log: "layers=0.31
+// combined=0.0071!", an exclamation mark for an alarm. Rules that hold are left
+// out: they say nothing that the digest of the finding does not prove.
+func guardsText(guards []vigie.GuardResult) string {
+	var words []string
+	length := 0
+	for _, g := range guards {
+		if g.PValue == 1 && !g.Alarm && g.Reason == nil {
+			continue
+		}
+		word := fmt.Sprintf("%s=%.3g", g.Guard, g.PValue)
+		if g.Alarm {
+			word += "!"
+		}
+		if length += len(word) + 1; length > maxGuardsText-4 {
+			return strings.Join(append(words, "…"), " ")
+		}
+		words = append(words, word)
+	}
+	return strings.Join(words, " ")
 }

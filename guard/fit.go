@@ -255,14 +255,14 @@ func divide(e Examples, o FitOptions) (fitted, calibrated []int, err error) {
 		members[r] = append(members[r], i)
 	}
 	unit := fewest(o.FalseAlarms) + 1
-	want := len(e.Images) * 6 / 10
-	if exact := want/unit*unit - 1; exact >= unit-1 {
+	const fewestFitted = 60
+	want := min(max(len(e.Images)*6/10, unit-1), len(e.Images)-fewestFitted)
+	if exact := (want+1)/unit*unit - 1; exact >= unit-1 {
 		want = exact
 	}
-	const fewestFitted = 60
 	if want < unit-1 || len(e.Images)-want < fewestFitted {
 		return nil, nil, fmt.Errorf("%d: %w: a promise of %v false alarms takes %d, or allow more false alarms", len(e.Images), ErrTooFew,
-			o.FalseAlarms, max((unit-1)*10/6+2, unit-1+fewestFitted))
+			o.FalseAlarms, unit-1+fewestFitted)
 	}
 	rng := rand.New(rand.NewPCG(o.Seed, 0x9a4d))
 	rng.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
