@@ -431,3 +431,19 @@ func TestAnExpectationAveragesGradients(t *testing.T) {
 		t.Errorf("the mean of equal answers is %v, want %v", mean.Logits[0], exact.Logits[0])
 	}
 }
+
+// Where a model is so sure that one minus its probability is 0 in float32, every
+// loss must still show the way.
+func TestAModelThatIsVerySureIsStillClimbed(t *testing.T) {
+	n := linear(t, [][]float32{{-400, 300, -200, 100}, {400, -300, 200, -100}}, []float32{0, 0}, NetworkOptions{})
+	pixels := []float32{0.6, 0.45, 0.55, 0.5, 0.3, 0.6, 0.4, 0.55}
+	for _, loss := range []Loss{CrossEntropy, Margin, DLR} {
+		r, err := Run(context.Background(), n, PGD, pixels, []int{1, 0}, Options{Eps: 0.2, Seed: 1, Loss: loss, FromHere: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.Fooled() != 2 || r.Cases[0].Margin < 60 || r.Cases[1].Margin < 60 {
+			t.Errorf("%s: %d of 2 fooled, margins %v and %v", loss, r.Fooled(), r.Cases[0].Margin, r.Cases[1].Margin)
+		}
+	}
+}

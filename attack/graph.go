@@ -15,6 +15,7 @@ const (
 	logitsName    = "attack/logits"
 	weightsName   = "attack/weights"
 	logSumExpName = "attack/log-sum-exp"
+	withoutName   = "attack/without" // what the classes get before the sum: 0, or far below
 	objectiveName = "attack/objective"
 )
 
@@ -425,7 +426,8 @@ func (p *prepared) withObjective() (*onnx.Model, error) {
 	b := onnx.Extend(&m)
 	weights := b.Input(weightsName, onnx.Float, p.batch, onnx.Dim{Value: int64(p.classes)})
 	factor := b.Input(logSumExpName, onnx.Float, p.batch, onnx.Dim{Value: 1})
-	axes, attributes := []string{logitsName}, []onnx.Attribute{onnx.IntAttribute("keepdims", 1)}
+	without := b.Input(withoutName, onnx.Float, p.batch, onnx.Dim{Value: int64(p.classes)})
+	axes, attributes := []string{b.Op("Add", []string{logitsName, without})}, []onnx.Attribute{onnx.IntAttribute("keepdims", 1)}
 	if max(m.Opsets[""], m.Opsets["ai.onnx"]) >= 18 {
 		axes = append(axes, b.Ints("attack/classes", 1))
 	} else {

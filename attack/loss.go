@@ -9,7 +9,10 @@ type Loss string
 
 // The losses, of logits z of an example of class y; z₍₁₎ is the largest.
 const (
-	// CrossEntropy is log Σ exp z - z_y; towards a class t: z_t - log Σ exp z.
+	// CrossEntropy is that of class y; towards a class t, less that of t. It is
+	// raised as the log-odds v = log Σ_{j≠y} exp z_j - z_y, of which it is the
+	// rising function log(1 + exp v): the direction is the same, and does not
+	// vanish in float32 where the model is sure.
 	CrossEntropy Loss = "ce"
 	// Margin is max_{j≠y} z_j - z_y; towards t: z_t - max_{j≠t} z_j. The example
 	// is fooled where it is positive. Of two classes it is linear in the logits
@@ -78,9 +81,9 @@ func (l Loss) value(z []float32, g goal) float64 {
 	switch l {
 	case CrossEntropy:
 		if g.class >= 0 {
-			return float64(z[g.class]) - logSumExp(z)
+			return float64(z[g.class]) - logSumExp(z, g.class)
 		}
-		return logSumExp(z) - float64(z[g.label])
+		return logSumExp(z, g.label) - float64(z[g.label])
 	case DLR:
 		top, raised, lowered := l.parts(z, g)
 		if top == nil {
@@ -92,16 +95,16 @@ func (l Loss) value(z []float32, g goal) float64 {
 }
 
 // slope writes the loss's derivative by the logits, less the part that the
-// returned factor of the log-sum-exp carries. Where the loss is linear, z may be nil.
-func (l Loss) slope(z []float32, g goal, weights []float32) (logSumExp float32) {
+// returned factor of the log-sum-exp, without a class, carries. Where the loss is linear, z may be nil.
+func (l Loss) slope(z []float32, g goal, weights []float32) (logSumExp float32, without int) {
 	clear(weights)
 	if l == CrossEntropy {
 		if g.class >= 0 {
 			weights[g.class] = 1
-			return -1
+			return -1, g.class
 		}
 		weights[g.label] = -1
-		return 1
+		return 1, g.label
 	}
 	if len(weights) == 2 {
 		up := 1 - g.label
@@ -109,7 +112,7 @@ func (l Loss) slope(z []float32, g goal, weights []float32) (logSumExp float32) 
 			up = g.class
 		}
 		weights[up], weights[1-up] = 1, -1
-		return 0
+		return 0, -1
 	}
 	if l == DLR {
 		if top, raised, lowered := l.parts(z, g); top != nil {
@@ -121,7 +124,7 @@ func (l Loss) slope(z []float32, g goal, weights []float32) (logSumExp float32) 
 			for _, c := range top[1:] {
 				weights[c] += float32(r / float64(len(top)-1))
 			}
-			return 0
+			return 0, -1
 		}
 	}
 	if g.class >= 0 {
@@ -129,7 +132,7 @@ func (l Loss) slope(z []float32, g goal, weights []float32) (logSumExp float32) 
 	} else {
 		weights[other(z, g.label)], weights[g.label] = 1, -1
 	}
-	return 0
+	return 0, -1
 }
 
 // parts are the classes of a DLR: top[0] less the mean of top[1:] is its scale,
@@ -153,11 +156,13 @@ func scaleOf(z []float32, top []int) float64 {
 	return float64(z[top[0]]) - mean + 1e-12
 }
 
-func logSumExp(z []float32) float64 {
-	top := float64(z[argmax(z)])
+func logSumExp(z []float32, without int) float64 {
+	top := float64(z[other(z, without)])
 	sum := 0.0
-	for _, v := range z {
-		sum += math.Exp(float64(v) - top)
+	for c, v := range z {
+		if c != without {
+			sum += math.Exp(float64(v) - top)
+		}
 	}
 	return top + math.Log(sum)
 }

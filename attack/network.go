@@ -252,6 +252,13 @@ func (n *Network) run(ctx context.Context, pixels []float32, o *Objective, a *An
 			factors = make([]float32, last)
 		}
 		inputs[weightsName] = engine.Float32([]int64{int64(full), int64(classes)}, fill(o.Weights, first, last, full, classes))
+		without := make([]float32, full*classes)
+		for i := first; i < last && o.Without != nil; i++ {
+			if c := o.Without[i]; c >= 0 {
+				without[(i-first)*classes+c] = -1e30
+			}
+		}
+		inputs[withoutName] = engine.Float32([]int64{int64(full), int64(classes)}, without)
 		inputs[logSumExpName] = engine.Float32([]int64{int64(full), 1}, fill(factors, first, last, full, 1))
 	}
 	out, err := session.Run(ctx, inputs)

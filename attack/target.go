@@ -39,13 +39,14 @@ func (d Description) Size() int {
 
 // Objective is what an attack raises, for example i
 //
-//	Σ_j Weights[i,j]·logit[i,j] + LogSumExp[i]·log Σ_j exp logit[i,j] - penalty[i]
+//	Σ_j Weights[i,j]·logit[i,j] + LogSumExp[i]·log Σ_{j≠Without[i]} exp logit[i,j] - penalty[i]
 //
-// Cross-entropy of class y is Weights -1 at y and LogSumExp 1; a margin has
-// weights alone; any other loss is its own derivative by the logits.
+// A margin has weights alone, the log-odds against class y are Weights -1 at y,
+// LogSumExp 1 and Without y; any other loss is its own derivative by the logits.
 type Objective struct {
 	Weights   []float32 // [n, Classes]
 	LogSumExp []float32 // [n]; nil: zeros
+	Without   []int     // [n] class that the sum leaves out, -1: none; nil: none
 }
 
 // Answer is what a target says of n examples.
@@ -118,8 +119,8 @@ func checkAsk(d Description, pixels []float32, o *Objective) (int, error) {
 		return 0, fmt.Errorf("%d pixels: %w: want a multiple of %d, examples of %v", len(pixels), ErrAsk, size, d.Shape)
 	}
 	n := len(pixels) / size
-	if o != nil && (len(o.Weights) != n*d.Classes || o.LogSumExp != nil && len(o.LogSumExp) != n) {
-		return 0, fmt.Errorf("%d weights and %d factors for %d examples of %d classes: %w", len(o.Weights), len(o.LogSumExp), n, d.Classes, ErrAsk)
+	if o != nil && (len(o.Weights) != n*d.Classes || o.LogSumExp != nil && len(o.LogSumExp) != n || o.Without != nil && len(o.Without) != n) {
+		return 0, fmt.Errorf("%d weights, %d factors and %d classes left out for %d examples of %d classes: %w", len(o.Weights), len(o.LogSumExp), len(o.Without), n, d.Classes, ErrAsk)
 	}
 	return n, nil
 }

@@ -99,13 +99,13 @@ func (k *task) climb(ctx context.Context, pixels []float32, goals []goal, l Loss
 		z = first.Logits
 	}
 	classes := k.about.Classes
-	o := &Objective{Weights: make([]float32, n*classes), LogSumExp: make([]float32, n)}
+	o := &Objective{Weights: make([]float32, n*classes), LogSumExp: make([]float32, n), Without: make([]int, n)}
 	for i, g := range goals {
 		var row []float32
 		if z != nil {
 			row = z[i*classes : (i+1)*classes]
 		}
-		o.LogSumExp[i] = l.slope(row, g, o.Weights[i*classes:(i+1)*classes])
+		o.LogSumExp[i], o.Without[i] = l.slope(row, g, o.Weights[i*classes:(i+1)*classes])
 	}
 	if a, err = k.ask(ctx, pixels, o); err != nil {
 		return a, nil, err
