@@ -102,10 +102,11 @@ func TestARandomMapIsLabelledAsExplainingNothing(t *testing.T) {
 	}
 }
 
-// A network whose kernels are all constant computes local means: drawing its
-// weights anew from their own spread changes nothing, as an edge detector's map
-// does not change, and the map is labelled so.
-func TestAMapThatTheWeightsDoNotChangeIsLabelled(t *testing.T) {
+// averages is a network whose kernels are all constant: it computes local means,
+// and drawing its weights anew from their own spread changes nothing, as an edge
+// detector's map does not change.
+func averages(t *testing.T) *onnx.Model {
+	t.Helper()
 	b := onnx.NewBuilder(17)
 	n := onnx.Dim{Value: -1, Param: "N"}
 	x := b.Input("x", onnx.Float, n, onnx.Dim{Value: 1}, onnx.Dim{Value: side}, onnx.Dim{Value: side})
@@ -119,6 +120,11 @@ func TestAMapThatTheWeightsDoNotChangeIsLabelled(t *testing.T) {
 	b.Output(z, onnx.Float, n, onnx.Dim{Value: 2})
 	m := built(t, b)
 	requireRuntime(t)
+	return m
+}
+
+func TestAMapThatTheWeightsDoNotChangeIsLabelled(t *testing.T) {
+	m := averages(t)
 	set, _ := squares(2, 9)
 	r, err := explain.Check(t.Context(), explain.GradCAM, m, picture(set, 1), 1, explain.Options{Background: explain.Constant(0)}, explain.CheckOptions{Score: explain.Logit, RandomMaps: 19})
 	if err != nil {

@@ -3,6 +3,7 @@ package explain
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -22,6 +23,7 @@ type CheckOptions struct {
 	Score          Score
 	Steps          int // points of a curve after the first; 0: 20
 	RandomMaps     int // maps to compare with; 0: 39, so that the smallest p is 1/40
+	FewestMaps     int // a test that ctx's deadline cuts short still counts with that many; 0: it does not
 	Randomisations int // of the weights; 0: 5
 	Layers         int // stages of the cascade, spread over the model's depth; 0: 6
 }
@@ -30,7 +32,7 @@ func (c CheckOptions) check() error {
 	for _, option := range []struct {
 		name  string
 		value int
-	}{{"Steps", c.Steps}, {"RandomMaps", c.RandomMaps}, {"Randomisations", c.Randomisations}, {"Layers", c.Layers}} {
+	}{{"Steps", c.Steps}, {"RandomMaps", c.RandomMaps}, {"FewestMaps", c.FewestMaps}, {"Randomisations", c.Randomisations}, {"Layers", c.Layers}} {
 		if option.value < 0 || option.value > 1<<16 {
 			return fmt.Errorf("check option %s is %d: want 0 for the default, or more: %w", option.name, option.value, ErrInput)
 		}
@@ -66,29 +68,83 @@ type Fidelity struct {
 // Measure computes the deletion and insertion scores of a map, whatever made
 // it, and those of random maps. o is as for New.
 func Measure(ctx context.Context, m *onnx.Model, input engine.Tensor, made *Map, o Options, c CheckOptions) (*Fidelity, error) {
-	f, err := measure(ctx, m, input, made, o, c)
+	t, err := NewTester(m, o, c)
 	if err != nil {
-		return nil, fmt.Errorf("explain: measuring a map: %w", err)
+		return nil, err
 	}
-	return f, nil
+	defer t.Close()
+	return t.Measure(ctx, input, made)
 }
 
-func measure(ctx context.Context, m *onnx.Model, input engine.Tensor, made *Map, o Options, c CheckOptions) (*Fidelity, error) {
+// Tester is Measure for many maps of one model, which it opens once. It is safe
+// for concurrent use.
+type Tester struct {
+	subject *subject
+	options CheckOptions
+}
+
+// NewTester opens a model to test its maps. Errors: ErrNoBackground where
+// neither o nor c has one, ErrInput, and the engine's.
+func NewTester(m *onnx.Model, o Options, c CheckOptions) (*Tester, error) {
+	t, err := openTester(m, o, c)
+	if err != nil {
+		return nil, fmt.Errorf("explain: preparing the test of maps: %w", err)
+	}
+	return t, nil
+}
+
+func openTester(m *onnx.Model, o Options, c CheckOptions) (*Tester, error) {
 	if err := c.check(); err != nil {
 		return nil, err
 	}
 	if c.Background != nil {
 		o.Background = c.Background
 	}
+	if o.Background == nil {
+		return nil, ErrNoBackground
+	}
 	o.Score = c.Score
 	s, err := openSubject(m, o)
 	if err != nil {
 		return nil, err
 	}
-	defer s.Close()
 	if c.Score == "" && s.classes > 1 {
 		s.score = Probability
 	}
+	return &Tester{s, c}, nil
+}
+
+// Answer is the model's answer on an input: one logit for each class.
+func (t *Tester) Answer(ctx context.Context, input engine.Tensor) ([]float32, error) {
+	values, err := t.subject.example(input, 0)
+	if err != nil {
+		return nil, fmt.Errorf("explain: asking the model: %w", err)
+	}
+	var logits []float32
+	err = t.subject.answers(ctx, 1, func(_ int, row []float32) { copy(row, values) }, func(_ int, z []float32) { logits = slices.Clone(z) }, nil)
+	if err != nil {
+		return nil, fmt.Errorf("explain: asking the model: %w", err)
+	}
+	return logits, nil
+}
+
+// Close frees the graph.
+func (t *Tester) Close() error { return t.subject.Close() }
+
+// Measure computes the deletion and insertion scores of a map and those of
+// random maps. Where ctx's deadline passes meanwhile, the random maps up to then
+// are what the map is compared with, if they are CheckOptions.FewestMaps or
+// more: a time that does not depend on the outcome leaves P as it should be.
+func (t *Tester) Measure(ctx context.Context, input engine.Tensor, made *Map) (*Fidelity, error) {
+	f, err := t.measure(ctx, input, made)
+	if err != nil {
+		return nil, fmt.Errorf("explain: measuring a map: %w", err)
+	}
+	return f, nil
+}
+
+func (t *Tester) measure(ctx context.Context, input engine.Tensor, made *Map) (*Fidelity, error) {
+	s, c := t.subject, t.options
 	values, err := s.example(input, made.Class)
 	if err != nil {
 		return nil, err
@@ -112,7 +168,7 @@ func measure(ctx context.Context, m *onnx.Model, input engine.Tensor, made *Map,
 		return nil, err
 	}
 	r := &removal{subject: s, values: values, from: from, class: made.Class, steps: min(or(c.Steps, 20), s.layout.places())}
-	rng := rand.New(rand.NewPCG(o.Seed, 0xDE1E))
+	rng := rand.New(rand.NewPCG(s.options.Seed, 0xDE1E))
 	randoms := or(c.RandomMaps, 39)
 	tick := s.progress((randoms + 1) * 2 * (r.steps + 1) * len(from))
 	f := &Fidelity{}
@@ -124,6 +180,9 @@ func measure(ctx context.Context, m *onnx.Model, input engine.Tensor, made *Map,
 	as := 1
 	for range randoms {
 		deletion, insertion, err := r.curves(ctx, made.elsewhere(evidence, s.layout, rng), rng, tick)
+		if ended := ctx.Err(); errors.Is(ended, context.DeadlineExceeded) && c.FewestMaps > 0 && len(f.Random) >= c.FewestMaps {
+			break // whatever the last run came to
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -133,7 +192,7 @@ func measure(ctx context.Context, m *onnx.Model, input engine.Tensor, made *Map,
 			as++
 		}
 	}
-	f.P = float64(as) / float64(randoms+1)
+	f.P = float64(as) / float64(len(f.Random)+1)
 	return f, nil
 }
 
