@@ -62,6 +62,7 @@ typedef struct {
 	const long *place;
 	const float *bias; // NULL: none
 	float floor;
+	int add; // to what is there
 } target;
 
 // The sums over depth rows, which lie step apart in v, at offset[t] from there for
@@ -71,8 +72,17 @@ inlined void sums_of(const int rows, const int vectors, const long filter, const
 #pragma GCC unroll 6
 	for (int i = 0; i < vectors; i++) at[i] = place[i];
 	__m512 sum[block * most_vectors];
+	float *out = to->at;
+	long stride = to->stride;
+	if (to->add) {
+#pragma GCC unroll 8
+		for (int f = 0; f < rows; f++)
+#pragma GCC unroll 6
+			for (int i = 0; i < vectors; i++) sum[f * vectors + i] = _mm512_loadu_ps(out + f * stride + to->place[i]);
+	} else {
 #pragma GCC unroll 24
-	for (int i = 0; i < rows * vectors; i++) sum[i] = _mm512_setzero_ps();
+		for (int i = 0; i < rows * vectors; i++) sum[i] = _mm512_setzero_ps();
+	}
 	if (taps == 1)
 		for (long k = 0; k < depth; k++, w += along, v += step) multiply_add(rows, vectors, w, filter, v, at, sum);
 	else
@@ -80,8 +90,6 @@ inlined void sums_of(const int rows, const int vectors, const long filter, const
 			for (int t = 0; t < taps; t++, w += along) multiply_add(rows, vectors, w, filter, v + offset[t], at, sum);
 	const __m512 floor = _mm512_set1_ps(to->floor);
 	const float *bias = to->bias;
-	float *out = to->at;
-	long stride = to->stride;
 #pragma GCC unroll 6
 	for (int i = 0; i < vectors; i++) at[i] = to->place[i];
 #pragma GCC unroll 8
@@ -323,14 +331,142 @@ static int without_margins(int *phases, int n, int rows, int columns, int plane_
 	return 1;
 }
 
+// Where the positions of planes without margins come from, for images of a few
+// rows: numbers of the source and, in bits, which positions have one. A plane has
+// a multiple of 16 places.
+typedef struct {
+	long places;
+	int *from;
+	__mmask16 *there;
+} origin;
+
+// Planes of images that lie image numbers apart.
+static origin origin_of(const plane *planes, int count, int images, long image) {
+	origin o = {((long)images * planes[0].rows * planes[0].columns + lanes - 1) / lanes * lanes};
+	o.from = vigie_take(count * o.places * (long)sizeof(int) + count * o.places / lanes * (long)sizeof(__mmask16));
+	o.there = (__mmask16 *)(o.from + count * o.places);
+	memset(o.from, 0, count * o.places * sizeof(int));
+	memset(o.there, 0, count * o.places / lanes * sizeof(__mmask16));
+	for (int k = 0; k < count; k++) {
+		const plane *p = &planes[k];
+		long at = k * o.places;
+		for (int i = 0; i < images; i++)
+			for (int r = 0; r < p->rows; r++)
+				for (int c = 0; c < p->columns; c++, at++) {
+					int y = r * p->stride_h + p->off_h, x = c * p->stride_w + p->off_w;
+					if (y < 0 || y >= p->src_h || x < 0 || x >= p->src_w) continue;
+					o.from[at] = (int)(i * image + (long)y * p->src_w + x);
+					o.there[at / lanes] |= (__mmask16)(1u << at % lanes);
+				}
+	}
+	return o;
+}
+
+// Fills n positions of plane k. Where gate is given and not above 0, the source
+// counts as 0.
+static void collect(const origin *o, int k, float *to, long n, const float *from, const float *gate) {
+	const int *index = o->from + k * o->places;
+	const __mmask16 *there = o->there + k * o->places / lanes;
+	const __m512 zero = _mm512_setzero_ps();
+	for (long q = 0; q < n; q += lanes) {
+		__m512i i = _mm512_loadu_si512(index + q);
+		__mmask16 m = there[q / lanes];
+		if (gate) m = _mm512_mask_cmp_ps_mask(m, _mm512_mask_i32gather_ps(zero, m, i, gate, 4), zero, _CMP_GT_OQ);
+		_mm512_mask_storeu_ps(to + q, lanes_between(0, n - q < lanes ? (int)(n - q) : lanes), _mm512_mask_i32gather_ps(zero, m, i, from, 4));
+	}
+}
+
+// Rows shorter than this are collected; an image's numbers must be countable.
+static int collected(int columns, int images, long image) { return columns < lanes && images * image < 1L << 31; }
+
+// Small images: the taps' planes of many of them, without margins, are the rows of
+// one matrix, which the weights are multiplied by. The inner dimension goes in
+// steps whose part of the matrix stays in a level-2 cache for all the filters of a
+// unit, so that the weights are read once.
+typedef struct {
+	const correlating *c;
+	extent e;
+	float *rows, *out; // [channel][tap] and [filter] of step
+	long step;
+	int deep, units;
+	origin origin; // with places 0: lay planes out
+} gathering;
+
+enum { gathered_positions = 1024, gathered_bytes = 256 << 10 };
+
+static void gather(void *data, size_t channel) {
+	const gathering *s = data;
+	const correlating *c = s->c;
+	float *row = s->rows + channel * c->phases * s->step;
+	for (int f = 0; f < c->phases; f++, row += s->step) {
+		long at = s->e.images * s->e.plane_size;
+		if (s->origin.places) {
+			const correlation *j = c->j;
+			long from = s->e.image * j->src_image + (long)channel * j->src_channel;
+			collect(&s->origin, f, row, at, j->src + from, j->gate ? j->gate + from : 0);
+		} else {
+			lay_part(c->j, &c->planes[f], row, (int)channel, s->e.image, s->e.images, 0, c->j->out_rows);
+		}
+		memset(row + at, 0, (s->step - at) * sizeof(float));
+	}
+}
+
+static void multiply_gathered(void *data, size_t unit) {
+	const gathering *s = data;
+	const correlating *c = s->c;
+	const correlation *j = c->j;
+	const long depth = (long)j->c * j->taps, zero = 0, all = (s->e.images * s->e.plane_size + lanes - 1) / lanes;
+	const int first = c->filters * (int)unit / s->units, last = c->filters * ((int)unit + 1) / s->units;
+	for (long k = 0; k < depth; k += s->deep) {
+		long some = depth - k < s->deep ? depth - k : s->deep;
+		for (int f = first; f < last; f++) {
+			int rows = lesser(block, j->k - f * block), high = high_of(rows);
+			weights w = {c->weights + ((c->as_they_are ? 0 : f * depth) + k) * block, 1, block};
+			if (c->as_they_are && rows == block) w = (weights){j->w + f * block * j->w_filter + k, j->w_filter, 1};
+			for (long done = 0; done < all;) {
+				int vectors = vectors_of(high, all - done);
+				target to = {s->out + f * block * s->step + done * lanes, s->step, beside, 0, -__builtin_inff(), k > 0};
+				sums(high, vectors, w, s->rows + k * s->step + done * lanes, beside, s->step, some, &zero, 1, &to);
+				done += vectors;
+			}
+		}
+	}
+	for (int f = first * block; f < last * block && f < j->k; f++) put(c, &s->e, f, s->out + f * s->step, j->out_columns, s->e.plane_size);
+}
+
+static void correlate_gathered(const crew *crew, const correlating *c) {
+	const correlation *j = c->j;
+	gathering s = {.c = c, .units = lesser(processors(), c->filters)};
+	s.e.plane_size = (long)j->out_rows * j->out_columns;
+	s.e.rows = j->out_rows;
+	int together = (int)(gathered_positions / s.e.plane_size);
+	if (together < 1) together = 1;
+	if (together > j->n) together = j->n;
+	if (collected(j->out_columns, together, j->src_image)) s.origin = origin_of(c->planes, c->phases, together, j->src_image);
+	s.step = apart(together * s.e.plane_size);
+	s.deep = (int)(gathered_bytes / sizeof(float) / s.step);
+	s.rows = vigie_take((long)j->c * j->taps * s.step * sizeof(float));
+	s.out = vigie_take((long)c->filters * block * s.step * sizeof(float));
+	for (; s.e.image < j->n; s.e.image += together) {
+		s.e.images = lesser(together, j->n - s.e.image);
+		crew->run(crew, gather, j->c, &s);
+		crew->run(crew, multiply_gathered, s.units, &s);
+	}
+	vigie_give(s.origin.from);
+	vigie_give(s.out);
+	vigie_give(s.rows);
+}
+
 void vigie_correlate_single(const crew *crew, const correlation *j) {
 	plane planes[most_taps];
 	tap taps[most_taps];
 	correlating c = {.j = j, .planes = j->planes, .tap = j->tap, .phases = j->phases, .share_rows = j->share_rows};
+	int gathered = 0;
 	if (j->k >= 2 * block && without_margins(&c.phases, j->taps, j->out_rows, j->out_columns, j->planes[0].rows, j->planes[0].columns, j->planes, j->tap, planes, taps)) {
 		c.planes = planes;
 		c.tap = taps;
 		c.share_rows = 0;
+		gathered = 1;
 	}
 	c.filters = ceil_div(j->k, block);
 	c.columns = c.planes[0].columns;
@@ -397,7 +533,10 @@ void vigie_correlate_single(const crew *crew, const correlation *j) {
 		c.weights = vigie_take(bytes);
 		crew->run(crew, pack_weights, ceil_div(c.filters, 2), &c);
 	}
-	crew->run(crew, correlate_unit, (size_t)c.groups * c.bands * c.parts, &c);
+	if (gathered)
+		correlate_gathered(crew, &c);
+	else
+		crew->run(crew, correlate_unit, (size_t)c.groups * c.bands * c.parts, &c);
 	if (c.as_they_are || !j->keep) vigie_give(c.weights);
 }
 
@@ -426,6 +565,7 @@ typedef struct {
 	int together, segments;        // images that lie side by side, and how many such
 	long segment, step;            // their positions in x; between channels of a panel
 	long outputs;                  // their positions in dy
+	origin origin;                 // of a segment; with places 0: lay planes out
 	// A block's sums are [channels of the block][tap][32 filters].
 	long pair;                     // numbers of a block's sums
 } weighing;
@@ -468,6 +608,8 @@ static void divide(weighing *c, int together) {
 	c->segment = c->together * c->plane_size;
 	c->step = apart(c->segment + c->reach);
 	c->outputs = (long)c->together * c->width * c->lines;
+	long image = (long)c->g->c * c->g->h * c->g->w;
+	if (c->planes == c->exact && collected(c->g->out_w, c->together, image)) c->origin = origin_of(c->planes, c->phases, c->together, image);
 }
 
 // Lays out the planes of a channel, [phase][step], for segment s. A channel that
@@ -475,8 +617,15 @@ static void divide(weighing *c, int together) {
 // a margin, or it meets a margin of dy.
 static void lay_x(const weighing *c, float *to, int channel, int s, long step) {
 	const conv *g = c->g;
+	int first = s * c->together, images = lesser(c->together, g->n - first);
 	for (int f = 0; f < c->phases; f++, to += step) {
 		long end = 0;
+		if (c->origin.places && channel < c->channels) {
+			end = images * c->plane_size;
+			collect(&c->origin, f, to, end, c->x + ((long)first * g->c + c->group * c->channels + channel) * g->h * g->w, 0);
+			memset(to + end, 0, (c->segment + c->reach - end) * sizeof(float));
+			continue;
+		}
 		for (int i = s * c->together; channel < c->channels && i < (s + 1) * c->together && i < g->n; i++, end += c->plane_size)
 			lay(to + end, c->x + ((long)i * g->c + c->group * c->channels + channel) * g->h * g->w, 0, 1, &c->planes[f]);
 		memset(to + end, 0, (c->segment + c->reach - end) * sizeof(float));
@@ -552,6 +701,11 @@ static void weigh(const weighing *c, const float *x, long step, long image, cons
 		width *= images;
 		images = 1;
 	}
+	long place[block * most_taps]; // of rows that do not exist: copies of one that does
+	int count = 0;
+	for (int channel = 0; count < rows; channel++)
+		for (int t = 0; t < c->count; t++) place[count++] = (channel * c->phases + c->tap[t].phase) * step + c->tap[t].down * columns + c->tap[t].right;
+	for (; count % block; count++) place[count] = place[0];
 	// A run goes over whole lines, or part of one if there is but one.
 	for (int i = 0; i < images; i++)
 		for (long line = 0, column = 0; line < lines;) {
@@ -568,10 +722,7 @@ static void weigh(const weighing *c, const float *x, long step, long image, cons
 			const float *from = x + i * image + line * columns + column;
 			for (int row = 0; row < rows; row += block) {
 				const float *at[block];
-				for (int k = 0; k < block; k++) { // rows that do not exist fill the block with copies
-					int channel = lesser(row + k, rows - 1) / c->count, t = lesser(row + k, rows - 1) % c->count;
-					at[k] = from + (channel * c->phases + c->tap[t].phase) * step + c->tap[t].down * columns + c->tap[t].right;
-				}
+				for (int k = 0; k < block; k++) at[k] = from + place[row + k];
 				if (one)
 					weigh_rows(1, at, some, across, columns, dy, sum + row * wide);
 				else
@@ -764,6 +915,7 @@ void vigie_weight_gradient_single(const crew *crew, const conv *g, const float *
 			stream(crew, &c, w, b);
 		else
 			spread(crew, &c, w, b);
+		vigie_give(c.origin.from);
 	}
 }
 
@@ -809,6 +961,7 @@ void vigie_record_gradients_single(const crew *crew, const conv *g, int views, c
 		divide(&c, views);
 		recording s = {&c, rows, bias_rows, norms, bias_norms};
 		crew->run(crew, record, c.segments, &s);
+		vigie_give(c.origin.from);
 	}
 }
 
