@@ -125,6 +125,9 @@ func open(m *onnx.Model, data []byte, options Options) (Session, error) {
 	if len(s.inputs) == 0 {
 		return nil, fmt.Errorf("engine: opening graph %q: it has no input", s.name)
 	}
+	if err := checkOperators(m); err != nil {
+		return nil, fmt.Errorf("engine: opening graph %q: %w", s.name, err)
+	}
 	if err := start(); err != nil {
 		return nil, fmt.Errorf("engine: opening graph %q: %w", s.name, err)
 	}
@@ -138,7 +141,7 @@ func open(m *onnx.Model, data []byte, options Options) (Session, error) {
 	}
 	s.session, err = ort.NewDynamicAdvancedSessionWithONNXData(data, nameList(s.inputs), nameList(s.outputs), settings)
 	if err != nil {
-		return nil, fmt.Errorf("engine: opening graph %q: %w", s.name, err)
+		return nil, fmt.Errorf("engine: opening graph %q: %w", s.name, refused(err))
 	}
 	return s, nil
 }
