@@ -15,6 +15,7 @@ import (
 	"strings"
 
 	"github.com/vigie/vigie/attack"
+	"github.com/vigie/vigie/medical/dicom"
 	"github.com/vigie/vigie/train"
 )
 
@@ -114,10 +115,6 @@ func (r *Report) within(p Point) string {
 }
 
 func (r *Report) pictures() ([]pictured, error) {
-	d := r.subject.target.Describe()
-	if len(d.Shape) != 3 {
-		return nil, nil
-	}
 	class := func(c int) string {
 		if c < len(r.Classes) {
 			return r.Classes[c]
@@ -129,12 +126,15 @@ func (r *Report) pictures() ([]pictured, error) {
 		if !c.Fooled || len(all) == shown {
 			continue
 		}
-		before, after := r.subject.pixels[i*d.Size():(i+1)*d.Size()], r.result.Pixels[i*d.Size():(i+1)*d.Size()]
+		d, before, after := r.subject.pair(i, r.result)
+		if len(d.Shape) != 3 {
+			return nil, nil
+		}
 		p := pictured{Index: r.subject.index[i], From: class(c.Answer), To: class(c.After), L2: c.Distance[attack.L2],
 			Changed: int(c.Distance[attack.L0]), Place: c.Place}
-		largest := c.Distance[attack.Linf] / (d.High - d.Low)
+		largest := attack.Linf.Distance(before, after) / (d.High - d.Low)
 		p.Largest = fmt.Sprintf("%.3g/255", 255*largest)
-		p.Times = max(1, int(0.5/largest))
+		p.Times = max(1, int(0.5/max(largest, 1e-4)))
 		var err error
 		for _, part := range []struct {
 			to      *template.URL
@@ -147,6 +147,28 @@ func (r *Report) pictures() ([]pictured, error) {
 		all = append(all, p)
 	}
 	return all, nil
+}
+
+// pair is an image before and after, as it is shown: of a DICOM file what a
+// person sees, made small.
+func (s *subject) pair(i int, r *attack.Result) (attack.Description, []float32, []float32) {
+	if !s.dicom {
+		d := s.target.Describe()
+		return d, s.pixels[i*d.Size() : (i+1)*d.Size()], r.Pixels[i*d.Size() : (i+1)*d.Size()]
+	}
+	f := s.files[i]
+	step := max(1, max(f.before.Rows, f.before.Columns)/300)
+	rows, columns := f.before.Rows/step, f.before.Columns/step
+	small := func(l *dicom.Luminance) []float32 {
+		out := make([]float32, 0, rows*columns)
+		for row := range rows {
+			for column := range columns {
+				out = append(out, l.At(row*step, column*step))
+			}
+		}
+		return out
+	}
+	return attack.Description{Shape: []int64{1, int64(rows), int64(columns)}, High: 1}, small(f.before), small(f.after)
 }
 
 // difference draws what was added in red and what was taken away in blue, on

@@ -37,10 +37,13 @@ type Options struct {
 	Low, High      float64   // range of a pixel; both 0: 0 to 1
 	Output         string    // of a bare graph with several
 	Attacking      attack.Options
-	Save           string // .npz file, or folder
-	Report         string // .html file
-	Command        string // as a person would type it again; part of the report
-	Progress       func(stage string, done float64)
+	// JPEG, of DICOM files of 8 bits, is the quality, 1 to 100, at which they are
+	// compressed after the attack and within it; 0: they are not.
+	JPEG     int
+	Save     string // .npz file, or folder
+	Report   string // .html file
+	Command  string // as a person would type it again; part of the report
+	Progress func(stage string, done float64)
 }
 
 // Eps is a bound as it was written and as a number.
@@ -97,6 +100,10 @@ type subject struct {
 	classes []string
 	digest  string
 	data    string // digest
+
+	network attack.NetworkOptions
+	dicom   bool       // files of a folder, attacked one by one
+	files   []*studied // of the last bound
 }
 
 // Run attacks the model at each bound.
@@ -113,6 +120,9 @@ func (o Options) Run(ctx context.Context) (*Report, error) {
 	}
 	if len(o.Eps) == 0 && row.Bounded {
 		return nil, fmt.Errorf("job: %s: %w: it needs a bound: --eps 8/255", row.Name, ErrAsk)
+	}
+	if o.JPEG < 0 || o.JPEG > 100 {
+		return nil, fmt.Errorf("job: JPEG of quality %d: %w: want 1 to 100", o.JPEG, ErrAsk)
 	}
 	if err := errors.Join(o.checkSave(), o.checkReport()); err != nil {
 		return nil, err
@@ -145,10 +155,12 @@ func (o Options) Run(ctx context.Context) (*Report, error) {
 			stage += " at " + eps.Text
 		}
 		options.Progress = func(done float64) { o.Progress(stage, done) }
-		if last, err = attack.Run(ctx, s.target, row.Name, s.pixels, s.labels, options); err != nil {
-			return nil, err
+		if s.dicom {
+			last, err = s.attackFiles(ctx, o, row, options, r, options.Progress)
+		} else if last, err = attack.Run(ctx, s.target, row.Name, s.pixels, s.labels, options); err == nil {
+			err = s.recount(ctx, last, r)
 		}
-		if err := s.recount(ctx, last, r); err != nil {
+		if err != nil {
 			return nil, err
 		}
 		if row.Bounded {
@@ -211,6 +223,20 @@ func (o Options) open(ctx context.Context) (*subject, error) {
 	}
 	if s.replay, err = openReplay(m, n, s.set); err != nil {
 		return nil, errors.Join(err, s.target.Close())
+	}
+	if s.dicom = asDICOM(o.Data.Data, s.set); s.dicom {
+		if o.Attack == attack.Universal || strings.EqualFold(filepath.Ext(o.Save), ".npz") {
+			return nil, errors.Join(fmt.Errorf("job: DICOM files: %w: they differ in size, so that there is no universal perturbation and no .npz of them; choose another attack, or a folder", ErrAsk), s.close())
+		}
+		if n.Manifest == nil {
+			if n.Manifest, err = o.bareManifest(s.replay); err != nil {
+				return nil, errors.Join(err, s.close())
+			}
+			n.Mean, n.Std = nil, nil
+		}
+		s.replay.options, s.network = n, n
+	} else if o.JPEG != 0 {
+		return nil, errors.Join(fmt.Errorf("job: JPEG: %w: it is for a folder of DICOM files", ErrAsk), s.close())
 	}
 	if err := s.examples(o, n.Label); err != nil {
 		return nil, errors.Join(err, s.close())
@@ -350,9 +376,16 @@ func (s *subject) examples(o Options, label *int) error {
 }
 
 func (s *subject) report(o Options, row attack.Row) *Report {
+	notes := s.target.Notes()
+	if s.dicom {
+		notes = append(notes, "stored values of the DICOM files were perturbed at their own resolution, in units of the window; each file was written, read back and judged as the gateway reads it")
+		if o.JPEG > 0 {
+			notes = append(notes, fmt.Sprintf("compressed as baseline JPEG of quality %d", o.JPEG))
+		}
+	}
 	return &Report{
 		Model: o.Model, Digest: s.digest, Data: filepath.Base(o.Data.Data), DataDigest: s.data, Split: o.Data.Split,
 		Classes: s.names(), Attack: row.Name, About: row.About, ATLAS: row.ATLAS, Bounded: row.Bounded,
-		Seed: o.Attacking.Seed, Command: o.Command, Notes: s.target.Notes(), Indices: s.index,
+		Seed: o.Attacking.Seed, Command: o.Command, Notes: notes, Indices: s.index,
 	}
 }

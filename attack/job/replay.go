@@ -60,6 +60,20 @@ func (r *replay) answer(ctx context.Context, pixels []float32) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	return r.class(ctx, in)
+}
+
+// luminance is the class of one image of any size, as the manifest prepares it.
+func (r *replay) luminance(ctx context.Context, l *dicom.Luminance) (int, error) {
+	in, err := r.options.Manifest.Prepare(l)
+	if err != nil {
+		return 0, err
+	}
+	return r.class(ctx, in)
+}
+
+// class asks about one prepared image.
+func (r *replay) class(ctx context.Context, in engine.Tensor) (int, error) {
 	if n := r.input.Shape[0]; n.Known() && n.Value > 1 { // a batch of fixed size
 		row := in.Data.([]float32)
 		all := make([]float32, 0, len(row)*int(n.Value))

@@ -59,6 +59,9 @@ func (s *subject) save(o Options, report *Report, r *attack.Result) error {
 		return nil
 	}
 	report.Saved = o.Save
+	if s.dicom {
+		return s.saveFiles(o.Save, o, r)
+	}
 	d := s.target.Describe()
 	if strings.EqualFold(filepath.Ext(o.Save), ".npz") {
 		n := int64(len(r.Cases))

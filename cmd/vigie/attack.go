@@ -41,6 +41,11 @@ Attacks and their norms, the first being the default:
 the data: what the package's manifest does to an image is differentiated too. A
 bare ONNX file gets pixels as they are, or normalised by --mean and --std.
 
+Of a folder of DICOM files the stored values are perturbed, whole numbers at the
+file's own resolution; bounds are in units of the window (1 is black to white).
+Each result is written, read back and judged as the gateway reads it, and --save
+keeps it as .dcm.
+
 Whatever counts as fooled was replayed through the model's own path first. The
 same --seed gives the same images on the same type of processor. --eps takes
 several bounds (2/255,4/255,8/255) for a curve.
@@ -51,7 +56,8 @@ curve and pictures.`,
 		Example: `  vigie attack models/chest-pneumonia-28 --data pneumoniamnist.npz --split val --eps 2/255,4/255,8/255 --report report.html
   vigie attack network.onnx --data breastmnist.npz --split val --attack pgd --norm l2 --eps 0.5 --steps 100 --restarts 5 --save out.npz
   vigie attack network.onnx --data breastmnist.npz --split val --attack pgd --eps 4/255 --targeted 1
-  vigie attack network.onnx --data breastmnist.npz --split val --attack patch --patch-size 3`,
+  vigie attack network.onnx --data breastmnist.npz --split val --attack patch --patch-size 3
+  vigie attack models/chest-pneumonia-28 --data radiographs --labels labels.csv --split all --attack apgd-ce --eps 2/255 --save attacked`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Model, o.Attack = args[0], attack.Name(name)
@@ -107,6 +113,8 @@ curve and pictures.`,
 	flags.Float64SliceVar(&o.Std, "std", nil, "of a bare file's input, likewise")
 	flags.Float64SliceVar(&pixels, "range", nil, "darkest and brightest pixel of the data (default 0,1)")
 	flags.StringVar(&o.Output, "output", "", "output of a bare file that holds the classes (default the only one)")
+	flags.IntVar(&o.JPEG, "jpeg", 0, "of DICOM files of 8 bits: compress within and after the attack at this quality, 1 to 100")
+	flags.StringVar(&o.Data.Aspect, "aspect", "stretch", "how a bare file's images are brought to size: stretch, pad or centre-crop")
 	flags.StringVar(&o.Save, "save", "", "FILE.npz, or folder, for the images after the attack")
 	flags.StringVar(&o.Report, "report", "", "FILE.html with figures, curve and pictures")
 	flags.BoolVar(&asJSON, "json", false, "print JSON")
