@@ -118,9 +118,7 @@ func (p *private) update(ctx context.Context) error {
 	for i, sum := range p.sum {
 		clear(sum)
 		for _, part := range p.sums {
-			for j, v := range part[i] {
-				sum[j] += float64(v)
-			}
+			dp.Accumulate(sum, part[i])
 		}
 		if err := p.noise.Perturb(p.mean[i], sum, 1, 1/float64(p.batch)); err != nil {
 			return err

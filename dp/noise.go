@@ -121,10 +121,25 @@ func (s *stream) next() uint64 {
 // unit is uniform on the odd multiples of 2^-54 in (0, 1).
 func unit(word uint64) float64 { return (float64(word>>11) + 0.5) * 0x1p-53 }
 
-// normal is one draw from N(0, 1). After an error its value means nothing.
+// normal is one draw from N(0, 1). After an error its value means nothing. Nearly
+// all draws lie well within their layer, and are made here.
 func (s *stream) normal() float64 {
-	for s.err == nil {
-		word := s.next()
+	if len(s.unread) < 8 {
+		return s.unlikely(s.next())
+	}
+	word := binary.LittleEndian.Uint64(s.unread)
+	s.unread = s.unread[8:]
+	layer := word & 0xff
+	x := unit(word) * zigguratEdge[layer]
+	if x < zigguratEdge[layer+1] {
+		return math.Float64frombits(math.Float64bits(x) | word<<55&(1<<63)) // bit 8 is the sign
+	}
+	return s.unlikely(word)
+}
+
+// unlikely is a draw that begins with the given word, whatever comes of it.
+func (s *stream) unlikely(word uint64) float64 {
+	for ; s.err == nil; word = s.next() {
 		layer, negative := word&0xff, word&0x100 != 0
 		x := unit(word) * zigguratEdge[layer]
 		switch {
@@ -174,7 +189,8 @@ func (g *Gaussian) Perturb(dst []float32, sum []float64, deviation, scale float6
 	grid := gridOf(deviation)
 	steps := 1 / grid // exact: a power of two
 	add := func(s *stream, from, to int) error {
-		for i := from; i < to; i++ {
+		dst, sum := dst[from:to], sum[from:to]
+		for i := range dst {
 			v := sum[i] + deviation*s.normal()
 			dst[i] = float32(math.RoundToEven(v*steps) * grid * scale)
 		}
@@ -199,6 +215,30 @@ func (g *Gaussian) Perturb(dst []float32, sum []float64, deviation, scale float6
 		}
 	}
 	return nil
+}
+
+// Accumulate adds part, clipped gradients of some records, to sum, which is as
+// long, on all processors.
+func Accumulate(sum []float64, part []float32) {
+	if len(part) != len(sum) {
+		panic(fmt.Sprintf("dp: %d gradients added to %d sums", len(part), len(sum)))
+	}
+	add := func(sum []float64, part []float32) {
+		for i, v := range part {
+			sum[i] += float64(v)
+		}
+	}
+	workers := min(runtime.GOMAXPROCS(0), len(sum)/perturbChunk)
+	if workers < 2 {
+		add(sum, part)
+		return
+	}
+	var adding sync.WaitGroup
+	for k := range workers {
+		from, to := k*len(sum)/workers, (k+1)*len(sum)/workers
+		adding.Go(func() { add(sum[from:to], part[from:to]) })
+	}
+	adding.Wait()
 }
 
 // Value is one perturbed number: a count or a sum, plus N(0, deviation²), on the

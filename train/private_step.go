@@ -214,10 +214,7 @@ func (s *clippedStep) add(ctx context.Context, t *trainer, p *clippedPart, image
 		}
 	}
 	for i, g := range p.gradients {
-		sum := p.sums[i]
-		for j, v := range g {
-			sum[j] += float64(v)
-		}
+		dp.Accumulate(p.sums[i], g)
 	}
 	return within, nil
 }
