@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,7 +19,7 @@ import (
 const (
 	// CrossEntropy is the mean over the examples of -Σ target·log softmax of
 	// the output [N, K]: PyTorch's cross_entropy. Labels are classes [N] or
-	// [N, 1], or distributions [N, K].
+	// [N, 1], or distributions [N, K], whose rows add up to 1.
 	CrossEntropy = "cross-entropy"
 	// BinaryCrossEntropy is, for an output [N, K] of independent logits, the
 	// sum over labels and mean over examples of the cross-entropy of their
@@ -42,7 +43,7 @@ const (
 type Request struct {
 	Loss   string
 	Labels *engine.Tensor // nil for Sum
-	Output string         // empty: the only one, or a package's
+	Output string         // an output or inner tensor; empty: the only output, or a package's
 	// WithRespectTo holds Inputs, Weights or names of inputs, weights or inner
 	// tensors. Weights leaves out what optimisers leave alone: the running
 	// statistics of batch normalisation and settings such as Resize's scales.
@@ -69,11 +70,17 @@ type Gradients struct {
 // and its gradients. An operator on the way that cannot be differentiated is an
 // error that names it (autodiff.ErrNotDifferentiable).
 func (m *Model) Gradient(ctx context.Context, inputs map[string]engine.Tensor, r Request) (*Gradients, error) {
-	out, err := m.output(r.Output)
+	bound, values, err := m.bound(inputs)
 	if err != nil {
 		return nil, err
 	}
-	bound, values, err := m.bound(inputs)
+	var out onnx.Value
+	if r.Output != "" { // inner tensors are as good as outputs: logits before an activation
+		out.Name = r.Output
+		err = expose(bound, values, []string{r.Output})
+	} else {
+		out, err = m.output("")
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -121,6 +128,9 @@ func (m *Model) Gradient(ctx context.Context, inputs map[string]engine.Tensor, r
 		reasons := slices.Concat(m.Warnings, []string{"look for values in the inputs that are not numbers, or too large"})
 		return nil, fmt.Errorf("probe: the loss of %d of %d examples is not a number; %s", bad, len(g.Each), strings.Join(reasons, "; "))
 	}
+	if hint := activated(bound.Graph, out.Name, r.Loss); hint != "" {
+		g.Warnings = append(g.Warnings, hint)
+	}
 	for _, name := range names {
 		t := computed[graph.Of[name]]
 		g.Tensors[name] = t
@@ -131,6 +141,34 @@ func (m *Model) Gradient(ctx context.Context, inputs map[string]engine.Tensor, r
 		g.Gradients = append(g.Gradients, f)
 	}
 	return g, nil
+}
+
+// carries are operators that hand elements on as they are.
+var carries = []string{"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Cast"}
+
+// activated says that a loss which applies an activation itself is taken of what
+// an activation gave already; empty if it is not. The value is defined all the
+// same, and seldom meant. Cross-entropy of a LogSoftmax is that of its input.
+func activated(g *onnx.Graph, output, loss string) string {
+	within := map[string]string{CrossEntropy: "softmax", BinaryCrossEntropy: "sigmoid"}[loss]
+	if within == "" {
+		return ""
+	}
+	name := output
+	for {
+		node, _ := g.Producer(name)
+		if node == nil || node.Domain != "" {
+			return ""
+		}
+		switch {
+		case node.OpType == "Softmax", node.OpType == "Sigmoid", node.OpType == "LogSoftmax" && loss != CrossEntropy:
+			return fmt.Sprintf("output %q is what a %s gives, and %s takes the %s of it once more; it is made for logits: name them as the output (%q), if that is what you mean", output, node.OpType, loss, within, node.Input(0))
+		case slices.Contains(carries, node.OpType):
+			name = node.Input(0)
+		default:
+			return ""
+		}
+	}
 }
 
 // Metadata describes the gradients for the header of a safetensors file.
@@ -232,6 +270,9 @@ func targets(labels engine.Tensor, n, classes int64, typ onnx.DataType, loss str
 	if len(labels.Shape) == 0 || labels.Shape[0] != n {
 		return engine.Tensor{}, wrong(fmt.Sprintf("one label for each of the %d examples", n))
 	}
+	if loss == CrossEntropy && classes == 1 {
+		return engine.Tensor{}, fmt.Errorf("probe: cross-entropy over one class: %w: it is 0 whatever the output is; take the loss %q", ErrAsk, BinaryCrossEntropy)
+	}
 	target := make([]float64, n*classes)
 	whole := !isFloat(labels.Type())
 	switch {
@@ -260,6 +301,9 @@ func targets(labels engine.Tensor, n, classes int64, typ onnx.DataType, loss str
 			target[i] = v
 			i++
 		})
+		if err == nil && loss == CrossEntropy {
+			err = distributions(target, int(classes))
+		}
 		if err != nil {
 			return engine.Tensor{}, err
 		}
@@ -269,6 +313,25 @@ func targets(labels engine.Tensor, n, classes int64, typ onnx.DataType, loss str
 		return engine.Tensor{}, wrong("[N, classes] from 0 to 1")
 	}
 	return convert(engine.Float64([]int64{n, classes}, target), typ)
+}
+
+// sumTolerance is how far from one the probabilities of an example may add up:
+// more than rounding to half precision takes away.
+const sumTolerance = 1e-2
+
+// distributions checks that the rows are distributions over the classes. Marks of
+// labels that do not exclude each other are not.
+func distributions(rows []float64, classes int) error {
+	for i := range len(rows) / classes {
+		sum := 0.0
+		for _, p := range rows[i*classes : (i+1)*classes] {
+			sum += p
+		}
+		if math.Abs(sum-1) > sumTolerance {
+			return fmt.Errorf("probe: labels of example %d (row %d) add up to %.4g: %w: %s wants class numbers [N] or rows of probabilities that add up to 1; for labels that do not exclude each other take the loss %q", i, i+1, sum, ErrAsk, CrossEntropy, BinaryCrossEntropy)
+		}
+	}
+	return nil
 }
 
 // resolve turns Inputs, Weights and names into names, in the graph's order

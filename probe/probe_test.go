@@ -174,6 +174,8 @@ func TestAWrongQuestionIsAnErrorThatSaysWhatFits(t *testing.T) {
 		"too few":          {probe.Request{Loss: probe.CrossEntropy, Labels: label([]int64{1}, []int64{0}), WithRespectTo: weights}, "2 examples"},
 		"float classes":    {probe.Request{Loss: probe.CrossEntropy, Labels: label([]int64{2}, []float32{0, 1}), WithRespectTo: weights}, "integers"},
 		"probability":      {probe.Request{Loss: probe.BinaryCrossEntropy, Labels: label([]int64{2, 2}, []float32{0, 1, 0, 1.5}), WithRespectTo: weights}, "label 1.5 of example 1"},
+		"marks":            {probe.Request{Loss: probe.CrossEntropy, Labels: label([]int64{2, 2}, []float32{0.25, 0.75, 1, 1}), WithRespectTo: weights}, "labels of example 1 (row 2) add up to 2"},
+		"no class":         {probe.Request{Loss: probe.CrossEntropy, Labels: label([]int64{2, 2}, []int64{0, 0, 1, 0}), WithRespectTo: weights}, "labels of example 0 (row 1) add up to 0"},
 		"one of two":       {probe.Request{Loss: probe.BinaryCrossEntropy, Labels: label([]int64{2}, []int64{0, 1}), WithRespectTo: weights}, "[N, classes]"},
 		"tensor":           {probe.Request{Loss: probe.Sum, WithRespectTo: []string{"nosuch"}}, `"nosuch"`},
 		"output":           {probe.Request{Loss: probe.Sum, Output: "y", WithRespectTo: weights}, `"y"`},
@@ -182,6 +184,79 @@ func TestAWrongQuestionIsAnErrorThatSaysWhatFits(t *testing.T) {
 			t.Errorf("%s: got %v, want %q in it", name, err, c.says)
 		}
 	}
+}
+
+// A loss that takes a softmax of its own, of what a softmax gave, is computed as
+// asked for, with a hint that names the logits; they can then be asked for.
+func TestALossOfWhatIsActivatedAlreadyComesWithAHint(t *testing.T) {
+	label := &engine.Tensor{Shape: []int64{1}, Data: []int64{1}}
+	for middle, losses := range map[string]map[string]bool{
+		"Softmax": {probe.CrossEntropy: true, probe.BinaryCrossEntropy: true, probe.Sum: false}, "Sigmoid": {probe.CrossEntropy: true},
+		"LogSoftmax": {probe.CrossEntropy: false, probe.BinaryCrossEntropy: true}, "Relu": {probe.CrossEntropy: false},
+	} {
+		m := linear(t, middle, 1, 0, 0, 1, 2, 1) // an Identity follows
+		inputs, err := m.Inputs(npy(t, []int64{1, 3}, []float32{1, 2, 3}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for loss, hint := range losses {
+			r := probe.Request{Loss: loss, Labels: label, WithRespectTo: []string{probe.Inputs}}
+			switch loss {
+			case probe.BinaryCrossEntropy:
+				r.Labels = &engine.Tensor{Shape: []int64{1, 2}, Data: []float32{0, 1}}
+			case probe.Sum:
+				r.Labels = nil
+			}
+			g, err := m.Gradient(t.Context(), inputs, r)
+			skipWithoutRuntime(t, err)
+			if got := len(g.Warnings) == 1 && strings.Contains(g.Warnings[0], middle); got != hint || !hint && len(g.Warnings) > 0 {
+				t.Errorf("%s of a %s: warnings %q, want a hint: %v", loss, middle, g.Warnings, hint)
+			}
+		}
+	}
+	m := linear(t, "Softmax", 1, 0, 0, 1, 2, 1)
+	inputs, err := m.Inputs(npy(t, []int64{1, 3}, []float32{1, 2, 3}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	logits := m.Graph.Graph.Nodes[1].Inputs[0]
+	g, err := m.Gradient(t.Context(), inputs, probe.Request{Loss: probe.CrossEntropy, Labels: label, Output: logits, WithRespectTo: []string{logits}})
+	skipWithoutRuntime(t, err)
+	// The logits are 7 and 5: -log of the second's softmax.
+	p := math.Exp(5) / (math.Exp(5) + math.Exp(7))
+	if got := floats(t, g.Tensors[logits]); math.Abs(g.Value+math.Log(p)) > 1e-5 || math.Abs(got[1]-(p-1)) > 1e-5 || len(g.Warnings) > 0 {
+		t.Errorf("loss %v, gradient %v, warnings %q", g.Value, got, g.Warnings)
+	}
+	one := linearTo(t, 1)
+	r := probe.Request{Loss: probe.CrossEntropy, Labels: &engine.Tensor{Shape: []int64{1}, Data: []int64{0}}, WithRespectTo: []string{probe.Inputs}}
+	if _, err := one.Gradient(t.Context(), inputs, r); err == nil || !strings.Contains(err.Error(), `take the loss "bce"`) {
+		t.Errorf("one output: %v", err)
+	}
+}
+
+// linearTo writes a model of so many outputs, z = x · 1 with x [batch, 3].
+func linearTo(t *testing.T, outputs int64) *probe.Model {
+	t.Helper()
+	batch := onnx.Dim{Value: -1, Param: "batch"}
+	b := onnx.NewBuilder(17)
+	weights := make([]float32, 3*outputs)
+	for i := range weights {
+		weights[i] = 1
+	}
+	b.Output(b.Op("MatMul", []string{b.Input("x", onnx.Float, batch, onnx.Dim{Value: 3}), b.Weight("w", []int64{3, outputs}, weights)}), onnx.Float, batch, onnx.Dim{Value: outputs})
+	m, err := b.Build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "model.onnx")
+	if err := m.Save(path); err != nil {
+		t.Fatal(err)
+	}
+	p, err := probe.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
 }
 
 func TestAnOperatorWithoutAGradientIsNamed(t *testing.T) {

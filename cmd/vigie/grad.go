@@ -24,7 +24,8 @@ func newGradCommand() *cobra.Command {
 inputs, the weights or any inner tensor, from the ONNX file alone.
 
 Losses:
-  cross-entropy  labels: classes [N] or distributions [N, K]; mean over examples
+  cross-entropy  labels: classes [N] or distributions [N, K], whose rows add up
+                 to 1; mean over examples
   bce            labels: 0 to 1, [N, K]; sum over labels, mean over examples
   sum            sum of the output's elements, no labels
 
@@ -59,6 +60,9 @@ shape S has shape [N, S...]. Each gradient has the name of its tensor.`,
 				}
 			}
 			if asJSON {
+				for _, warning := range g.Warnings { // they are in the JSON, too
+					fmt.Fprintln(cmd.ErrOrStderr(), "warning:", warning)
+				}
 				return writeJSON(cmd.OutOrStdout(), g)
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "%s %.9g over %d examples\n", g.Loss, g.Value, len(g.Each))
@@ -71,7 +75,7 @@ shape S has shape [N, S...]. Each gradient has the name of its tensor.`,
 	flags.StringArrayVar(&inputs, "input", nil, "x.npy, NAME=x.npy (repeat for several inputs), x.safetensors, or a table x.csv")
 	flags.StringVar(&label, "label", "", "labels, .npy")
 	flags.StringVar(&request.Loss, "loss", probe.CrossEntropy, strings.Join(probe.Losses(), ", "))
-	flags.StringVar(&request.Output, "output", "", "output that the loss is of (default the only one)")
+	flags.StringVar(&request.Output, "output", "", "output or inner tensor that the loss is of (default the only output)")
 	flags.StringArrayVar(&request.WithRespectTo, "wrt", []string{probe.Inputs}, "input, weights, or the name of a tensor; repeat for several")
 	flags.BoolVar(&request.PerExample, "per-example", false, "each example's own gradient")
 	flags.StringVar(&out, "out", "", "file for the gradients: .safetensors, .npz or .npy (one gradient)")
