@@ -24,7 +24,8 @@ const (
 	GraphFile       = "model.onnx"
 	CalibrationFile = "calibration.json"
 	CardFile        = "card.md"
-	TrainingFile    = "training.json" // optional
+	TrainingFile    = "training.json"    // optional
+	ExplanationFile = "explanation.json" // optional: see Survey
 	DigestFile      = "digest"
 )
 

@@ -28,6 +28,7 @@ type Summary struct {
 	Borderline  string            `json:"borderline,omitempty"`
 	Calibration Calibration       `json:"calibration"`
 	Explanation string            `json:"explanation"`
+	Survey      *Survey           `json:"survey,omitempty"` // what its methods are worth on this model
 	Operators   map[string]int    `json:"operators"`
 	Opsets      map[string]int64  `json:"opsets"`
 	Parameters  int64             `json:"parameters"`
@@ -53,10 +54,7 @@ func (p *Package) Summary() Summary {
 		Modalities: m.Accepts.Modalities, Calibration: p.Calibration, Files: p.Files, Licence: m.Training.Licence,
 		Input:       fmt.Sprintf("%s float32 %v %s, %s, %s", m.Input.Name, m.Input.Shape(1), m.Input.Layout, m.Input.Aspect, m.Input.Photometric),
 		Output:      fmt.Sprintf("%s, %s", m.Output.Name, m.Output.Activation),
-		Explanation: m.Explanation.Method, Opsets: p.Graph.Opsets, GraphBytes: len(p.ONNX),
-	}
-	if p.layer != "" {
-		s.Explanation += " of " + p.layer
+		Explanation: p.explanationText(), Survey: p.Explained, Opsets: p.Graph.Opsets, GraphBytes: len(p.ONNX),
 	}
 	for _, place := range m.Accepts.BodyParts {
 		s.BodyParts = append(s.BodyParts, place.Term)
@@ -113,6 +111,11 @@ func (s Summary) Write(w io.Writer) error {
 		line("calibration", "none")
 	}
 	line("explanation", "%s", s.Explanation)
+	if s.Survey != nil {
+		for _, m := range s.Survey.Methods {
+			line("", "%s", m.Line())
+		}
+	}
 	var operators []string
 	for _, name := range slices.Sorted(maps.Keys(s.Operators)) {
 		operators = append(operators, fmt.Sprintf("%s×%d", name, s.Operators[name]))

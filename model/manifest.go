@@ -159,10 +159,19 @@ type Borderline struct {
 	To   float64 `yaml:"to"`
 }
 
-// Explanation says what a relevance map is drawn from.
+// Explanation says how a map of what the target's score rests on is made. Of
+// Method and Otherwise, the first that explains this model is used; where none
+// does, no map is delivered and the reason is.
 type Explanation struct {
-	Method string `yaml:"method"` // "grad-cam", or "none"
-	Layer  string `yaml:"layer"`  // tensor of the graph; empty: the last convolution
+	Method    string   `yaml:"method"`    // "kernelshap", "grad-cam", … (see MethodNames), or "none"
+	Otherwise []string `yaml:"otherwise"` // tried in this order where Method explains nothing of this model
+	Layer     string   `yaml:"layer"`     // of grad-cam and grad-cam++: tensor of the graph; empty: the last convolution
+
+	Background string `yaml:"background"` // what "not there" looks like: "mean" (the default), "blur" or "black"
+	Score      string `yaml:"score"`      // what is explained: "logit" (the default), "log-odds" or "probability"
+	Samples    int    `yaml:"samples"`    // of kernelshap and lime: how often the model is asked; 0: their defaults
+	Segments   int    `yaml:"segments"`   // pieces of the image for kernelshap and lime; 0: about 50
+	Window     int    `yaml:"window"`     // of occlusion, pixels of the input; 0: an eighth of its side
 }
 
 // The plausibility rules.

@@ -21,16 +21,17 @@ type Package struct {
 	Graph       *onnx.Model
 	ONNX        []byte // model.onnx as it was verified
 	Calibration Calibration
-	Card        string // card.md
-	Training    []byte // training.json, nil where there is none
+	Card        string  // card.md
+	Training    []byte  // training.json, nil where there is none
+	Explained   *Survey // explanation.json, nil where there is none
 	Digest      vigie.ModelDigest
 	Files       []string // names, sorted, without the digest file
-	layer       string   // the tensor that the explanation is drawn from
+	layer       string   // the tensor that grad-cam is drawn from
 }
 
 // Open reads the package in dir, verifies its digest and checks that manifest,
 // calibration and graph fit together. ErrDigest, ErrFile, ErrManifest,
-// ErrCalibration and ErrMismatch tell what is wrong with it.
+// ErrCalibration, ErrSurvey and ErrMismatch tell what is wrong with it.
 func Open(dir string) (*Package, error) {
 	files, err := contents(dir)
 	if err != nil {
@@ -72,12 +73,20 @@ func assemble(dir string, files map[string][]byte) (*Package, error) {
 	if p.layer, err = p.Manifest.fits(p.Graph, p.Calibration); err != nil {
 		return nil, fmt.Errorf("model: opening package %s: %w", dir, err)
 	}
+	if data, ok := files[ExplanationFile]; ok {
+		if p.Explained, err = ParseSurvey(data); err == nil {
+			err = p.Explained.holds(p)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("model: opening package %s: %w", dir, err)
+		}
+	}
 	return p, nil
 }
 
-// Layer returns the tensor of the graph that the explanation is drawn from:
-// the manifest's, or the output of the last convolution. Empty when the
-// manifest wants no explanation.
+// Layer returns the tensor of the graph that grad-cam is drawn from: the
+// manifest's, or the output of the last convolution. Empty when the manifest
+// asks for no such method.
 func (p *Package) Layer() string { return p.layer }
 
 // fits compares the manifest with the graph and returns the explanation layer.
@@ -171,32 +180,6 @@ func (m *Manifest) fitsOutput(outputs []onnx.Value, shapes map[string]onnx.Value
 	case labels.Value != int64(len(m.Output.Labels)):
 		differ("output %q: the manifest has %d labels, the graph gives %d", out.Name, len(m.Output.Labels), labels.Value)
 	}
-}
-
-func (m *Manifest) fitsExplanation(g *onnx.Graph, shapes map[string]onnx.Value, differ func(string, ...any)) string {
-	if m.Explanation.Method == "none" {
-		return ""
-	}
-	layer := m.Explanation.Layer
-	if layer == "" {
-		for _, node := range g.Nodes {
-			if node.OpType == "Conv" && node.Domain == "" && len(node.Outputs) > 0 {
-				layer = node.Outputs[0]
-			}
-		}
-		if layer == "" {
-			differ("the explanation is drawn from the last convolution, the graph has none")
-			return ""
-		}
-	}
-	if node, _ := g.Producer(layer); node == nil {
-		differ("the explanation is drawn from the tensor %q, the graph computes none of that name", layer)
-		return ""
-	}
-	if v, ok := shapes[layer]; ok && v.Shape != nil && len(v.Shape) != 4 {
-		differ("the explanation is drawn from the tensor %q, which has %d dimensions, not the 4 of a feature map", layer, len(v.Shape))
-	}
-	return layer
 }
 
 func namesOf(values []onnx.Value, without map[string]bool) string {

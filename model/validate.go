@@ -124,10 +124,7 @@ func (m *Manifest) problems() []string {
 	p.accepts(&m.Accepts)
 	p.input(&m.Input)
 	p.output(&m.Output)
-	p.oneOf("$.explanation.method", m.Explanation.Method, "grad-cam", "none")
-	if len(m.Explanation.Layer) > maxName*2 {
-		p.at("$.explanation.layer", "is longer than %d bytes", maxName*2)
-	}
+	p.explanation(&m.Explanation)
 	for i, rule := range m.Plausibility {
 		p.rule(fmt.Sprintf("$.plausibility[%d]", i), rule)
 	}
