@@ -170,6 +170,8 @@ func (p *pipeline) read(ctx context.Context, patient vigie.PatientPseudonym, fil
 
 	// What the attributes rule out is not decoded at all.
 	reasons = p.pkg.Manifest.Check(parsed.DataSet)
+	made, unusual := p.pkg.Manifest.Technique(parsed.DataSet)
+	finding.Guards, reasons = append(finding.Guards, made...), append(reasons, unusual...)
 	finding.Referrals = append(finding.Referrals, reasons...)
 	watch.lap(stageGuardIn)
 	for _, r := range reasons {
@@ -183,7 +185,8 @@ func (p *pipeline) read(ctx context.Context, patient vigie.PatientPseudonym, fil
 		return
 	}
 	in := p.pkg.Manifest.Input
-	finding.Guards, reasons = guardImage(factsOf(image), in.Rows, in.Columns)
+	rules, reasons := guardImage(factsOf(image), in.Rows, in.Columns)
+	finding.Guards = append(finding.Guards, rules...)
 	watch.lap(stageGuardIn)
 	if finding.Referrals = append(finding.Referrals, reasons...); len(reasons) > 0 {
 		return

@@ -248,6 +248,7 @@ func (g *Gateway) analyse(ctx context.Context, c *vigie.Case, object *store.Obje
 	watch.lap("parse")
 
 	attributes := append(g.model.Manifest.Check(original.DataSet), g.model.Manifest.CheckPatient(original.DataSet)...)
+	attributes = append(attributes, g.model.Manifest.CheckDevice(original.DataSet)...)
 	refer(attributes...)
 	if strings.TrimSpace(original.DataSet.String(dicom.PatientID)) == "" {
 		refer(reason(ReasonNoPatient, ""))

@@ -6,8 +6,8 @@ import (
 	"slices"
 )
 
-// occlusions is how many places are covered at a second look.
-const occlusions = 2
+// occlusions is how many places are covered at a second look: each costs a run.
+const occlusions = 1
 
 // alignment compares the image's fine detail with the signs of the gradient,
 // both through the same high-pass filter: the cosine between them, as a logit

@@ -62,15 +62,16 @@ const (
 
 // Accepts is what kind of image the model reads.
 type Accepts struct {
-	Modalities      []string `yaml:"modalities"`        // (0008,0060)
-	SOPClasses      []string `yaml:"sop_classes"`       // (0008,0016)
-	BodyParts       []Place  `yaml:"body_parts"`        // (0018,0015), (0008,2218)
-	UnknownBodyPart Policy   `yaml:"unknown_body_part"` // where the image does not say; another body part always blocks
-	Views           []Place  `yaml:"views"`             // (0018,5101), (0054,0220); none: any
-	UnknownView     Policy   `yaml:"unknown_view"`
-	OtherView       Policy   `yaml:"other_view"`
-	Age             *Ages    `yaml:"age"`    // nil: any age
-	Frames          int      `yaml:"frames"` // most frames an image may have; only the first is read
+	Modalities      []string    `yaml:"modalities"`        // (0008,0060)
+	SOPClasses      []string    `yaml:"sop_classes"`       // (0008,0016)
+	BodyParts       []Place     `yaml:"body_parts"`        // (0018,0015), (0008,2218)
+	UnknownBodyPart Policy      `yaml:"unknown_body_part"` // where the image does not say; another body part always blocks
+	Views           []Place     `yaml:"views"`             // (0018,5101), (0054,0220); none: any
+	UnknownView     Policy      `yaml:"unknown_view"`
+	OtherView       Policy      `yaml:"other_view"`
+	Age             *Ages       `yaml:"age"`       // nil: any age
+	Technique       []Technique `yaml:"technique"` // how it must have been made; none: any way
+	Frames          int         `yaml:"frames"`    // most frames an image may have; only the first is read
 }
 
 // Place is a body part or a view: its term, what else stands for it in the

@@ -175,6 +175,7 @@ func (p *problemList) accepts(a *Accepts) {
 		p.policy("$.accepts.age.outside", a.Age.Outside)
 		p.policy("$.accepts.age.unknown", a.Age.Unknown)
 	}
+	p.technique("$.accepts.technique", a.Technique)
 	p.number("$.accepts.frames", float64(a.Frames), 1, 1<<20)
 }
 
