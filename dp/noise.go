@@ -63,6 +63,14 @@ var zigguratEdge = func() (edge [zigguratLayers + 1]float64) {
 	return edge // the last stays 0
 }()
 
+// zigguratDensity is the density at each edge.
+var zigguratDensity = func() (density [zigguratLayers + 1]float64) {
+	for i, x := range zigguratEdge {
+		density[i] = math.Exp(-x * x / 2)
+	}
+	return density
+}()
+
 // stream reads random words through a buffer of its own.
 type stream struct {
 	bits   io.Reader
@@ -82,10 +90,15 @@ func newStream(bits io.Reader) *stream {
 type keystream struct{ cipher.Stream }
 
 func (k keystream) Read(p []byte) (int, error) {
-	clear(p)
-	k.XORKeyStream(p, p)
+	for done := 0; done < len(p); {
+		n := min(len(p)-done, len(zeros))
+		k.XORKeyStream(p[done:done+n], zeros[:n])
+		done += n
+	}
 	return len(p), nil
 }
+
+var zeros [1 << 12]byte // what is encrypted; never written
 
 // expanded turns 48 bytes of crypto/rand into as many random bits as the noise
 // of one call needs: key and first counter of AES-256 in counter mode, the
@@ -153,7 +166,7 @@ func (s *stream) unlikely(word uint64) float64 {
 				}
 			}
 		default:
-			low, high := math.Exp(-zigguratEdge[layer]*zigguratEdge[layer]/2), math.Exp(-zigguratEdge[layer+1]*zigguratEdge[layer+1]/2)
+			low, high := zigguratDensity[layer], zigguratDensity[layer+1]
 			if low+unit(s.next())*(high-low) >= math.Exp(-x*x/2) {
 				continue
 			}
@@ -171,6 +184,15 @@ func (s *stream) unlikely(word uint64) float64 {
 func gridOf(deviation float64) float64 {
 	_, exponent := math.Frexp(deviation)
 	return math.Ldexp(1, exponent-21)
+}
+
+// nearest is the integer nearest to x, of two the even one.
+func nearest(x float64) float64 {
+	const whole = 3 << 51 // from there to 2^53 the numbers are the integers
+	if math.Abs(x) < 1<<51 {
+		return (x + whole) - whole
+	}
+	return math.RoundToEven(x)
 }
 
 // perturbChunk is how many elements one goroutine takes at a time.
@@ -192,7 +214,7 @@ func (g *Gaussian) Perturb(dst []float32, sum []float64, deviation, scale float6
 		dst, sum := dst[from:to], sum[from:to]
 		for i := range dst {
 			v := sum[i] + deviation*s.normal()
-			dst[i] = float32(math.RoundToEven(v*steps) * grid * scale)
+			dst[i] = float32(nearest(float64(v*steps)) * grid * scale)
 		}
 		return s.err
 	}

@@ -1,8 +1,11 @@
 package dp
 
 import (
+	"math"
 	"math/rand/v2"
 	"testing"
+
+	"pgregory.net/rapid"
 )
 
 func TestAccumulateAddsEveryGradient(t *testing.T) {
@@ -20,4 +23,15 @@ func TestAccumulateAddsEveryGradient(t *testing.T) {
 			}
 		}
 	}
+}
+
+func TestNearestIsTheEvenIntegerAtATie(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		x := rapid.Float64Range(-0x1p55, 0x1p55).Draw(t, "x")
+		for _, x := range []float64{x, math.Trunc(x) + 0.5, math.Mod(x, 1000), math.Trunc(math.Mod(x, 1000)) + 0.5} {
+			if got, want := nearest(x), math.RoundToEven(x); got != want {
+				t.Fatalf("nearest(%v) is %v, not %v", x, got, want)
+			}
+		}
+	})
 }
