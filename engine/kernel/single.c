@@ -972,6 +972,7 @@ typedef struct {
 	float *c;
 	int rows, strips; // blocks
 	int high;         // blocks of rows in a unit
+	int direct;       // whole strips of b are read where they are: packing would cost more than so few rows
 	float *as, *bs;   // [block][inner][8] and [strip][inner][48]
 } multiplication;
 
@@ -999,6 +1000,7 @@ static void pack_a(const multiplication *x, int pair) {
 
 static void pack_b(const multiplication *x, int i) {
 	const product *p = x->p;
+	if (x->direct && (i + 1) * strip <= p->n) return;
 	float *to = x->bs + (long)i * p->k * strip;
 	int columns = lesser(strip, p->n - i * strip);
 	if (p->transpose_b) {
@@ -1030,11 +1032,16 @@ static void multiply_unit(void *data, size_t unit) {
 		weights w = {x->as + (long)r * p->k * block, 1, block};
 		if (rows == block && !p->transpose_a) w = (weights){x->a + (long)r * block * p->k, p->k, 1};
 		const float *b = x->bs + (long)s * p->k * strip;
+		long step = strip;
+		if (x->direct && columns == strip) {
+			b = x->b + s * strip;
+			step = p->n;
+		}
 		int whole = rows == high && columns % lanes == 0;
 		for (int left = ceil_div(columns, lanes), q = 0; left > 0;) {
 			int vectors = vectors_of(high, left);
 			target at = {whole ? to + q : sum + q, whole ? p->n : strip, beside, 0, -__builtin_inff()};
-			sums(high, vectors, w, b + q, beside, strip, p->k, 0, 1, &at);
+			sums(high, vectors, w, b + q, beside, step, p->k, 0, 1, &at);
 			left -= vectors;
 			q += vectors * lanes;
 		}
@@ -1046,6 +1053,7 @@ static void prepare(multiplication *x, const product *p) {
 	x->p = p;
 	x->rows = ceil_div(p->m, block);
 	x->strips = ceil_div(p->n, strip);
+	x->direct = !p->transpose_b && p->m <= 2 * block;
 	x->high = x->strips >= 16 ? x->rows : lesser(x->rows, 16);
 	x->as = vigie_take((long)x->rows * p->k * block * sizeof(float));
 	x->bs = vigie_take((long)x->strips * p->k * strip * sizeof(float));
