@@ -39,7 +39,7 @@ type Evaluation struct {
 	DataDigest string   `json:"data_digest"`
 	Split      string   `json:"split"`
 	Seed       uint64   `json:"seed"`
-	Classes    []string `json:"classes"`
+	Classes    []string `json:"classes"` // names, or numbers where nobody named them
 	Images     []int    `json:"images_by_class"`
 	// AUC is that of the positive class of two (a package's target, otherwise
 	// class 1) with DeLong's 95 % interval; nil for more classes: see ClassAUC.
@@ -164,7 +164,9 @@ func (m *Model) Evaluate(ctx context.Context, t Test) (*Evaluation, error) {
 		if e.Digest, err = m.digest(); err != nil {
 			return nil, err
 		}
-		e.Classes = set.ClassNames
+		if e.Classes = set.ClassNames; e.Classes == nil && !set.Multi() { // the data have numbers
+			e.Classes = m.labels()
+		}
 	}
 	readings, err := read(ctx, set)
 	if err != nil {
@@ -177,8 +179,11 @@ func (m *Model) Evaluate(ctx context.Context, t Test) (*Evaluation, error) {
 	if set.Classes < classes {
 		return nil, fmt.Errorf("probe: split %q of %s: %w: it has images of %d classes, the model knows %d, and figures need every one", t.Split, t.Data, ErrAsk, set.Classes, classes)
 	}
-	for c := len(e.Classes); c < classes; c++ {
-		e.Classes = append(e.Classes, fmt.Sprintf("class %d", c))
+	if len(e.Classes) != classes {
+		e.Classes = nil
+		for c := range classes {
+			e.Classes = append(e.Classes, set.ClassName(c))
+		}
 	}
 	return e, e.fill(readings, set, target, m.Package)
 }
@@ -482,7 +487,7 @@ func (e *Evaluation) Write(w io.Writer) error {
 		if e.Confusion != nil {
 			read = fmt.Sprintf("   read as %v", e.Confusion[c])
 		}
-		err = errors.Join(err, write("  %-20s %6d examples   AUC %s%s\n", name, e.Images[c], interval(e.ClassAUC[c]), read))
+		err = errors.Join(err, write("  %-20s %6d examples   AUC %s%s\n", train.Spoken(name), e.Images[c], interval(e.ClassAUC[c]), read))
 	}
 	err = errors.Join(err, write("AUC                %.4f\n", e.MeanAUC))
 	if e.AUC != nil {

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/vigie/vigie/explain"
 	"github.com/vigie/vigie/onnx"
 	"github.com/vigie/vigie/probe"
 	"github.com/vigie/vigie/train"
@@ -165,8 +166,25 @@ func TestThreeClassesAreEachHeldAgainstTheRest(t *testing.T) {
 		t.Errorf("%+v", e)
 	}
 	var text strings.Builder
-	if err := e.Write(&text); err != nil || !strings.Contains(text.String(), "class 2") {
-		t.Errorf("%v in\n%s", err, &text)
+	if err := e.Write(&text); err != nil || !strings.Contains(text.String(), "class 2") || !slices.Equal(e.Classes, []string{"0", "1", "2"}) {
+		t.Errorf("classes %q, %v in\n%s", e.Classes, err, &text)
+	}
+	// Every question calls a class without a name the same.
+	x := answered(t, m, probe.Question{Example: probe.Example{Data: data, Split: "test", Index: 5}, Method: explain.Occlusion})
+	text.Reset()
+	if err := x.Write(&text); err != nil || x.Label != "2" || !strings.Contains(text.String(), ": class 2, probability") {
+		t.Errorf("label %q, %v in\n%s", x.Label, err, &text)
+	}
+	_, err = m.Explain(t.Context(), probe.Question{Example: probe.Example{Data: data, Split: "test"}, Method: explain.Occlusion, Class: "nope"})
+	if err == nil || !strings.Contains(err.Error(), "its classes have no names; a number from 0 to 2 will do") {
+		t.Errorf("a class by another name: %v", err)
+	}
+	// A model that knows names says them of data that have numbers.
+	if err := train.Describe(m.Graph, []string{"dark", "grey", "light"}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if e, err = m.Evaluate(t.Context(), probe.Test{Options: studies.Options{Data: data}, Split: "test"}); err != nil || e.Classes[2] != "light" {
+		t.Errorf("%v, classes %q", err, e.Classes)
 	}
 }
 

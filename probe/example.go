@@ -390,9 +390,12 @@ func (e *Explanation) Save(path string) error {
 	default:
 		return fmt.Errorf("probe: writing %s: name it .png, .npy or .csv", path)
 	}
-	temporary := path + ".part"
-	if err := os.WriteFile(temporary, b.Bytes(), 0o644); err != nil {
-		return fmt.Errorf("probe: writing a file: %w", err)
+	err := train.WriteWhole(path, func(w io.Writer) error {
+		_, err := b.WriteTo(w)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("probe: writing %s: %w", path, err)
 	}
-	return os.Rename(temporary, path)
+	return nil
 }

@@ -46,7 +46,7 @@ type Explanation struct {
 	Score         explain.Score     `json:"score"`
 	Background    string            `json:"background,omitempty"`
 	Class         int               `json:"class"`
-	Label         string            `json:"label"`
+	Label         string            `json:"label"`       // the class's name, or its number
 	Probability   float64           `json:"probability"` // a package's calibrated one, otherwise the softmax
 	Logits        []float32         `json:"logits"`
 	Rows          int               `json:"rows"`
@@ -247,7 +247,7 @@ func (m *Model) class(ctx context.Context, q Question, o explain.Options, input 
 		if class >= 0 && class < len(labels) {
 			return labels[class]
 		}
-		return fmt.Sprintf("class %d", class)
+		return strconv.Itoa(class)
 	}
 	switch at := slices.Index(labels, q.Class); {
 	case q.Class == "" && m.Package != nil:
@@ -271,7 +271,15 @@ func (m *Model) class(ctx context.Context, q Question, o explain.Options, input 
 	}
 	class, err := strconv.Atoi(q.Class)
 	if err != nil {
-		return 0, "", fmt.Errorf("probe: class %q: %w: its labels are %s; a number from 0 will do as well", q.Class, ErrAsk, strings.Join(labels, ", "))
+		have := "its classes have no names"
+		if len(labels) > 0 {
+			have = "its labels are " + strings.Join(labels, ", ")
+		}
+		to := ""
+		if out, err := m.output(o.Logits); err == nil && len(out.Shape) == 2 && out.Shape[1].Known() {
+			to = fmt.Sprintf(" to %d", out.Shape[1].Value-1)
+		}
+		return 0, "", fmt.Errorf("probe: class %q: %w: %s; a number from 0%s will do as well", q.Class, ErrAsk, have, to)
 	}
 	return class, name(class), nil
 }
@@ -281,7 +289,7 @@ func (e *Explanation) Draw() (*image.RGBA, error) {
 	if e.Picture == nil {
 		return nil, fmt.Errorf("probe: drawing the explanation of %s: %w: its input is no image; write .npy or .csv instead", e.Input, ErrAsk)
 	}
-	line := fmt.Sprintf("%s, %s %.3f. %s map of %s.", filepath.Base(e.Model), e.Label, e.Probability, e.Method, e.Kind)
+	line := fmt.Sprintf("%s, %s %.3f. %s map of %s.", filepath.Base(e.Model), train.Spoken(e.Label), e.Probability, e.Method, e.Kind)
 	if e.Kind == explain.Contribution {
 		line += " Red speaks for it, blue against it."
 	}
@@ -291,7 +299,7 @@ func (e *Explanation) Draw() (*image.RGBA, error) {
 // Write writes the explanation for people.
 func (e *Explanation) Write(w io.Writer) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s on %s: %s, probability %.4f, %s %.4g\n", e.Model, e.Input, e.Label, e.Probability, "logit", e.Logits[e.Class])
+	fmt.Fprintf(&b, "%s on %s: %s, probability %.4f, %s %.4g\n", e.Model, e.Input, train.Spoken(e.Label), e.Probability, "logit", e.Logits[e.Class])
 	fmt.Fprintf(&b, "%s (%s of the %s), %d×%d, %d evaluations in %s\n", e.Method, e.Kind, e.Score, e.Rows, e.Columns, e.Evaluations, e.Duration.Round(time.Millisecond))
 	if e.Background != "" {
 		fmt.Fprintf(&b, "compared with      %s\n", e.Background)

@@ -1,7 +1,6 @@
 package probe
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -235,7 +234,7 @@ func narrow[T int64 | int32 | uint8 | int8, F number](to []T, from []F, low, hig
 // Save writes tensors to a file in the format that its name says: .safetensors
 // (with metadata), .npz, or .npy for a single tensor. The file appears whole or
 // not at all.
-func Save(path string, tensors map[string]engine.Tensor, metadata map[string]string) (err error) {
+func Save(path string, tensors map[string]engine.Tensor, metadata map[string]string) error {
 	extension, err := format(path)
 	if err != nil {
 		return err
@@ -243,20 +242,10 @@ func Save(path string, tensors map[string]engine.Tensor, metadata map[string]str
 	if extension == ".npy" && len(tensors) != 1 {
 		return fmt.Errorf("probe: writing %s: %d tensors; .npy holds one: use .npz or .safetensors, or ask for one", path, len(tensors))
 	}
-	temporary := path + ".part"
-	f, err := os.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
-	if err != nil {
-		return fmt.Errorf("probe: writing a file: %w", err)
+	if err := train.WriteWhole(path, func(w io.Writer) error { return encode(w, extension, tensors, metadata) }); err != nil {
+		return fmt.Errorf("probe: writing %s: %w", path, err)
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(fmt.Errorf("probe: writing %s: %w", path, err), os.Remove(temporary))
-		}
-	}()
-	if err := errors.Join(encode(f, extension, tensors, metadata), f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(temporary, path)
+	return nil
 }
 
 func encode(w io.Writer, extension string, tensors map[string]engine.Tensor, metadata map[string]string) error {

@@ -162,7 +162,11 @@ func activated(g *onnx.Graph, output, loss string) string {
 		}
 		switch {
 		case node.OpType == "Softmax", node.OpType == "Sigmoid", node.OpType == "LogSoftmax" && loss != CrossEntropy:
-			return fmt.Sprintf("output %q is what a %s gives, and %s takes the %s of it once more; it is made for logits: name them as the output (%q), if that is what you mean", output, node.OpType, loss, within, node.Input(0))
+			next := "take the activation off"
+			if p, _ := g.Producer(node.Input(0)); p != nil {
+				next = fmt.Sprintf("name them as the output (%q)", node.Input(0))
+			}
+			return fmt.Sprintf("output %q is what a %s gives, and %s takes the %s of it once more; it is made for logits: %s, if that is what you mean", output, node.OpType, loss, within, next)
 		case slices.Contains(carries, node.OpType):
 			name = node.Input(0)
 		default:

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strconv"
 )
 
 // Set is a set of labelled examples: images held as bytes (pixel values 0..255
@@ -131,6 +132,14 @@ func (s *Set) ClassName(c int) string {
 		return s.ClassNames[c]
 	}
 	return fmt.Sprint(c)
+}
+
+// Spoken is the name of a class as people read it: "class 1" where it is a number.
+func Spoken(class string) string {
+	if _, err := strconv.Atoi(class); err == nil {
+		return "class " + class
+	}
+	return class
 }
 
 // Person is the patient that an example is of or, where patients are not known,

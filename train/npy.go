@@ -8,6 +8,7 @@ import (
 	"io"
 	"math"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -58,10 +59,10 @@ func (a Array) Len() int64 {
 const maxHeader = 64 << 10
 
 // ReadNPY reads one array in NumPy's .npy format, versions 1 to 3
-// (numpy.lib.format). Element types are unsigned bytes, integers and floats,
-// little-endian or of one byte; integers of any width come back as int64. The
-// data is read in pieces, so that a header which promises more than the file
-// holds costs no memory.
+// (numpy.lib.format). Element types are truth values, integers and floats, in
+// either order of bytes and of axes; integers of more than a byte come back as
+// int64, halves as float32. The data is read in pieces, so that a header which
+// promises more than the file holds costs no memory.
 func ReadNPY(r io.Reader, limits Limits) (Array, error) {
 	limits = limits.orDefault()
 	var magic [8]byte
@@ -95,33 +96,56 @@ func ReadNPY(r io.Reader, limits Limits) (Array, error) {
 	if _, err := io.ReadFull(r, header); err != nil {
 		return Array{}, fmt.Errorf("train: reading an array: %w: %w", ErrFormat, err)
 	}
-	typ, shape, count, err := parseHeader(string(header), limits)
+	form, shape, count, err := parseHeader(string(header), limits)
 	if err != nil {
 		return Array{}, fmt.Errorf("train: reading an array: %w", err)
 	}
-	data, err := typ.read(r, count)
+	data, err := form.read(r, count)
 	if err != nil {
 		return Array{}, fmt.Errorf("train: reading an array of shape %v: %w", shape, err)
+	}
+	if form.columns {
+		data = rowMajor(data, shape)
 	}
 	return Array{Shape: shape, Data: data}, nil
 }
 
+// form is how an array's elements are written.
+type form struct {
+	elementType
+	big      bool // most significant byte first
+	unsigned bool // of eight bytes, of which int64 holds half
+	columns  bool // the first axis varies fastest (Fortran's order)
+}
+
+// resave is what to do about elements that are not read.
+const resave = "save it as numbers of another type, with numpy.save(FILE, array.astype('float32')) or 'int64'"
+
 var (
-	descrField   = regexp.MustCompile(`'descr'\s*:\s*'([<>|=]?)([a-z])(\d+)'`)
+	descrField   = regexp.MustCompile(`'descr'\s*:\s*('([^']*)'|\[)`)
+	descrNumber  = regexp.MustCompile(`^([<>|=]?)([a-z])(\d+)$`)
 	fortranField = regexp.MustCompile(`'fortran_order'\s*:\s*(True|False)`)
 	shapeField   = regexp.MustCompile(`'shape'\s*:\s*\(([\d,\sL]*)\)`)
 )
 
 // parseHeader reads the Python dictionary literal that describes the array.
-func parseHeader(header string, limits Limits) (typ elementType, shape []int64, count int64, err error) {
+func parseHeader(header string, limits Limits) (f form, shape []int64, count int64, err error) {
 	descr, fortran, dims := descrField.FindStringSubmatch(header), fortranField.FindStringSubmatch(header), shapeField.FindStringSubmatch(header)
 	if descr == nil || fortran == nil || dims == nil {
-		return typ, nil, 0, fmt.Errorf("%w: header %.80q", ErrFormat, header)
+		return f, nil, 0, fmt.Errorf("%w: header %.80q", ErrFormat, header)
 	}
-	typ, ok := elementTypes[descr[2]+descr[3]]
-	if !ok || descr[1] == ">" && typ.size > 1 {
-		return typ, nil, 0, fmt.Errorf("%w: element type %s%s%s", ErrFormat, descr[1], descr[2], descr[3])
+	if descr[1] == "[" {
+		return f, nil, 0, fmt.Errorf("%w: records of several fields; save each field as an array of its own", ErrFormat)
 	}
+	parts := descrNumber.FindStringSubmatch(descr[2])
+	known := false
+	if parts != nil {
+		f.elementType, known = elementTypes[parts[2]+parts[3]]
+	}
+	if !known {
+		return f, nil, 0, fmt.Errorf("%w: elements of type %q; %s", ErrFormat, descr[2], resave)
+	}
+	f.big, f.unsigned = parts[1] == ">" && f.size > 1, parts[2]+parts[3] == "u8"
 	count = 1
 	shape = []int64{}
 	for field := range strings.SplitSeq(dims[1], ",") {
@@ -131,18 +155,16 @@ func parseHeader(header string, limits Limits) (typ elementType, shape []int64, 
 		}
 		d, err := strconv.ParseInt(field, 10, 64)
 		if err != nil {
-			return typ, nil, 0, fmt.Errorf("%w: shape (%s)", ErrFormat, dims[1])
+			return f, nil, 0, fmt.Errorf("%w: shape (%s)", ErrFormat, dims[1])
 		}
 		if d > 0 && count > limits.Elements/d {
-			return typ, nil, 0, fmt.Errorf("shape (%s): %w of %d elements", dims[1], ErrLimit, limits.Elements)
+			return f, nil, 0, fmt.Errorf("shape (%s): %w of %d elements", dims[1], ErrLimit, limits.Elements)
 		}
 		count *= d
 		shape = append(shape, d)
 	}
-	if fortran[1] == "True" && len(shape) > 1 {
-		return typ, nil, 0, fmt.Errorf("%w: column-major order; save it with order=\"C\"", ErrFormat)
-	}
-	return typ, shape, count, nil
+	f.columns = fortran[1] == "True" && len(shape) > 1
+	return f, shape, count, nil
 }
 
 // elementType is a row of the table of NumPy types.
@@ -160,6 +182,14 @@ var elementTypes = map[string]elementType{
 	"i4": integer(4, func(b []byte) int64 { return int64(int32(binary.LittleEndian.Uint32(b))) }),
 	"u4": integer(4, func(b []byte) int64 { return int64(binary.LittleEndian.Uint32(b)) }),
 	"i8": integer(8, func(b []byte) int64 { return int64(binary.LittleEndian.Uint64(b)) }),
+	"u8": integer(8, func(b []byte) int64 { return int64(binary.LittleEndian.Uint64(b)) }), // see form.unsigned
+	"f2": {2, func(dst any, raw []byte) any {
+		d, _ := dst.([]float32)
+		for ; len(raw) >= 2; raw = raw[2:] {
+			d = append(d, half(binary.LittleEndian.Uint16(raw)))
+		}
+		return d
+	}},
 	"f4": {4, func(dst any, raw []byte) any {
 		d, _ := dst.([]float32)
 		for ; len(raw) >= 4; raw = raw[4:] {
@@ -186,7 +216,58 @@ func integer(size int, decode func([]byte) int64) elementType {
 	}}
 }
 
-func (t elementType) read(r io.Reader, count int64) (any, error) {
+// half is the value of an IEEE 754 binary16.
+func half(bits uint16) float32 {
+	sign := uint32(bits>>15) << 31
+	exponent, fraction := uint32(bits>>10&31), uint32(bits&1023)
+	switch exponent {
+	case 0: // zero or subnormal: fraction · 2⁻²⁴
+		return math.Float32frombits(math.Float32bits(float32(fraction)*0x1p-24) | sign)
+	case 31:
+		return math.Float32frombits(sign | 0xff<<23 | fraction<<13)
+	}
+	return math.Float32frombits(sign | (exponent+112)<<23 | fraction<<13)
+}
+
+// rowMajor brings elements whose first axis varies fastest into the order in which
+// the last one does.
+func rowMajor(data any, shape []int64) any {
+	switch d := data.(type) {
+	case []uint8:
+		return transposed(d, shape)
+	case []int64:
+		return transposed(d, shape)
+	case []float32:
+		return transposed(d, shape)
+	case []float64:
+		return transposed(d, shape)
+	}
+	return data
+}
+
+func transposed[T any](from []T, shape []int64) []T {
+	out := make([]T, len(from))
+	stride := make([]int, len(shape)) // of each axis in from
+	for i, step := 0, 1; i < len(shape); i++ {
+		stride[i] = step
+		step *= int(shape[i])
+	}
+	at, index := 0, make([]int64, len(shape))
+	for i := range out {
+		out[i] = from[at]
+		for axis := len(shape) - 1; axis >= 0; axis-- {
+			if index[axis]++; index[axis] < shape[axis] {
+				at += stride[axis]
+				break
+			}
+			at -= int(shape[axis]-1) * stride[axis]
+			index[axis] = 0
+		}
+	}
+	return out
+}
+
+func (t form) read(r io.Reader, count int64) (any, error) {
 	var data any
 	piece := make([]byte, min(count*int64(t.size), 1<<20)/int64(t.size)*int64(t.size))
 	data = t.append(nil, nil)
@@ -195,10 +276,28 @@ func (t elementType) read(r io.Reader, count int64) (any, error) {
 		if _, err := io.ReadFull(r, piece[:n]); err != nil {
 			return nil, fmt.Errorf("%w: the data ends early: %w", ErrFormat, err)
 		}
+		if t.big {
+			for at := 0; at < int(n); at += t.size {
+				slices.Reverse(piece[at : at+t.size])
+			}
+		}
+		if t.unsigned && !fits(piece[:n]) {
+			return nil, fmt.Errorf("%w: whole numbers of 2⁶³ or more; %s", ErrFormat, resave)
+		}
 		data = t.append(data, piece[:n])
 		left -= n
 	}
 	return data, nil
+}
+
+// fits says that numbers of eight bytes without a sign are the same with one.
+func fits(raw []byte) bool {
+	for at := 7; at < len(raw); at += 8 {
+		if raw[at] > 127 {
+			return false
+		}
+	}
+	return true
 }
 
 // ListNPZ lists the names of the arrays in an archive.

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -56,6 +57,16 @@ func TestArraysOfEveryElementTypeAreRead(t *testing.T) {
 		{"<u4", []byte{255, 255, 255, 255, 2, 0, 0, 0}, []int64{1<<32 - 1, 2}},
 		{"<i8", append(bytes.Repeat([]byte{255}, 8), 2, 0, 0, 0, 0, 0, 0, 0), []int64{-1, 2}},
 		{"<f4", []byte{0, 0, 128, 63, 0, 0, 0, 192}, []float32{1, -2}},
+		{"<u8", []byte{255, 255, 255, 255, 255, 255, 255, 127, 2, 0, 0, 0, 0, 0, 0, 0}, []int64{1<<63 - 1, 2}},
+		{">u2", []byte{1, 2, 0, 3}, []int64{258, 3}},
+		{">i4", []byte{255, 255, 255, 255, 0, 0, 0, 2}, []int64{-1, 2}},
+		{">f4", []byte{63, 128, 0, 0, 192, 0, 0, 0}, []float32{1, -2}},
+		{">f8", []byte{63, 240, 0, 0, 0, 0, 0, 0, 192, 0, 0, 0, 0, 0, 0, 0}, []float64{1, -2}},
+		{">u1", []byte{1, 255}, []uint8{1, 255}},
+		{"<f2", []byte{0, 0x3c, 0, 0xc0}, []float32{1, -2}},
+		{"<f2", []byte{1, 0, 0xff, 0x83}, []float32{0x1p-24, -1023 * 0x1p-24}},
+		{"<f2", []byte{0xff, 0x7b, 0, 0x7c}, []float32{65504, float32(math.Inf(1))}},
+		{">f2", []byte{0x7e, 0, 0x80, 0}, []float32{float32(math.NaN()), float32(math.Copysign(0, -1))}},
 		{"<f8", []byte{0, 0, 0, 0, 0, 0, 240, 63, 0, 0, 0, 0, 0, 0, 0, 192}, []float64{1, -2}},
 	} {
 		a, err := ReadNPY(bytes.NewReader(npy(header(c.descr, "(2,)"), c.raw)), Limits{})
@@ -80,9 +91,12 @@ func TestMalformedArraysAreErrorsThatSayWhy(t *testing.T) {
 		"version 9":       {append([]byte("\x93NUMPY\x09\x00"), 0, 0), ErrFormat, "version 9"},
 		"cut header":      {npy(header("|u1", "(2,)"), nil)[:20], ErrFormat, ""},
 		"no shape":        {npy("{'descr': '|u1', 'fortran_order': False}", nil), ErrFormat, "header"},
-		"objects":         {npy(header("|O8", "(2,)"), nil), ErrFormat, "header"},
-		"big endian":      {npy(header(">i4", "(1,)"), make([]byte, 4)), ErrFormat, ">i4"},
-		"column-major":    {npy("{'descr': '|u1', 'fortran_order': True, 'shape': (2, 2), }", make([]byte, 4)), ErrFormat, "column-major"},
+		"objects":         {npy(header("|O", "(2,)"), nil), ErrFormat, `"|O"; save it as numbers`},
+		"texts":           {npy(header("<U3", "(2,)"), nil), ErrFormat, "astype('float32')"},
+		"complex":         {npy(header("<c16", "(2,)"), nil), ErrFormat, "<c16"},
+		"dates":           {npy(header("<M8[D]", "(2,)"), nil), ErrFormat, "<M8[D]"},
+		"records":         {npy("{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (3,), }", nil), ErrFormat, "save each field"},
+		"large numbers":   {npy(header("<u8", "(1,)"), []byte{0, 0, 0, 0, 0, 0, 0, 128}), ErrFormat, "2⁶³"},
 		"cut data":        {npy(header("|u1", "(5,)"), []byte{1, 2}), ErrFormat, "ends early"},
 		"too many":        {npy(header("|u1", "(99999999999, 99999999999)"), nil), ErrLimit, "limit"},
 		"overflowing":     {npy(header("|u1", "(4294967296, 4294967296, 4)"), nil), ErrLimit, "limit"},
@@ -93,6 +107,25 @@ func TestMalformedArraysAreErrorsThatSayWhy(t *testing.T) {
 		if !errors.Is(err, c.kind) || !strings.Contains(err.Error(), c.says) {
 			t.Errorf("%s: error is %v, want %v with %q", name, err, c.kind, c.says)
 		}
+	}
+}
+
+// In Fortran's order the first axis varies fastest.
+func TestAnArrayInColumnOrderIsTheSameArray(t *testing.T) {
+	for shape, want := range map[string][]uint8{
+		"(2, 3)":    {0, 2, 4, 1, 3, 5},
+		"(6,)":      {0, 1, 2, 3, 4, 5},
+		"(1, 3, 2)": {0, 3, 1, 4, 2, 5},
+		"(3, 2, 1)": {0, 3, 1, 4, 2, 5},
+	} {
+		a, err := ReadNPY(bytes.NewReader(npy("{'descr': '|u1', 'fortran_order': True, 'shape': "+shape+", }", []byte{0, 1, 2, 3, 4, 5})), Limits{})
+		if err != nil || !slices.Equal(a.Data.([]uint8), want) {
+			t.Errorf("%s: %v, %v; want %v", shape, a.Data, err, want)
+		}
+	}
+	a, err := ReadNPY(bytes.NewReader(npy("{'descr': '<f4', 'fortran_order': True, 'shape': (2, 0), }", nil)), Limits{})
+	if err != nil || len(a.Data.([]float32)) != 0 {
+		t.Errorf("without elements: %v, %v", a, err)
 	}
 }
 

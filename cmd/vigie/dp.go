@@ -169,6 +169,20 @@ privacy loss distribution and is tight; "rdp" is the older, looser Rényi bound.
 			default:
 				return fmt.Errorf("accountant %q is not known: choose pld or rdp", accountant)
 			}
+			for _, given := range []struct {
+				name  string
+				value float64
+				why   string
+			}{
+				{"epsilon", plan.Epsilon, "a budget of nothing cannot be kept by any amount of noise"},
+				{"sigma", plan.Run.Sigma, "without noise no epsilon is finite"},
+				{"rate", plan.Run.Rate, "nobody would ever be drawn"},
+				{"steps", float64(plan.Run.Steps), "there would be nothing to plan"},
+			} {
+				if cmd.Flags().Changed(given.name) && !(given.value > 0) {
+					return fmt.Errorf("--%s %g: %s; give a positive number, or leave --%s out to have it found", given.name, given.value, given.why, given.name)
+				}
+			}
 			switch {
 			case records < 0 || batch < 0 || batch > 0 && records == 0 || batch > records:
 				return fmt.Errorf("a batch of %d from %d records: give both, and no larger batch than there are records", batch, records)

@@ -48,6 +48,7 @@ func Terminal(w io.Writer) Progress {
 			}
 			var classes []string
 			for c, name := range r.Classes {
+				name = train.Spoken(name)
 				if r.Numbered {
 					name = fmt.Sprintf("%s (label %d)", name, c)
 				}
@@ -145,7 +146,7 @@ func Write(w io.Writer, r *train.Report, out string) error {
 		if c < len(r.Classes) {
 			name = r.Classes[c]
 		}
-		fmt.Fprintf(&b, "  %-12s %s\n", name, interval(auc))
+		fmt.Fprintf(&b, "  %-12s %s\n", train.Spoken(name), interval(auc))
 	}
 	fmt.Fprintf(&b, "temperature %.3f: calibration error %.4f, was %.4f\n", r.Temperature, r.Calibration[1], r.Calibration[0])
 	point := func(label string, p *train.OperatingPoint) {
@@ -156,7 +157,7 @@ func Write(w io.Writer, r *train.Report, out string) error {
 		point("", r.Sensitive)
 	}
 	for _, p := range r.ByClass {
-		point("of "+p.Class+" ", &p.Operating)
+		point("of "+train.Spoken(p.Class)+" ", &p.Operating)
 	}
 	if t := r.Test; t != nil {
 		fmt.Fprintf(&b, "test AUC %s, accuracy %.4f, calibration error %.4f\n", interval(t.AUC), t.Accuracy, t.Calibration)
