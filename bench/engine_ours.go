@@ -149,7 +149,7 @@ func (w work) openInputGradient(n *train.Network) (contender, error) {
 	if err != nil {
 		return nil, err
 	}
-	b, err := r.bind(g.Model, engine.Options{Spin: w.kernels > 0},
+	b, err := r.bind(g.Model, engine.Options{},
 		map[string]engine.Tensor{n.Input: x, loss.Target: y, loss.Weight: engine.Float32([]int64{int64(w.batch)}, weight)},
 		map[string]engine.Tensor{loss.Total: engine.Float32([]int64{1}, make([]float32, 1)), g.Of[n.Input]: out})
 	if err != nil {

@@ -41,7 +41,7 @@ func (w work) openPrivate(n *train.Network) (contender, error) {
 func (p *private) open(w work, n *train.Network) error {
 	parts, options := runtime.NumCPU(), engine.Options{Threads: 1}
 	if w.kernels > 0 {
-		parts, options = 1, engine.Options{Threads: runtime.NumCPU(), Spin: true}
+		parts, options = 1, engine.Options{Threads: runtime.NumCPU()}
 	}
 	size := w.batch / parts
 	if size*parts != w.batch {

@@ -10,7 +10,6 @@ import (
 	"github.com/vigie/vigie"
 	"github.com/vigie/vigie/attest"
 	"github.com/vigie/vigie/engine"
-	"github.com/vigie/vigie/explain"
 	"github.com/vigie/vigie/guard"
 	"github.com/vigie/vigie/medical/dicom"
 	"github.com/vigie/vigie/model"
@@ -47,11 +46,10 @@ func New(pkg *model.Package, provider attest.Provider, options Options) (*Worker
 // pipeline is the analyst that runs a model package.
 type pipeline struct {
 	pkg     *model.Package
-	target  int            // index of the label that is explained
 	session engine.Session // the package's own graph: its answer is the one reported
 	server  *served        // the session, where a model server computes it; nil in process
 	fitted  *fitted        // input guards, or their absence
-	cam     explain.Explainer
+	maps    *mapper        // nil: the manifest wants no map
 	timeout time.Duration
 	now     func() time.Time
 }
@@ -60,44 +58,32 @@ var _ analyst = (*pipeline)(nil)
 
 func newPipeline(pkg *model.Package, options Options) (*pipeline, error) {
 	p := &pipeline{pkg: pkg, timeout: options.Timeout, now: options.Clock}
-	for i, label := range pkg.Manifest.Output.Labels {
-		if label.Name == pkg.Manifest.Output.Target {
-			p.target = i
-		}
-	}
 	var err error
 	if options.ModelServer.URL != "" {
 		if p.server, err = openServed(pkg, options.ModelServer); err != nil {
 			return nil, err
 		}
 		p.session = p.server
-	} else if p.session, err = engine.Open(pkg.Graph, engine.Options{Threads: options.Threads}); err != nil {
+	} else if p.session, err = engine.Open(pkg.Graph, engine.Options{Threads: options.Threads, Yield: options.crowded()}); err != nil {
 		return nil, err
 	}
 	if p.fitted, err = newFitted(pkg, options); err != nil {
 		return nil, errors.Join(err, p.close())
-	}
-	if layer := pkg.Layer(); layer != "" {
-		p.cam, err = explain.New(explain.GradCAM, pkg.Graph, explain.Options{
-			Input: pkg.Manifest.Input.Name, Logits: pkg.Manifest.Output.Name, ChannelsLast: pkg.Manifest.Input.Layout == "NHWC",
-			Layer: layer, Threads: options.Threads})
-		if err != nil {
-			return nil, errors.Join(err, p.close())
-		}
 	}
 	if p.server != nil {
 		if err := p.compare(options.Threads); err != nil {
 			return nil, errors.Join(err, p.close())
 		}
 	}
-	if err := p.warmUp(); err != nil {
+	if err := p.warmUp(options); err != nil {
 		return nil, errors.Join(err, p.close())
 	}
 	return p, nil
 }
 
-// warmUp runs the model on a blank image.
-func (p *pipeline) warmUp() error {
+// warmUp runs the model on a blank image, chooses how its answers are explained,
+// and explains this one.
+func (p *pipeline) warmUp(options Options) error {
 	in := p.pkg.Manifest.Input
 	blank := &dicom.Luminance{Rows: in.Rows, Columns: in.Columns, Values: make([]float32, in.Rows*in.Columns)}
 	input, err := p.pkg.Manifest.Prepare(blank)
@@ -111,12 +97,11 @@ func (p *pipeline) warmUp() error {
 	if _, err := p.pkg.Predictions(output); err != nil {
 		return fmt.Errorf("its answer on a blank image: %w", err)
 	}
-	if p.cam != nil {
-		if _, err := p.cam.Explain(context.Background(), input, p.target); err != nil {
-			return err
-		}
+	if p.maps, err = newMapper(p.pkg, options); err != nil || p.maps == nil {
+		return err
 	}
-	return nil
+	_, err = p.maps.explain(context.Background(), input)
+	return err
 }
 
 // describe puts into the configuration digest what this build adds to the
@@ -131,6 +116,9 @@ func (p *pipeline) describe() description {
 		"min_spread": minSpread, "min_levels": minLevels, "max_modal": maxModal, "max_extreme": maxExtreme,
 		"model_server": runs, "min_correlation": minCorrelation, "max_aspect": maxAspect, "max_disagreement": maxDisagreement,
 	}
+	if p.maps != nil {
+		settings["explanation"], settings["explain_budget"] = p.maps.method(), p.maps.budget.String()
+	}
 	p.fitted.describe(settings)
 	return description{model: p.pkg.Digest, name: p.pkg.Manifest.Name, version: p.pkg.Manifest.Version, settings: settings}
 }
@@ -144,8 +132,8 @@ func (p *pipeline) ready(ctx context.Context) error {
 
 func (p *pipeline) close() error {
 	var err error
-	if p.cam != nil {
-		err = p.cam.Close()
+	if p.maps != nil {
+		err = p.maps.close()
 	}
 	return errors.Join(err, p.fitted.close(), p.session.Close())
 }
@@ -212,17 +200,19 @@ func (p *pipeline) read(ctx context.Context, patient vigie.PatientPseudonym, fil
 	}
 	p.fitted.verdict(ctx, patient, look, unguarded, finding)
 	watch.lap(stageGuardIn)
-	var relevance *explain.Map
-	if p.cam != nil {
-		if relevance, err = p.cam.Explain(ctx, input, p.target); err != nil {
+	var second []float32 // the same answer, computed again; nil if it was not
+	if p.maps != nil {
+		if made, err := p.maps.explain(ctx, input); err != nil {
 			finding.Referrals = append(finding.Referrals, p.engineFailed(ctx, "explanation"))
 		} else {
-			finding.Explanation = overImage(relevance, in.Window(image.Rows, image.Columns), image.Rows, image.Columns)
-			finding.Explanation.Target = p.pkg.Manifest.Output.Target
+			second, finding.Explanation = made.logits, made.label
+			if made.shown != nil {
+				overImage(finding.Explanation, made.shown, in.Window(image.Rows, image.Columns), image.Rows, image.Columns)
+			}
 		}
 		watch.lap(stageExplain)
 	}
-	p.guardOutput(finding, output, relevance, parsed.DataSet)
+	p.guardOutput(finding, output, second, parsed.DataSet)
 	watch.lap(stageGuardOut)
 }
 
@@ -264,18 +254,18 @@ func (p *pipeline) engineFailed(ctx context.Context, step string) vigie.Reason {
 const maxDisagreement = 1e-3
 
 // guardOutput turns the model's output into predictions, unless it makes no
-// sense. The explanation came from a second graph that computes the same
-// answer; if the two disagree, the machine or the engine is at fault and
-// neither is believed.
-func (p *pipeline) guardOutput(finding *vigie.Finding, output []float32, relevance *explain.Map, about *dicom.DataSet) {
+// sense. second is the answer that the explanation computed in a session of its
+// own; if the two disagree, the machine, the engine or the model server is at
+// fault and neither is believed.
+func (p *pipeline) guardOutput(finding *vigie.Finding, output, second []float32, about *dicom.DataSet) {
 	predictions, err := p.pkg.Predictions(output)
 	sense := outputRule("output-values", err != nil, "not one number for each label", vigie.Text{
 		English: "The model's output is not a number.",
 		French:  "La sortie du modèle n'est pas un nombre."})
 	finding.Guards = append(finding.Guards, sense)
 	broken := sense.Alarm
-	if relevance != nil && !sense.Alarm {
-		apart := disagreement(output, relevance.Logits)
+	if second != nil && !sense.Alarm {
+		apart := disagreement(output, second)
 		agree := outputRule("output-agreement", !(apart <= maxDisagreement), fmt.Sprintf("two computations differ by %.2g", apart), vigie.Text{
 			English: "Two computations of the same answer disagree.",
 			French:  "Deux calculs de la même réponse ne concordent pas."})

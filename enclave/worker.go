@@ -20,6 +20,7 @@ import (
 type Options struct {
 	Threads       int              // threads of the engine for one operator; 0 is two, or one on a single core
 	Timeout       time.Duration    // for one case, after which it is referred; 0 is DefaultTimeout
+	ExplainBudget time.Duration    // of it, for making and testing the map of the answer; 0 is DefaultExplainBudget
 	MaxConcurrent int              // cases read at once; 0 is as many as fit the cores
 	RotateEvery   time.Duration    // life of a sealing key; 0 is DefaultRotateEvery
 	RotateGrace   time.Duration    // how long the previous sealing key still opens cases; 0 is DefaultRotateGrace
@@ -32,13 +33,18 @@ type Options struct {
 
 // The defaults of Options.
 const (
-	DefaultTimeout     = 60 * time.Second
-	DefaultRotateEvery = 12 * time.Hour
-	DefaultRotateGrace = 1 * time.Hour
+	DefaultTimeout       = 60 * time.Second
+	DefaultExplainBudget = 5 * time.Second
+	DefaultRotateEvery   = 12 * time.Hour
+	DefaultRotateGrace   = 1 * time.Hour
 )
 
+// crowded says whether cases may want more threads at once than there are
+// processors.
+func (o Options) crowded() bool { return o.Threads*o.MaxConcurrent > runtime.NumCPU() }
+
 func (o Options) withDefaults() (Options, error) {
-	if o.Threads < 0 || o.Timeout < 0 || o.MaxConcurrent < 0 || o.RotateEvery < 0 || o.RotateGrace < 0 {
+	if o.Threads < 0 || o.Timeout < 0 || o.ExplainBudget < 0 || o.MaxConcurrent < 0 || o.RotateEvery < 0 || o.RotateGrace < 0 {
 		return o, errors.New("enclave: reading the options: no number or duration may be negative")
 	}
 	if o.Threads == 0 {
@@ -46,6 +52,12 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.Timeout == 0 {
 		o.Timeout = DefaultTimeout
+	}
+	if o.ExplainBudget == 0 {
+		o.ExplainBudget = min(DefaultExplainBudget, o.Timeout/2)
+	}
+	if o.ExplainBudget >= o.Timeout {
+		return o, fmt.Errorf("enclave: reading the options: %s for the map of a case leave nothing of its %s", o.ExplainBudget, o.Timeout)
 	}
 	if o.MaxConcurrent == 0 {
 		o.MaxConcurrent = max(1, runtime.NumCPU()/o.Threads)

@@ -155,9 +155,9 @@ func settings(options Options) (*ort.SessionOptions, error) {
 	case threads == 0:
 		threads = min(2, runtime.NumCPU())
 	}
-	spin := "0"
-	if options.Spin {
-		spin = "1"
+	spin := "1"
+	if options.Yield {
+		spin = "0"
 	}
 	so, err := ort.NewSessionOptions()
 	if err != nil {

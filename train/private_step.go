@@ -99,7 +99,7 @@ func newClippedStep(t *trainer, spec *Privacy) (*clippedStep, error) {
 	example := t.example()
 	parts, options := t.config.Parts, engine.Options{Threads: 1}
 	if t.config.Kernels > 0 { // they share out each operator themselves
-		parts, options = 1, engine.Options{Threads: runtime.NumCPU(), Spin: true}
+		parts, options = 1, engine.Options{Threads: runtime.NumCPU()}
 	}
 	for range parts {
 		p := &clippedPart{

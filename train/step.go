@@ -108,7 +108,7 @@ func newSplitStep(s stepSpec) (*splitStep, error) {
 		for i, v := range s.statistics {
 			outputs[s.network.norms[i/2].batch[i%2]] = engine.Float32([]int64{int64(len(v))}, v)
 		}
-		if p.session, err = engine.Open(g.Model, engine.Options{Threads: threads, Spin: s.kernels > 0}); err == nil {
+		if p.session, err = engine.Open(g.Model, engine.Options{Threads: threads, Yield: s.kernels == 0}); err == nil {
 			p.binding, err = p.session.Bind(inputs, outputs)
 		}
 		if err != nil {
