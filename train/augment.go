@@ -14,6 +14,7 @@ type Augmentation struct {
 	Contrast   float64 `json:"contrast,omitempty"`   // 0.1: factor between 0.9 and 1.1 around the image's mean
 	Brightness float64 `json:"brightness,omitempty"` // added, on the scale 0..1
 	Noise      float64 `json:"noise,omitempty"`      // standard deviation of Gaussian noise
+	Whole      bool    `json:"whole,omitempty"`      // shift by whole pixels: without rotation and zoom every value then stays as sharp as it was
 	Mirror     float64 `json:"mirror,omitempty"`     // probability that left and right change places
 	Erase      float64 `json:"erase,omitempty"`      // probability of one grey rectangle of up to a quarter of each side
 }
@@ -37,6 +38,9 @@ func apply[T uint8 | float32](a Augmentation, dst []float32, src []T, white floa
 	angle := within(rng, a.Rotation) * math.Pi / 180
 	zoom := math.Exp(within(rng, math.Log1p(a.Zoom)))
 	dy, dx := within(rng, a.Shift), within(rng, a.Shift)
+	if a.Whole {
+		dy, dx = math.Round(dy), math.Round(dx)
+	}
 	gain, offset := 1+within(rng, a.Contrast), within(rng, a.Brightness)
 	across := 1.0
 	if a.Mirror > 0 && rng.Float64() < a.Mirror {

@@ -34,6 +34,11 @@ type CNN struct {
 	// Members is how many such networks answer together, each with initial
 	// weights of its own; 0 and 1 mean one alone. See Ensemble.
 	Members int `json:"members,omitempty"`
+
+	// Orientations, if not 0, puts a fixed histogram of so many gradient
+	// directions before the stages, over cells of Cell pixels a side [2].
+	Orientations int `json:"orientations,omitempty"`
+	Cell         int `json:"cell,omitempty"`
 }
 
 // opset of built networks: 17 is what PyTorch 1.13 to 2.x export and every
@@ -61,6 +66,17 @@ func (c CNN) Build(rng *rand.Rand) (*Network, error) {
 	x = n.Op("Sub", []string{x, n.Weight("pixel.mean", []int64{}, []float32{c.Mean})})
 	x = n.Op("Div", []string{x, n.Weight("pixel.deviation", []int64{}, []float32{c.Deviation})})
 	channels, rows, columns := c.Channels, c.Rows, c.Columns
+	if c.Orientations > 0 {
+		cell := c.Cell
+		if cell == 0 {
+			cell = 2
+		}
+		if c.Orientations > 64 || cell < 2 || cell > min(rows, columns) {
+			return nil, fmt.Errorf("train: building a CNN: %d orientations over cells of %d pixels; want at most 64, and cells of 2 pixels to the image's %d", c.Orientations, cell, min(rows, columns))
+		}
+		x = n.orientations(x, channels, c.Orientations, cell)
+		channels, rows, columns = channels*c.Orientations, rows/cell, columns/cell
+	}
 	layer := 0
 	for s, stage := range c.Stages {
 		if s > 0 {

@@ -114,6 +114,40 @@ func TestShiftsStayWithinTheirRangeAndUseAllOfIt(t *testing.T) {
 	}
 }
 
+// Moved by whole pixels, every pixel is one of the image's.
+func TestShiftsByWholePixelsBlurNothing(t *testing.T) {
+	rng := rand.New(rand.NewPCG(6, 6))
+	src := make([]uint8, 11*11)
+	for i := range src {
+		src[i] = uint8(rng.Uint32())
+	}
+	seen := map[int]bool{}
+	for seed := range uint64(200) {
+		got := augmented(Augmentation{Shift: 2.49, Whole: true}, src, 11, 11, seed)
+		found := false
+		for dy := -2; dy <= 2; dy++ {
+			for dx := -2; dx <= 2; dx++ {
+				same := true
+				for y := range 11 {
+					for x := range 11 {
+						from := min(max(y-dy, 0), 10)*11 + min(max(x-dx, 0), 10)
+						same = same && got[y*11+x] == float32(src[from])/255
+					}
+				}
+				if same {
+					found, seen[dy*5+dx] = true, true
+				}
+			}
+		}
+		if !found {
+			t.Fatal("an image is not one of the 25 moved by whole pixels")
+		}
+	}
+	if len(seen) != 25 {
+		t.Errorf("%d of the 25 moves were made", len(seen))
+	}
+}
+
 func TestRotationAndZoomKeepTheCentre(t *testing.T) {
 	src := ramp(21, 21)
 	for seed := range uint64(50) {
