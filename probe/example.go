@@ -5,13 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"image"
-	"image/color"
-	_ "image/jpeg" // registers the decoder
 	"image/png"
 	"io"
 	"math/rand/v2"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -28,24 +24,20 @@ type Example struct {
 	// Input is a file. Numbers (.npy) are taken as they are. Of a table (.csv with
 	// a header) each row is an input: read by the encoding that the model keeps,
 	// or as numbers if it keeps none. Images (PNG, JPEG, DICOM) are prepared by a
-	// package as a radiograph is; a bare graph gets 0..1 and they must be of its
-	// size.
+	// package as a radiograph is; a bare graph gets them as Evaluate gives them to
+	// it: 0..1, brought to its size.
 	Input string
 	// Data is a data set with Split, read as Evaluate reads it: .npz, folder or
 	// table.
 	Data    string
 	Split   string
-	Reading studies.Options // how to read Data, which it need not name
+	Reading studies.Options // how to read Data or an image; need not name them
 	Index   int             // example of the split, row of Input; from 0
 	Names   []string        // of the features of a table; those of a .csv are its header
 }
 
-// Limits of what is read.
-const (
-	maxImageFile = 1 << 30
-	maxPixels    = 1 << 27
-	fromData     = 100 // examples of a data set as background
-)
+// fromData is how many examples of a data set serve as background.
+const fromData = 100
 
 // given is the input of a question, with what is known of it.
 type given struct {
@@ -82,7 +74,7 @@ func (m *Model) example(ctx context.Context, x Example) (*given, error) {
 		return nil, fmt.Errorf("probe: %s: an .npz is a data set: name it as the data, with a split and an index", x.Input)
 	default:
 		g = &given{source: filepath.Base(x.Input)}
-		g.input, err = m.fromImageFile(x.Input)
+		g.input, err = m.fromImageFile(x)
 	}
 	if err != nil {
 		return nil, err
@@ -194,17 +186,14 @@ func (m *Model) fromSet(set *train.Set, i int) (engine.Tensor, error) {
 	return m.fromPlanes(planes, set.Rows, set.Columns)
 }
 
-// fromPlanes makes an input of an image's planes, 0..1.
+// fromPlanes makes an input of an image's planes, 0..1: of a package one, the
+// luminance.
 func (m *Model) fromPlanes(planes [][]float32, rows, columns int) (engine.Tensor, error) {
 	if m.Package != nil {
-		grey := planes[0]
-		if len(planes) == 3 {
-			grey = make([]float32, len(planes[0])) // luma, ITU-R BT.601
-			for i := range grey {
-				grey[i] = 0.299*planes[0][i] + 0.587*planes[1][i] + 0.114*planes[2][i]
-			}
+		if len(planes) != 1 {
+			return engine.Tensor{}, fmt.Errorf("probe: an image of %d channels: %w: a package reads luminance", len(planes), ErrAsk)
 		}
-		return m.Package.Manifest.Prepare(&dicom.Luminance{Rows: rows, Columns: columns, Values: grey})
+		return m.Package.Manifest.Prepare(&dicom.Luminance{Rows: rows, Columns: columns, Values: planes[0]})
 	}
 	in := m.inputs()[0]
 	if len(in.Shape) != 4 {
@@ -226,73 +215,21 @@ func (m *Model) fromPlanes(planes [][]float32, rows, columns int) (engine.Tensor
 	return t, nil
 }
 
-// fromImageFile reads a PNG, JPEG or DICOM file by its content.
-func (m *Model) fromImageFile(path string) (engine.Tensor, error) {
-	f, err := os.Open(path)
+// fromImageFile reads a PNG, JPEG or DICOM file by its content, as Evaluate reads
+// those of a folder.
+func (m *Model) fromImageFile(x Example) (engine.Tensor, error) {
+	options, err := m.ask(Test{Options: x.Reading})
 	if err != nil {
-		return engine.Tensor{}, fmt.Errorf("probe: reading an image: %w", err)
+		return engine.Tensor{}, err
 	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxImageFile+1))
-	if err == nil && len(data) > maxImageFile {
-		err = fmt.Errorf("it has more than %d bytes", maxImageFile)
+	if m.Package != nil { // which prepares the image itself
+		options.Rows, options.Columns = 0, 0
 	}
+	read, err := studies.ReadImage(x.Input, options)
 	if err != nil {
-		return engine.Tensor{}, fmt.Errorf("probe: reading %s: %w", path, err)
+		return engine.Tensor{}, fmt.Errorf("probe: explaining an image: %w", err)
 	}
-	if bytes.HasPrefix(data, []byte("\x89PNG\r\n\x1a\n")) || bytes.HasPrefix(data, []byte("\xff\xd8\xff")) {
-		planes, rows, columns, err := decodeImage(data)
-		if err != nil {
-			return engine.Tensor{}, fmt.Errorf("probe: reading %s: %w", path, err)
-		}
-		return m.fromPlanes(planes, rows, columns)
-	}
-	file, err := dicom.Parse(bytes.NewReader(data), dicom.Limits{})
-	if err != nil {
-		return engine.Tensor{}, fmt.Errorf("probe: reading %s, neither PNG nor JPEG, as DICOM: %w", path, err)
-	}
-	l, err := file.Luminance(0)
-	if err != nil {
-		return engine.Tensor{}, fmt.Errorf("probe: reading %s: %w", path, err)
-	}
-	return m.fromPlanes([][]float32{l.Values}, l.Rows, l.Columns)
-}
-
-// decodeImage returns one plane of a grey image, three of a colour one.
-func decodeImage(data []byte) ([][]float32, int, int, error) {
-	size, _, err := image.DecodeConfig(bytes.NewReader(data))
-	if err != nil {
-		return nil, 0, 0, err
-	}
-	if size.Width < 1 || size.Height < 1 || size.Width > maxPixels/size.Height {
-		return nil, 0, 0, fmt.Errorf("an image of %d×%d pixels: want at most %d", size.Width, size.Height, maxPixels)
-	}
-	decoded, _, err := image.Decode(bytes.NewReader(data))
-	if err != nil {
-		return nil, 0, 0, err
-	}
-	b := decoded.Bounds()
-	grey := false
-	switch decoded.ColorModel() {
-	case color.GrayModel, color.Gray16Model:
-		grey = true
-	}
-	planes := make([][]float32, 3)
-	for c := range planes {
-		planes[c] = make([]float32, 0, b.Dx()*b.Dy())
-	}
-	for y := b.Min.Y; y < b.Max.Y; y++ {
-		for x := b.Min.X; x < b.Max.X; x++ {
-			red, green, blue, _ := decoded.At(x, y).RGBA()
-			for c, v := range [3]uint32{red, green, blue} {
-				planes[c] = append(planes[c], float32(v)/0xffff)
-			}
-		}
-	}
-	if grey {
-		planes = planes[:1]
-	}
-	return planes, b.Dy(), b.Dx(), nil
+	return m.fromPlanes(read.Planes, read.Rows, read.Columns)
 }
 
 // background turns a name into a background, and says what it is.

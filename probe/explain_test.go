@@ -3,6 +3,7 @@ package probe_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"image"
 	"image/color"
 	"image/png"
@@ -17,6 +18,7 @@ import (
 	"github.com/vigie/vigie/medical/dicom/phantom"
 	"github.com/vigie/vigie/probe"
 	"github.com/vigie/vigie/train"
+	"github.com/vigie/vigie/train/studies"
 )
 
 func openDemo(t *testing.T) *probe.Model {
@@ -84,6 +86,39 @@ func TestAnExplanationDoesNotDependOnTheFileThatTheImageCameIn(t *testing.T) {
 			if math.Abs(float64(got.Map.Values[i]-want.Map.Values[i])) > 1e-4 {
 				t.Fatalf("%s: value %d of the map is %v, the data set gives %v", name, i, got.Map.Values[i], want.Map.Values[i])
 			}
+		}
+	}
+}
+
+// A picture by itself reaches a bare graph as it does from the folder that it is
+// evaluated in: in grey if the graph wants grey, brought to its size.
+func TestAPictureIsReadTheSameWayAloneAndInItsFolder(t *testing.T) {
+	m := brightness(t, -1, 1, []float32{0, 4}, []float32{2, 0}) // reads 2×2
+	folder := t.TempDir()
+	for i := range 20 {
+		picture := image.NewRGBA(image.Rect(0, 0, 6, 4))
+		for p := range 24 {
+			picture.Set(p%6, p/6, color.RGBA{uint8(10*i + p), uint8(200 * (i % 2)), 30, 255})
+		}
+		var b bytes.Buffer
+		if err := png.Encode(&b, picture); err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(folder, []string{"dark", "light"}[i%2], fmt.Sprintf("%02d.png", i))
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, b.Bytes(), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	set, err := studies.Open(t.Context(), studies.Options{Data: folder, Rows: 2, Columns: 2, Channels: 1, Seed: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, name := range set.Test.Names {
+		within := answered(t, m, probe.Question{Example: probe.Example{Data: folder, Split: "test", Index: i, Reading: studies.Options{Seed: 1}}, Method: explain.Occlusion, Class: "1"})
+		alone := answered(t, m, probe.Question{Example: probe.Example{Input: filepath.Join(folder, name)}, Method: explain.Occlusion, Class: "1"})
+		// A folder of 8-bit pictures is kept in 8 bits.
+		if math.Abs(float64(within.Logits[1]-alone.Logits[1])) > 4*0.6/255 || alone.Logits[1] == 0 {
+			t.Errorf("%s: %v in its folder, %v alone", name, within.Logits, alone.Logits)
 		}
 	}
 }

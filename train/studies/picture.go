@@ -47,13 +47,48 @@ func (p *picture) channel(c, n int) []float32 {
 	return grey
 }
 
-// readPicture reads a DICOM, PNG or JPEG file by its content, not its name.
+// Image is an image file as Open puts it into a set.
+type Image struct {
+	Rows, Columns int
+	Planes        [][]float32 // one of luminance, or red, green and blue; 0..1
+}
+
+// ReadImage reads one DICOM, PNG or JPEG file by its content, as Open reads those
+// of a folder: brought to Rows and Columns, and to Channels, where the options
+// have them. The path is the caller's, and may be anywhere.
+func ReadImage(path string, o Options) (*Image, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("studies: opening an image: %w", err)
+	}
+	defer f.Close()
+	p, err := decode(f, o)
+	if err != nil {
+		return nil, fmt.Errorf("studies: reading %s: %w", path, err)
+	}
+	m := &Image{Rows: p.rows, Columns: p.columns, Planes: p.planes}
+	if o.Channels > 0 {
+		m.Planes = make([][]float32, o.Channels)
+		for c := range m.Planes {
+			m.Planes[c] = p.channel(c, o.Channels)
+		}
+	}
+	return m, nil
+}
+
+// readPicture reads a file within the data folder.
 func readPicture(root *os.Root, name string, o Options) (*picture, error) {
 	f, err := root.Open(name)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
+	return decode(f, o)
+}
+
+// decode reads a DICOM, PNG or JPEG file by its content, not its name, and brings
+// it to size.
+func decode(f io.Reader, o Options) (*picture, error) {
 	data, err := io.ReadAll(io.LimitReader(f, maxFileBytes+1))
 	if err != nil {
 		return nil, err
