@@ -55,6 +55,9 @@ var attacks = []Row{
 	{HopSkipJump, "from a random image along the boundary, by answers alone (Chen et al. 2020)", []Norm{L2, Linf}, blackBox, 20, false, false, runHopSkipJump},
 }
 
+// Blind says that the attack needs no gradients.
+func (r Row) Blind() bool { return r.ATLAS == blackBox }
+
 // Attacks lists the attacks.
 func Attacks() []Row { return slices.Clone(attacks) }
 

@@ -43,6 +43,7 @@ type NetworkOptions struct {
 	Probabilities bool
 	Batch         int  // examples in one run; 0: by their size, at most 32
 	Workers       int  // runs at a time; 0: one for each processor
+	AnswersOnly   bool // for attacks without gradients, of a graph that may not have any
 	Plain         bool // standard operators, also where the engine has kernels of its own
 }
 
@@ -114,6 +115,9 @@ func open(m *onnx.Model, o NetworkOptions) (*Network, error) {
 	}
 	if n.answers, err = engine.Open(p.model, engine.Options{Threads: 1}); err != nil {
 		return nil, err
+	}
+	if o.AnswersOnly {
+		return n, nil
 	}
 	// What cannot be differentiated is said now, and not after an hour.
 	if _, err := n.gradient(n.atATime(n.batch)); err != nil {

@@ -316,3 +316,43 @@ func TestAnAttackStopsWhenItIsTold(t *testing.T) {
 		t.Errorf("got %v, want the context's error", err)
 	}
 }
+
+// A graph without gradients can still be attacked by its scores and answers, and
+// is refused at once for everything else.
+func TestAGraphWithoutGradientsIsAttackedBlindly(t *testing.T) {
+	b := onnx.NewBuilder(17)
+	x := b.Input("x", onnx.Float, append([]onnx.Dim{{Value: -1, Param: "n"}}, onnx.Fixed(1, 3, 3)...)...)
+	steps := b.Op("Cast", []string{b.Op("Mul", []string{x, b.Weight("k", []int64{1}, []float32{50})})}, onnx.IntAttribute("to", int64(onnx.Int32)))
+	flat := b.Op("Flatten", []string{b.Op("Cast", []string{steps}, onnx.IntAttribute("to", int64(onnx.Float)))}, onnx.IntAttribute("axis", 1))
+	z := b.Op("MatMul", []string{flat, b.Weight("w", []int64{9, 2}, []float32{1, -1, 1, -1, 1, -1, 1, -1, 1, -1, -1, 1, -1, 1, -1, 1, -1, 1})})
+	b.Output(z, onnx.Float, onnx.Dim{Value: -1, Param: "n"}, onnx.Dim{Value: 2})
+	m, err := b.Build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, err := Open(m, NetworkOptions{}); err == nil {
+		n.Close()
+		t.Error("a graph that rounds was opened for gradients")
+	}
+	n, err := Open(m, NetworkOptions{AnswersOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Close()
+	pixels, labels := images(t, n, 4, 1)
+	for _, row := range Attacks() {
+		if !row.Blind() {
+			continue
+		}
+		r, err := Run(context.Background(), n, row.Name, pixels, labels, Options{Norm: Linf, Eps: 0.5, Seed: 1, Steps: 40})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.Gradients != 0 || r.Fooled() == 0 && row.Name == Square {
+			t.Errorf("%s: %d gradients, %d fooled", row.Name, r.Gradients, r.Fooled())
+		}
+	}
+	if _, err := Run(context.Background(), n, PGD, pixels, labels, Options{Eps: 0.5}); err == nil {
+		t.Error("a graph that rounds was attacked along its gradient")
+	}
+}

@@ -252,6 +252,9 @@ func (o Options) network(s *subject) (attack.NetworkOptions, error) {
 	if n.Low == 0 && n.High == 0 {
 		n.High = 1
 	}
+	if row, err := attack.Find(o.Attack); err == nil {
+		n.AnswersOnly = row.Blind()
+	}
 	p := s.model.Package
 	if p == nil && o.OperatingPoint {
 		return n, fmt.Errorf("job: an operating point: %w: a bare ONNX file has none", ErrAsk)
