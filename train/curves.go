@@ -31,15 +31,19 @@ const (
 	chartHeight = 380.0
 )
 
-// curves draws loss on the left, and the validation AUC on the right, by epoch.
+// curves draws loss on the left, and the validation AUC on the right, by epoch. Of
+// a private run there is no training loss to draw, and the title says so.
 func (h History) curves() *drawing {
 	var training, loss, auc []float64
 	for _, e := range h.Epochs {
 		training, loss, auc = append(training, e.Loss), append(loss, e.ValidationLoss), append(auc, e.ValidationAUC)
 	}
 	d := &drawing{width: chartWidth, height: chartHeight}
-	d.panel(panel{left: 70, top: 50, width: 350, height: 270, title: "loss", best: h.Best},
-		curve{"training", blue, training}, curve{"validation", orange, loss})
+	title, lines := "loss", []curve{{"training", blue, training}, {"validation", orange, loss}}
+	if h.Recipe.Private != nil {
+		title, lines = "loss (that of training is private: not released)", lines[1:]
+	}
+	d.panel(panel{left: 70, top: 50, width: 350, height: 270, title: title, best: h.Best}, lines...)
 	d.panel(panel{left: 510, top: 50, width: 350, height: 270, title: "validation AUC", best: h.Best},
 		curve{"", green, auc})
 	return d

@@ -2,6 +2,7 @@ package train
 
 import (
 	"bytes"
+	"encoding/json"
 	"encoding/xml"
 	"errors"
 	"image/png"
@@ -302,4 +303,27 @@ func importedMLP(t *testing.T, outputs int) *Network {
 		t.Fatal(err)
 	}
 	return n
+}
+
+// A private run has no training loss: neither a line of zeros nor a number says
+// that it had.
+func TestThePrivateTrainingLossIsLeftOutAndTheReasonSaid(t *testing.T) {
+	h := History{Recipe: Recipe{Private: &Privacy{}}, Best: 1, Withheld: withheld, Epochs: []Epoch{{Epoch: 1, ValidationLoss: 0.5, ValidationAUC: 0.8}, {Epoch: 2, ValidationLoss: 0.4, ValidationAUC: 0.9}}}
+	private := string(h.SVG())
+	raw, err := json.Marshal(h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(private, ">training<") || strings.Contains(private, blue) || !strings.Contains(private, "private: not released") || strings.Contains(string(raw), `"loss":`) || !strings.Contains(string(raw), `"loss_withheld":"the training loss is`) {
+		t.Errorf("the curves or the record hold a training loss, or no reason:\n%s\n%s", raw, private)
+	}
+	h.Recipe.Private, h.Withheld = nil, ""
+	h.Epochs[0].Loss, h.Epochs[1].Loss = 0.6, 0.3
+	plain := string(h.SVG())
+	if raw, err = json.Marshal(h); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(plain, ">training<") || !strings.Contains(plain, blue) || !strings.Contains(string(raw), `"loss":0.6`) || strings.Contains(string(raw), "withheld") {
+		t.Errorf("without privacy:\n%s\n%s", raw, plain)
+	}
 }

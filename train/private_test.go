@@ -286,6 +286,9 @@ func TestAKilledPrivateRunPaysForTheStepsItLost(t *testing.T) {
 	if n := len(r.History.Epochs); n != 3 {
 		t.Errorf("%d epochs", n)
 	}
+	if r.History.Withheld == "" || r.History.Epochs[0].Loss != 0 {
+		t.Errorf("the loss of the training images is %v, withheld %q", r.History.Epochs[0].Loss, r.History.Withheld)
+	}
 
 	// A ledger that has lost entries is not this run's.
 	raw, err := os.ReadFile(c.Ledger)

@@ -90,9 +90,9 @@ func BalancedWeights(s *Set) []float64 {
 
 // Epoch is a line of the History.
 type Epoch struct {
-	Epoch          int           `json:"epoch"` // from 1
-	Loss           float64       `json:"loss"`  // mean over the training batches, before each step; 0 in a private run, which does not release it
-	Rate           float64       `json:"rate"`  // at the end of the epoch
+	Epoch          int           `json:"epoch"`          // from 1
+	Loss           float64       `json:"loss,omitempty"` // mean over the training batches, before each step; not in a private run: see History.Withheld
+	Rate           float64       `json:"rate"`           // at the end of the epoch
 	ValidationLoss float64       `json:"validation_loss"`
 	ValidationAUC  float64       `json:"validation_auc"` // of two classes; the mean of one against the rest for more
 	Accuracy       float64       `json:"validation_accuracy"`
@@ -108,7 +108,12 @@ type History struct {
 	Weights    int     `json:"trained_parameters"`
 	Best       int     `json:"best_epoch"`
 	Epochs     []Epoch `json:"epochs"`
+	// Withheld says why the epochs have no training loss; empty if they have.
+	Withheld string `json:"loss_withheld,omitempty"`
 }
+
+// withheld is why a private run releases no training loss.
+const withheld = "the training loss is a function of the training images that no noise was added to: it is not released, for the privacy statement does not count it"
 
 // Result is a finished training run.
 type Result struct {

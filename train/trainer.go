@@ -33,6 +33,9 @@ type trainer struct {
 func newTrainer(c Config) (*trainer, error) {
 	t := &trainer{config: c}
 	t.state.History = History{Recipe: c.Recipe, Images: c.Train.Len(), Validation: c.Validation.Len()}
+	if c.Private != nil {
+		t.state.History.Withheld = withheld
+	}
 	if err := t.fit(); err != nil {
 		return nil, err
 	}

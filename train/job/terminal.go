@@ -85,8 +85,8 @@ func Terminal(w io.Writer) Progress {
 				mark = "*"
 			}
 			loss := fmt.Sprintf("loss %.4f", e.Loss)
-			if e.Loss == 0 { // a private run does not release it
-				loss = "private"
+			if e.Loss == 0 { // a private run does not release it: train.History.Withheld
+				loss = "loss private"
 			}
 			fmt.Fprintf(w, "epoch %*d/%d %s %s  validation: AUC %.5f, loss %.4f, accuracy %.4f  (%s left)\n",
 				len(fmt.Sprint(total)), e.Epoch, total, mark, loss, e.ValidationAUC, e.ValidationLoss, e.Accuracy, left.Round(time.Second))
