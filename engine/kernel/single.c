@@ -668,16 +668,16 @@ inlined void weigh_rows(const int vectors, const float *const x[block], long n, 
 		for (int k = 0; k < vectors; k++) s[i][k] = _mm512_setzero_ps();
 	const float *x0 = x[0], *x1 = x[1], *x2 = x[2], *x3 = x[3], *x4 = x[4], *x5 = x[5], *x6 = x[6], *x7 = x[7];
 	for (long from = 0; n > 0; n--, from += jump)
-	for (long q = from; q < from + width; q++, dy += wide) {
-		__m512 d[2];
+		for (long q = from; q < from + width; q++, dy += wide) {
+			__m512 d[2];
 #pragma GCC unroll 2
-		for (int k = 0; k < vectors; k++) d[k] = _mm512_loadu_ps(dy + k * lanes);
-		const float by[block] = {x0[q], x1[q], x2[q], x3[q], x4[q], x5[q], x6[q], x7[q]};
+			for (int k = 0; k < vectors; k++) d[k] = _mm512_loadu_ps(dy + k * lanes);
+			const float by[block] = {x0[q], x1[q], x2[q], x3[q], x4[q], x5[q], x6[q], x7[q]};
 #pragma GCC unroll 8
-		for (int i = 0; i < block; i++)
+			for (int i = 0; i < block; i++)
 #pragma GCC unroll 2
-			for (int k = 0; k < vectors; k++) s[i][k] = _mm512_fmadd_ps(_mm512_set1_ps(by[i]), d[k], s[i][k]);
-	}
+				for (int k = 0; k < vectors; k++) s[i][k] = _mm512_fmadd_ps(_mm512_set1_ps(by[i]), d[k], s[i][k]);
+		}
 #pragma GCC unroll 8
 	for (int i = 0; i < block; i++)
 #pragma GCC unroll 2
