@@ -26,7 +26,7 @@ type FitOptions struct {
 	Subject     vigie.ModelDigest // the package without its statistics
 	Data        string            // what the examples are, for people
 	FalseAlarms float64           // the promised share of clean images with an alarm; 0 is 0.01
-	SecondLook  float64           // share of clean images that get a second look; 0 is 0.03, negative is none
+	SecondLook  float64           // share of clean images that get a second look; 0 is 0.02, negative is none
 	Seed        uint64            // of the split and of the attacks made while fitting
 	Threads     int
 	Progress    func(done, total int) // nil: none
@@ -35,7 +35,7 @@ type FitOptions struct {
 // The defaults of FitOptions.
 const (
 	DefaultFalseAlarms = 0.01
-	DefaultSecondLook  = 0.03
+	DefaultSecondLook  = 0.02
 )
 
 // Report says what was fitted.

@@ -24,7 +24,7 @@ func alignment(high []float32, gradient plane) float64 {
 		}
 	}
 	filtered := make([]float32, len(signs.values))
-	signs.filter(kernels[0], filtered)
+	signs.filter(kernels[0], filtered, 1)
 	dot, a, b := 0.0, 1e-9, 1e-9
 	for i, v := range high {
 		x, y := float64(v), float64(filtered[i])

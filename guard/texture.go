@@ -53,13 +53,13 @@ func unit(k ...float32) (out [9]float32) {
 }
 
 // filter computes a residual of the image in units of 1/255 of the brightness
-// range.
-func (p plane) filter(k [9]float32, out []float32) {
+// range, of every stride-th row.
+func (p plane) filter(k [9]float32, out []float32, stride int) {
 	for i := range k {
 		k[i] *= 255
 	}
 	columns := p.columns
-	for r := range p.rows {
+	for r := 0; r < p.rows; r += stride {
 		rows := [3][]float32{
 			p.values[mirror(r-1, p.rows)*columns:][:columns], p.values[r*columns:][:columns], p.values[mirror(r+1, p.rows)*columns:][:columns],
 		}
@@ -124,6 +124,10 @@ func (s *spread) quantiles(out []float64, shares ...float64) []float64 {
 	return out
 }
 
+// enoughPixels is from how many pixels the spread of a residual is told: of
+// larger images, all residuals but the first are of some of the rows.
+const enoughPixels = 4096
+
 // minSide is the shortest side of an image whose texture is measured.
 const minSide = 8
 
@@ -140,15 +144,15 @@ func (p plane) measure() pixels {
 	n := len(p.values)
 	m.texture = make([]float64, 0, 96)
 	m.high = make([]float32, n)
-	residual := m.high
+	residual, stride := m.high, 1
 	for i, k := range kernels {
 		if i == 1 {
-			residual = make([]float32, n)
+			residual, stride = make([]float32, n), max(1, n/enoughPixels)
 		}
-		p.filter(k, residual)
+		p.filter(k, residual, stride)
 		var s spread
 		sum, most := 0.0, float32(0)
-		for r := range p.rows { // a row's sum fits a float32
+		for r := 0; r < p.rows; r += stride { // a row's sum fits a float32
 			part := float32(0)
 			for _, v := range residual[r*p.columns : (r+1)*p.columns] {
 				v = math.Float32frombits(math.Float32bits(v) &^ (1 << 31))
@@ -160,6 +164,7 @@ func (p plane) measure() pixels {
 			}
 			sum += float64(part)
 		}
+		n := (p.rows + stride - 1) / stride * p.columns
 		s.n = int32(n)
 		before := len(m.texture)
 		m.texture = s.quantiles(m.texture, 0.1, 0.25, 0.5, 0.75, 0.9, 0.97)
