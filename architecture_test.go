@@ -54,7 +54,7 @@ var allowed = map[string][]string{
 
 	// where the blocks meet
 	"model":     {"", "onnx", "engine", "explain", "medical/dicom"},
-	"probe":     {"", "onnx", "onnx/autodiff", "onnx/zoo", "engine", "engine/safetensors", "train", "train/studies", "explain", "model", "medical/dicom"},
+	"probe":     {"", "onnx", "onnx/autodiff", "onnx/zoo", "engine", "engine/safetensors", "train", "train/studies", "explain", "model", "medical/dicom", "medical/dicom/phantom"},
 	"guard/job": {"", "engine", "guard", "medical/dicom", "model", "probe", "train", "train/studies"},
 	"enclave":   {"", "onnx", "engine", "explain", "guard", "model", "attest", "keys/certificates", "medical/dicom"},
 	"gateway": {"", "onnx", "engine", "model", "attest", "enclave", "keys", "keys/certificates", "store", "audit",

@@ -187,13 +187,81 @@ type GuardResult struct {
 	Reason *Reason `json:"reason,omitempty"`
 }
 
-// Explanation is a relevance map over the analysed image.
+// MapVerdict says whether a relevance map may be relied on.
+type MapVerdict string
+
+// The verdicts on a map. What is none of them counts as MapUntested, as the
+// maps of releases that did not test any.
+const (
+	MapPassed   MapVerdict = "passed"   // it passed every test
+	MapFailed   MapVerdict = "failed"   // it explains nothing: see Failures
+	MapUntested MapVerdict = "untested" // the time did not suffice for the tests
+	MapNone     MapVerdict = "none"     // there is no map: see Text
+)
+
+// Explanation is a relevance map over the analysed image, together with what the
+// tests of it say. A map is never shown without Label.
 type Explanation struct {
-	Method  string  `json:"method"`  // "grad-cam", …
-	Target  string  `json:"target"`  // label explained
-	Rows    int     `json:"rows"`    // height of Map
-	Columns int     `json:"columns"` // width of Map
-	Map     []uint8 `json:"map"`     // row-major, Rows*Columns, 0 (none) .. 255 (strongest)
+	Method  string  `json:"method,omitempty"` // "kernelshap", "grad-cam", …, as the manifest names it; empty without a map
+	Target  string  `json:"target"`           // label explained
+	Rows    int     `json:"rows"`             // height of Map
+	Columns int     `json:"columns"`          // width of Map
+	Map     []uint8 `json:"map"`              // row-major, Rows*Columns, 0 (none) .. 255 (strongest); empty where there is none
+
+	Verdict  MapVerdict `json:"verdict,omitempty"`
+	Text     Text       `json:"text,omitzero"`      // why: what the tests found, or why there is no map
+	Failures []string   `json:"failures,omitempty"` // of a failed map: "no-better", "weights-no-matter", …, as package explain names them
+	Tests    *MapTests  `json:"tests,omitempty"`    // what was measured; nil if nothing was
+	// Rejected names the methods that the model's manifest asks for first and
+	// that explain nothing of this model.
+	Rejected []string `json:"rejected,omitempty"`
+}
+
+// MapTests holds the scores that the verdict on a map rests on. Deletion takes
+// the image's places away in the order of the map, insertion puts them back
+// (Petsiuk et al. 2018); Similarity compares the method's maps with those of
+// the same model after its weights were randomised (Adebayo et al. 2018).
+type MapTests struct {
+	Background string   `json:"background"`          // what a place that is taken away looks like: "mean" or "blur"
+	Insertion  *float64 `json:"insertion,omitempty"` // area under the curve of the target's score; nil if this map was not measured
+	Deletion   *float64 `json:"deletion,omitempty"`  // the same
+	RandomMean *float64 `json:"random_mean,omitempty"`
+	RandomMaps int      `json:"random_maps"` // how many the map was compared with; RandomMean is their mean insertion - deletion
+	P          *float64 `json:"p,omitempty"` // share of random maps that do as well, this one included; small is good
+
+	Similarity      *float64 `json:"similarity,omitempty"`       // rank correlation, -1 to 1, small is good; nil if the model has no weights to randomise or it was not measured
+	SimilarityError float64  `json:"similarity_error,omitempty"` // its standard error
+	ModelImages     int      `json:"model_images,omitempty"`     // how many images Similarity is the mean over
+	ModelExplained  *int     `json:"model_explained,omitempty"`  // on how many of those the method's maps did better than random ones; nil if that was not measured
+}
+
+// Shown reports whether there is a map to show.
+func (e *Explanation) Shown() bool { return e != nil && len(e.Map) > 0 }
+
+// Passed reports whether there is a map that may be relied on as far as tests
+// can tell.
+func (e *Explanation) Passed() bool { return e.Shown() && e.Verdict == MapPassed }
+
+// Label is the sentence that a map is never shown without.
+func (e *Explanation) Label() Text {
+	switch {
+	case !e.Shown():
+		return Text{
+			English: "There is no map of what the answer rests on.",
+			French:  "Il n’y a pas de carte de ce sur quoi la réponse repose."}
+	case e.Verdict == MapPassed:
+		return Text{
+			English: "This map passed its tests.",
+			French:  "Cette carte a passé ses tests."}
+	case e.Verdict == MapFailed:
+		return Text{
+			English: "This map did not pass its tests: do not rely on it.",
+			French:  "Cette carte n’a pas passé ses tests : ne vous y fiez pas."}
+	default:
+		return Text{
+			English: "This map was not tested: do not rely on it.",
+			French:  "Cette carte n’a pas été testée : ne vous y fiez pas."}
+	}
 }
 
 // Stage is the time one step took.

@@ -49,7 +49,7 @@ type Record struct {
 	Instance      vigie.InstanceUID
 	// Guards lists what the guards of a diagnosis said, as name=p-value, separated by blanks.
 	Guards   string
-	Decision string // what a person or triage decided
+	Decision string // what a person or triage decided; of a diagnosis, the verdict on its map
 }
 
 const (

@@ -12,6 +12,7 @@ type metrics struct {
 	registry  *prometheus.Registry
 	cases     *prometheus.CounterVec   // by outcome
 	referrals *prometheus.CounterVec   // by reason code
+	maps      *prometheus.CounterVec   // by verdict
 	stages    *prometheus.HistogramVec // by stage, seconds
 	running   prometheus.Gauge
 	panics    prometheus.Counter
@@ -25,6 +26,8 @@ func newMetrics(about description, options Options) *metrics {
 			Help: "Cases by outcome: analysed, referred (no prediction), refused (did not open), abandoned (the client went away)."}, []string{"outcome"}),
 		referrals: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "vigie_enclave_referrals_total",
 			Help: "Reasons given for referral to a person, by code."}, []string{"reason"}),
+		maps: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "vigie_enclave_maps_total",
+			Help: "Explanations of answers by verdict: passed, failed, untested, none."}, []string{"verdict"}),
 		stages: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "vigie_enclave_stage_seconds",
 			Help: "Time of each stage of a case.", Buckets: prometheus.ExponentialBuckets(0.0005, 2, 17)}, []string{"stage"}),
 		running: prometheus.NewGauge(prometheus.GaugeOpts{Name: "vigie_enclave_running_cases",
@@ -40,7 +43,10 @@ func newMetrics(about description, options Options) *metrics {
 	info := prometheus.NewGauge(prometheus.GaugeOpts{Name: "vigie_enclave_info", Help: "Always 1; the labels say what is served.",
 		ConstLabels: prometheus.Labels{"model": about.name, "version": about.version, "digest": string(about.model), "build": options.Build}})
 	info.Set(1)
-	m.registry.MustRegister(m.cases, m.referrals, m.stages, m.running, m.panics, m.rotations, slots, info)
+	m.registry.MustRegister(m.cases, m.referrals, m.maps, m.stages, m.running, m.panics, m.rotations, slots, info)
+	for _, verdict := range []vigie.MapVerdict{vigie.MapPassed, vigie.MapFailed, vigie.MapUntested, vigie.MapNone} {
+		m.maps.WithLabelValues(string(verdict))
+	}
 	for _, outcome := range []string{"analysed", "referred", "refused", "abandoned"} {
 		m.cases.WithLabelValues(outcome)
 	}
@@ -56,6 +62,9 @@ func (m *metrics) finding(finding vigie.Finding) {
 	m.cases.WithLabelValues(outcome).Inc()
 	for _, r := range finding.Referrals {
 		m.referrals.WithLabelValues(string(r.Code)).Inc()
+	}
+	if e := finding.Explanation; e != nil {
+		m.maps.WithLabelValues(string(e.Verdict)).Inc()
 	}
 	for _, stage := range finding.Stages {
 		m.stages.WithLabelValues(stage.Name).Observe(stage.Duration.Seconds())

@@ -11,18 +11,16 @@ import (
 // maxMapSide bounds a relevance map: finer than any layer that it is drawn from.
 const maxMapSide = 1024
 
-// overImage lays a map over the model's input back over the whole image it was
-// cut from, at about the map's own resolution. What the model did not see is 0.
-func overImage(relevance *explain.Map, window model.Window, rows, columns int) *vigie.Explanation {
+// overImage lays a map over the model's input, 0..1, back over the whole image
+// it was cut from, at about the map's own resolution, and puts it under its
+// label. What the model did not see is 0.
+func overImage(e *vigie.Explanation, relevance *explain.Map, window model.Window, rows, columns int) {
 	// Input pixels for each image pixel, and map cells for each input pixel: 1,
 	// as maps are as large as the input.
 	down := float64(window.InputRows) / float64(window.Rows)
 	across := float64(window.InputColumns) / float64(window.Columns)
-	e := &vigie.Explanation{
-		Method:  "grad-cam",
-		Rows:    min(max(1, int(math.Round(float64(rows)*down))), maxMapSide),
-		Columns: min(max(1, int(math.Round(float64(columns)*across))), maxMapSide),
-	}
+	e.Rows = min(max(1, int(math.Round(float64(rows)*down))), maxMapSide)
+	e.Columns = min(max(1, int(math.Round(float64(columns)*across))), maxMapSide)
 	e.Map = make([]uint8, e.Rows*e.Columns)
 	for row := range e.Rows {
 		y := (float64(row) + 0.5) / float64(e.Rows) * float64(rows)
@@ -39,7 +37,6 @@ func overImage(relevance *explain.Map, window model.Window, rows, columns int) *
 			e.Map[row*e.Columns+column] = uint8(math.Round(255 * bilinear(relevance, inputY, inputX)))
 		}
 	}
-	return e
 }
 
 // bilinear samples a map at a position in input pixels, where the centre of

@@ -34,10 +34,17 @@ func brightness(t testing.TB, gain, bias float32) *model.Package {
 	b := onnx.NewBuilder(17)
 	batch := onnx.Dim{Value: -1, Param: "batch"}
 	image := b.Input("image", onnx.Float, batch, onnx.Dim{Value: 1}, onnx.Dim{Value: 28}, onnx.Dim{Value: 28})
-	kernel := b.Weight("kernel", []int64{1, 1, 1, 1}, []float32{1})
-	features := b.Node(&onnx.Node{OpType: "Conv", Inputs: []string{image, kernel}, Outputs: []string{"features"}}, 1)[0]
-	mean := b.Op("Flatten", []string{b.Op("GlobalAveragePool", []string{features})}, onnx.IntAttribute("axis", 1))
-	weights := b.Weight("weights", []int64{1, 2}, []float32{-gain, gain})
+	// One channel is the image and counts; the others are edges, which do not.
+	// With random weights they do, so that the maps change with the weights.
+	kernel := b.Weight("kernel", []int64{4, 1, 3, 3}, []float32{
+		0, 0, 0, 0, 1, 0, 0, 0, 0,
+		-1, 0, 1, -2, 0, 2, -1, 0, 1,
+		-1, -2, -1, 0, 0, 0, 1, 2, 1,
+		0, 1, 0, 1, -4, 1, 0, 1, 0})
+	features := b.Node(&onnx.Node{OpType: "Conv", Inputs: []string{image, kernel}, Outputs: []string{"features"},
+		Attributes: []onnx.Attribute{onnx.IntsAttribute("pads", 1, 1, 1, 1)}}, 1)[0]
+	mean := b.Op("Flatten", []string{b.Op("GlobalAveragePool", []string{b.Op("Relu", []string{features})})}, onnx.IntAttribute("axis", 1))
+	weights := b.Weight("weights", []int64{4, 2}, []float32{-gain, gain, 0, 0, 0, 0, 0, 0})
 	biases := b.Weight("biases", []int64{2}, []float32{-bias, bias})
 	b.Node(&onnx.Node{OpType: "Add", Inputs: []string{b.Op("MatMul", []string{mean, weights}), biases}, Outputs: []string{"logits"}}, 1)
 	b.Output("logits", onnx.Float, batch, onnx.Dim{Value: 2})
@@ -313,7 +320,7 @@ func TestTwoComputationsThatDisagreeAreNotBelieved(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer other.close()
-	p.cam, other.cam = other.cam, p.cam // stands for a machine that computes wrongly
+	p.maps, other.maps = other.maps, p.maps // stands for a machine that computes wrongly
 	asked := chest(t, phantom.Options{}, nil)
 	f := p.analyse(context.Background(), asked.Patient, asked.DICOM)
 	if len(f.Predictions) != 0 || f.Explanation != nil || !slices.Equal(codes(f), []vigie.ReasonCode{vigie.ReasonImplausible}) {
@@ -333,7 +340,7 @@ func TestAnEngineThatFailsIsAReferral(t *testing.T) {
 	if f := p.analyse(ended, asked.Patient, asked.DICOM); len(f.Predictions) != 0 || !slices.Equal(codes(f), []vigie.ReasonCode{vigie.ReasonEnclave}) {
 		t.Errorf("a context that ended: got %v", f.Referrals)
 	}
-	if err := p.cam.Close(); err != nil {
+	if err := p.maps.close(); err != nil {
 		t.Fatal(err)
 	}
 	if f := p.analyse(context.Background(), asked.Patient, asked.DICOM); len(f.Predictions) != 2 || f.Explanation != nil || !slices.Equal(codes(f), []vigie.ReasonCode{vigie.ReasonEnclave}) {

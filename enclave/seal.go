@@ -199,13 +199,39 @@ func checkFinding(finding vigie.Finding) error {
 			return fmt.Errorf("the prediction for %q contradicts itself", p.Label)
 		}
 	}
-	if e := finding.Explanation; e != nil {
-		if e.Rows <= 0 || e.Columns <= 0 || len(e.Map)/e.Rows != e.Columns || len(e.Map)%e.Rows != 0 {
-			return fmt.Errorf("the explanation has %d values for %d by %d", len(e.Map), e.Rows, e.Columns)
-		}
+	if err := checkExplanation(finding.Explanation); err != nil {
+		return err
 	}
 	if len(finding.Predictions) == 0 && len(finding.Referrals) == 0 {
 		return fmt.Errorf("it has neither a prediction nor a reason why not")
 	}
 	return nil
+}
+
+// checkExplanation refuses a map that contradicts its label. A label may be
+// missing: enclaves of before there were tests give none, and readers take such
+// a map as untested.
+func checkExplanation(e *vigie.Explanation) error {
+	if e == nil {
+		return nil
+	}
+	if e.Verdict == vigie.MapNone {
+		if e.Rows != 0 || e.Columns != 0 || len(e.Map) != 0 || e.Method != "" || e.Text.English == "" || e.Text.French == "" {
+			return fmt.Errorf("the explanation says that there is no map, and has one or no reason")
+		}
+		return nil
+	}
+	if e.Rows <= 0 || e.Columns <= 0 || len(e.Map)/e.Rows != e.Columns || len(e.Map)%e.Rows != 0 {
+		return fmt.Errorf("the explanation has %d values for %d by %d", len(e.Map), e.Rows, e.Columns)
+	}
+	switch e.Verdict {
+	case "", vigie.MapUntested, vigie.MapFailed:
+		return nil
+	case vigie.MapPassed:
+		if len(e.Failures) > 0 || e.Tests == nil || e.Tests.P == nil {
+			return fmt.Errorf("the explanation passed tests that it failed, or that nobody made")
+		}
+		return nil
+	}
+	return fmt.Errorf("the explanation's verdict %q is not known", e.Verdict)
 }

@@ -200,6 +200,22 @@ func Describe(c *vigie.Case) string {
 			}
 			line("finding", "%-20s %.3f  %s (operating point %.3f)", p.Label, p.Probability, sign, p.Threshold)
 		}
+		if e := f.Explanation; e != nil {
+			line("map", "%s", MapText(f))
+			for _, text := range []string{e.Label().English, e.Text.English, e.Label().French, e.Text.French} {
+				if text != "" {
+					line("", "%s", text)
+				}
+			}
+			if t := e.Tests; t != nil {
+				for _, scores := range testLines(t) {
+					line("", "%s", scores)
+				}
+			}
+			if len(e.Rejected) > 0 {
+				line("", "passed over, as they explain nothing of this model: %s", strings.Join(e.Rejected, ", "))
+			}
+		}
 		for _, g := range f.Guards {
 			line("guard", "%-20s p = %.3g%s", g.Guard, g.PValue, map[bool]string{true: "  ALARM"}[g.Alarm])
 			if g.Reason != nil && !g.Alarm {
@@ -237,4 +253,19 @@ func Describe(c *vigie.Case) string {
 		line("times", "%s", strings.Join(stages, " · "))
 	}
 	return s.String()
+}
+
+// testLines writes the scores behind the verdict on a map.
+func testLines(t *vigie.MapTests) (lines []string) {
+	if t.Insertion != nil && t.Deletion != nil && t.RandomMean != nil {
+		lines = append(lines, fmt.Sprintf("insertion %.3f, deletion %.3f, difference %+.3f; of random maps %+.3f (compared with: %s)",
+			*t.Insertion, *t.Deletion, *t.Insertion-*t.Deletion, *t.RandomMean, t.Background))
+	}
+	if t.Similarity != nil {
+		lines = append(lines, fmt.Sprintf("on this model: rank correlation with maps of randomised weights %+.2f ± %.2f over %d images", *t.Similarity, t.SimilarityError, t.ModelImages))
+	}
+	if t.ModelExplained != nil {
+		lines = append(lines, fmt.Sprintf("on this model: better than random maps on %d of %d images", *t.ModelExplained, t.ModelImages))
+	}
+	return lines
 }

@@ -341,6 +341,7 @@ func (g *Gateway) conclude(ctx context.Context, job *river.Job[diagnoseArgs], c 
 		proof.Model, proof.Configuration, proof.Input = read, finding.Configuration, finding.Input
 		proof.Instance, proof.Output = finding.Instance, vigie.DigestOf(d.result.Signed.Payload)
 		proof.Guards = guardsText(finding.Guards)
+		proof.Decision = mapDecision(finding)
 		if sealed, err = g.sealValue(ctx, c, valueFinding, keptFinding{d.result.Signed, d.result.Evidence}); err != nil {
 			return err
 		}

@@ -57,14 +57,14 @@ func (g *Gateway) buildResults(ctx context.Context, c *vigie.Case) ([]result, er
 	if err != nil {
 		return nil, err
 	}
+	shown := mapRemarks(c.Finding)
 	capture, err := report.SecondaryCapture(source, picture, report.Capture{
 		SeriesUID: ResultUID(c.ID, c.Model, RoleOverlaySeries), InstanceUID: ResultUID(c.ID, c.Model, RoleOverlay),
 		SeriesNumber: imageSeries, InstanceNumber: 1, Time: contentTime(c), Model: g.reportedModel(c),
-		SeriesDescription: "AI overlay " + c.Finding.ModelName,
-		Derivation:        "Relevance map of " + c.Finding.ModelName + " " + c.Finding.ModelVersion + " drawn over the image",
+		SeriesDescription: shown.series, Derivation: shown.derivation,
 		Comment: report.Text{
-			English: "AI result – not for diagnosis without review by a physician",
-			French:  "Résultat d’IA – pas de diagnostic sans vérification par un médecin"},
+			English: "AI result – not for diagnosis without review by a physician" + shown.comment.English,
+			French:  "Résultat d’IA – pas de diagnostic sans vérification par un médecin" + shown.comment.French},
 	})
 	if err != nil {
 		return nil, err
@@ -153,6 +153,7 @@ func (g *Gateway) reportOf(c *vigie.Case) report.Result {
 				Probability: p.Probability, Threshold: p.Threshold, Positive: p.Positive,
 			})
 		}
+		r.Remarks = append(r.Remarks, mapRemarks(c.Finding).report...)
 	}
 	if c.Verdict != nil {
 		for _, reason := range c.Verdict.Reasons {
@@ -205,12 +206,13 @@ func (b *Casebook) drawOverlay(ctx context.Context, c *vigie.Case) (image.Image,
 	var heat *report.Heat
 	target := ""
 	if e := f.Explanation; e != nil {
-		heat = &report.Heat{Rows: e.Rows, Columns: e.Columns, Values: e.Map}
 		target = e.Target
-		caption.Remarks = append(caption.Remarks, report.Text{
-			English: "Colour: where the model looked (" + e.Method + "), not a finding.",
-			French:  "Couleur : où le modèle a regardé (" + e.Method + "), pas une lésion."})
+		if e.Shown() {
+			heat = &report.Heat{Rows: e.Rows, Columns: e.Columns, Values: e.Map}
+		}
 	}
+	shown := mapRemarks(f)
+	caption.Warning, caption.Remarks = shown.warning, shown.caption
 	for i, p := range f.Predictions {
 		if p.Label == target || target == "" && i == len(f.Predictions)-1 {
 			caption.Label = report.Text{English: p.Code.Meaning, French: p.Code.French}

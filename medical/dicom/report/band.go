@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"image"
 	"image/color"
+	"image/draw"
 	"strings"
 
 	"golang.org/x/image/font"
@@ -19,6 +20,7 @@ var (
 	alertTint  = color.RGBA{255, 190, 92, 255}
 	textTint   = color.RGBA{205, 212, 220, 255}
 	quietTint  = color.RGBA{140, 152, 166, 255}
+	warnTint   = color.RGBA{24, 16, 0, 255} // on alertTint
 )
 
 // line is a line of the band, already broken to its width.
@@ -29,9 +31,9 @@ type line struct {
 }
 
 // band is the caption below the image: lines on the left, the scale of the
-// heat map on the right.
+// heat map on the right; and the warning above the image, if there is one.
 type band struct {
-	lines                []line
+	lines, warning       []line
 	title, body          font.Face
 	width, height        int
 	margin, scaleWidth   int
@@ -80,6 +82,9 @@ func newBand(c Caption, width int) (*band, error) {
 	if c.Model != "" {
 		b.add(b.body, quietTint, "Vigie · "+c.Model)
 	}
+	for _, text := range []string{c.Warning.English, c.Warning.French} {
+		b.warning = append(b.warning, broken(b.title, warnTint, text, b.width-2*b.margin)...)
+	}
 	b.height = 2 * b.margin
 	for _, l := range b.lines {
 		b.height += b.step(l)
@@ -103,18 +108,39 @@ func (b *band) step(l line) int {
 
 // add breaks a text into lines that leave room for the scale.
 func (b *band) add(f font.Face, tint color.RGBA, text string) {
-	room := fixed.I(b.width - 3*b.margin - b.scaleWidth)
+	b.lines = append(b.lines, broken(f, tint, text, b.width-3*b.margin-b.scaleWidth)...)
+}
+
+// broken breaks a text at blanks into lines of at most that many pixels.
+func broken(f font.Face, tint color.RGBA, text string, width int) (lines []line) {
 	current := ""
 	for _, word := range strings.Fields(text) {
 		longer := strings.TrimPrefix(current+" "+word, " ")
-		if current != "" && font.MeasureString(f, longer) > room {
-			b.lines = append(b.lines, line{current, f, tint})
+		if current != "" && font.MeasureString(f, longer) > fixed.I(width) {
+			lines = append(lines, line{current, f, tint})
 			longer = word
 		}
 		current = longer
 	}
 	if current != "" {
-		b.lines = append(b.lines, line{current, f, tint})
+		lines = append(lines, line{current, f, tint})
+	}
+	return lines
+}
+
+// warningHeight is that of the bar above the image, 0 without a warning.
+func (b *band) warningHeight() int {
+	if len(b.warning) == 0 {
+		return 0
+	}
+	return b.margin + len(b.warning)*b.titleStep
+}
+
+// warn draws the bar.
+func (b *band) warn(out *image.RGBA, height int) {
+	draw.Draw(out, image.Rect(0, 0, b.width, height), image.NewUniform(alertTint), image.Point{}, draw.Src)
+	for i, l := range b.warning {
+		b.print(out, l, b.margin, b.margin/2+(i+1)*b.titleStep-b.titleStep/4)
 	}
 }
 

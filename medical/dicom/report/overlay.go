@@ -32,6 +32,7 @@ type Caption struct {
 	Probability float64
 	Threshold   float64
 	Positive    bool
+	Warning     Text   // in a bar above the image: why the map must not be relied on; empty: no bar
 	Remarks     []Text // further lines: a reason for review, the method of the map
 }
 
@@ -42,9 +43,10 @@ var byAPhysician = Text{
 }
 
 // Overlay draws the image in gray with the heat map over it, a scale beside the
-// map's colours, and the caption in a band below, where it covers no anatomy.
-// Without heat the image is drawn alone. The longer side has at most 1024
-// pixels, not counting the band.
+// map's colours, and the caption in a band below, where it covers no anatomy. A
+// warning stands in a bar above, where it is read first. Without heat the image
+// is drawn alone. The longer side has at most 1024 pixels, not counting the
+// bands.
 func Overlay(l *dicom.Luminance, heat *Heat, caption Caption) (*image.RGBA, error) {
 	if l == nil || l.Rows < 1 || l.Columns < 1 || len(l.Values) != l.Rows*l.Columns {
 		return nil, errors.New("report: drawing an overlay: the image has no pixels")
@@ -59,16 +61,19 @@ func Overlay(l *dicom.Luminance, heat *Heat, caption Caption) (*image.RGBA, erro
 		return nil, err
 	}
 	defer band.close()
-	out := image.NewRGBA(image.Rect(0, 0, columns, rows+band.height))
-	paint(out, gray, rows, columns)
+	top := band.warningHeight()
+	out := image.NewRGBA(image.Rect(0, 0, columns, top+rows+band.height))
+	picture := out.SubImage(image.Rect(0, top, columns, top+rows)).(*image.RGBA)
+	paint(picture, gray, rows, columns)
 	if heat != nil {
-		heat.blend(out, l, rows, columns)
+		heat.blend(picture, l, rows, columns)
 	}
-	draw.Draw(out, image.Rect(0, rows, columns, rows+band.height), image.NewUniform(bandColour), image.Point{}, draw.Src)
+	draw.Draw(out, image.Rect(0, top+rows, columns, top+rows+band.height), image.NewUniform(bandColour), image.Point{}, draw.Src)
 	if heat != nil {
-		band.scale(out, rows)
+		band.scale(out, top+rows)
 	}
-	band.write(out, rows)
+	band.warn(out, top)
+	band.write(out, top+rows)
 	return out, nil
 }
 
