@@ -40,15 +40,17 @@ Without it, and without --from, it is demo, a small CNN for small images.
   FILE.csv                        a table; its column label (or the last) is learnt
 
 Data that are not divided are split by patient and class, the same way for the
-same --seed. A patient on both sides of a split, a label outside the classes, an
-empty class, values that are not numbers, and sizes that do not fit are errors
-before training starts.
+same --seed. A patient on both sides of a split, a row without its patient, a label
+outside the classes, a class that too few examples have, values that are not
+numbers, and sizes that do not fit are errors before training starts. Classes are
+those of --classes, or of the names in --head; without both, those that occur.
 
 --out is a folder, or a file: model.onnx, and beside it the weights as
 safetensors, calibration.json (temperature), training.json (recipe, data, AUC
 with DeLong's and the bootstrap's intervals, operating points, history) and
 the learning curves as PNG and SVG. Epoch, temperature and operating point are
-chosen on the validation split; the test split is looked at once, at the end.
+chosen on the validation split; the test split is looked at once, at the end. One
+run at a time writes to a place.
 
 With --dp-epsilon, or a recipe that has it, training is differentially private
 (DP-SGD): the report says what is promised, and privacy.jsonl beside the model is
