@@ -7,7 +7,7 @@
 // there, [Prepare] says why, and the same graphs run on standard operators.
 //
 // A graph says in how many terms they shall compute (autodiff.Request.Kernels).
-// One term is float32 as it is (single.c). Two and three need AMX besides (Intel
+// One term is float32 as it is (single.h). Two and three need AMX besides (Intel
 // from the fourth generation of Xeon, 2023), which multiplies bfloat16 numbers
 // sixteen times as fast as AVX-512 multiplies float32: each number is split into
 // bfloat16 terms, and the products of the terms are added up (split.h). With three
