@@ -94,8 +94,7 @@ func fit(ctx context.Context, n Network, e Examples, o FitOptions) (*Statistics,
 	if err != nil {
 		return nil, nil, err
 	}
-	batch := int64(1)
-	taps, err := chooseTaps(n.Model, n.Output, batch)
+	taps, err := chooseTaps(n.Model, n.Output, 1)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -216,8 +215,7 @@ func (s *Statistics) expected() float64 {
 func divide(e Examples, o FitOptions) (fitted, calibrated []int, err error) {
 	group := map[string]int{}
 	parent := make([]int, len(e.Images))
-	var root func(i int) int
-	root = func(i int) int {
+	root := func(i int) int {
 		for parent[i] != i {
 			parent[i] = parent[parent[i]]
 			i = parent[i]
