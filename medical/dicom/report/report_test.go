@@ -435,3 +435,48 @@ func TestASourceThatBreaksTheStandardDoesNotMakeAResultThatDoes(t *testing.T) {
 	}
 	conforms(t, capture, "SCImage")
 }
+
+func TestAWarningStandsAboveThePictureAndCoversNothingOfIt(t *testing.T) {
+	l, err := source(t).Luminance(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	heat := &Heat{Rows: 4, Columns: 4, Values: make([]uint8, 16)}
+	heat.Values[5] = 255
+	caption := Caption{Model: "chest-pneumonia-28 1.0.0", Label: Text{"Pneumonia", "Pneumonie"}, Probability: 0.93, Threshold: 0.5, Positive: true}
+	plain, err := Overlay(l, heat, caption)
+	if err != nil {
+		t.Fatal(err)
+	}
+	caption.Warning = Text{"This map did not pass its tests: do not rely on it.", "Cette carte n’a pas passé ses tests : ne vous y fiez pas."}
+	warned, err := Overlay(l, heat, caption)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bar := warned.Bounds().Dy() - plain.Bounds().Dy()
+	if bar < 20 || warned.Bounds().Dx() != plain.Bounds().Dx() {
+		t.Fatalf("%v with a warning, %v without", warned.Bounds(), plain.Bounds())
+	}
+	below := warned.SubImage(image.Rect(0, bar, warned.Bounds().Dx(), warned.Bounds().Dy())).(*image.RGBA)
+	for y := range plain.Bounds().Dy() {
+		for x := range plain.Bounds().Dx() {
+			if below.RGBAAt(x, bar+y) != plain.RGBAAt(x, y) {
+				t.Fatalf("the picture differs at %d,%d", x, y)
+			}
+		}
+	}
+	written := 0
+	for y := range bar {
+		for x := range warned.Bounds().Dx() {
+			switch c := warned.RGBAAt(x, y); {
+			case c.R < 100 && c.G < 100:
+				written++
+			case c.R < c.B || c.A != 255:
+				t.Fatalf("the bar is %v at %d,%d", c, x, y)
+			}
+		}
+	}
+	if written < 500 {
+		t.Errorf("%d dark pixels: nothing can be read", written)
+	}
+}
