@@ -308,7 +308,7 @@ func (d *show) personDecides(ctx context.Context) error {
 func (d *show) keepResults(ctx context.Context) error {
 	chosen := -1
 	for i, r := range d.rows {
-		if r.case_ == nil || r.case_.State != vigie.Delivered || r.case_.Finding == nil || r.case_.Finding.Explanation == nil {
+		if r.case_ == nil || r.case_.State != vigie.Delivered || r.case_.Finding == nil || !r.case_.Finding.Explanation.Shown() {
 			continue
 		}
 		// A real image says more than a phantom, a positive one more than a negative.
@@ -318,7 +318,7 @@ func (d *show) keepResults(ctx context.Context) error {
 	}
 	d.head("What came back")
 	if chosen < 0 {
-		d.fail("no case was delivered with an explanation")
+		d.fail("no case was delivered with a map of its answer")
 		return nil
 	}
 	c := d.rows[chosen].case_
@@ -350,7 +350,7 @@ func (d *show) keepResults(ctx context.Context) error {
 		}
 	}
 	d.printf("  PACS      %d objects in %s, %d of them more than once\n", len(received), d.site.Path("pacs"), twice)
-	d.printf("  overlay   %s\n", d.site.Path("out", "overlay.png"))
+	d.printf("  overlay   %s: %s\n", d.site.Path("out", "overlay.png"), c.Finding.Explanation.Label().English)
 	d.printf("  report    %s (DICOM SR, TID 1500)\n", d.site.Path("out", "report.dcm"))
 	if twice > 0 {
 		d.fail("the PACS received an object more than once")

@@ -8,6 +8,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/vigie/vigie"
+	"github.com/vigie/vigie/gateway"
 )
 
 // column is one column of the result table. The widths and two blanks between
@@ -107,7 +108,7 @@ func (r row) target(label string) *vigie.Prediction {
 
 // positive reports whether what the model explains is present.
 func (r row) positive() bool {
-	if r.case_ == nil || r.case_.Finding == nil || r.case_.Finding.Explanation == nil {
+	if r.case_ == nil || r.case_.Finding == nil || !r.case_.Finding.Explanation.Shown() {
 		return false
 	}
 	p := r.target(r.case_.Finding.Explanation.Target)
@@ -224,11 +225,31 @@ func (r row) print(w io.Writer, s style, label string) {
 			fmt.Fprintf(w, "%s%s%s%s%s\n", indent, colour, bullet, line, s.reset)
 		}
 	}
+	if r.case_ != nil && r.case_.Finding != nil && r.case_.Finding.Explanation != nil {
+		r.printMap(w, s, indent, width)
+	}
 	for _, line := range wrapParts(phases, " · ", width) {
 		fmt.Fprintf(w, "%s%s%s%s\n", indent, s.dim, line, s.reset)
 	}
 	if r.failure != "" {
 		fmt.Fprintf(w, "%s%sNOT AS EXPECTED: %s%s\n", indent, s.red, r.failure, s.reset)
+	}
+}
+
+// printMap says what is known of the answer's map, and where it must not be
+// relied on, or is not there, why.
+func (r row) printMap(w io.Writer, s style, indent string, width int) {
+	e := r.case_.Finding.Explanation
+	if e.Passed() {
+		fmt.Fprintf(w, "%s%smap: %s%s\n", indent, s.dim, gateway.MapText(r.case_.Finding), s.reset)
+		return
+	}
+	text := e.Text.English
+	if e.Shown() {
+		text = gateway.MapText(r.case_.Finding) + ". " + e.Label().English
+	}
+	for _, line := range wrap("map: "+text, width) {
+		fmt.Fprintf(w, "%s%s%s%s\n", indent, s.yellow, line, s.reset)
 	}
 }
 

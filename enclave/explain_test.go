@@ -160,6 +160,32 @@ func spoken(t testing.TB, e *vigie.Explanation) {
 	}
 }
 
+// What the demo delivers: a map that is put to the test, in the case and of the
+// method, and says how it did.
+func TestTheDemoPackageDeliversMapsThatPassTheirTests(t *testing.T) {
+	pkg := demoPackage(t)
+	options, log := patient()
+	p := opened(t, pkg, options)
+	for _, opacity := range []float64{0, 0.9} {
+		f := analysed(t, p, phantom.Options{Opacity: opacity})
+		e := f.Explanation
+		if !e.Passed() || e.Target != "pneumonia" || e.Method != pkg.Manifest.Explanation.Method || len(e.Failures) != 0 || len(e.Rejected) != 0 {
+			t.Fatalf("opacity %v: %s", opacity, told(e))
+		}
+		spoken(t, e)
+		m := e.Tests
+		if m == nil || m.P == nil || *m.P > explain.Significance || m.RandomMaps != 39 || *m.Insertion-*m.Deletion <= *m.RandomMean || m.Background != "blur" {
+			t.Errorf("opacity %v: %+v", opacity, m)
+		}
+		if m.Similarity == nil || *m.Similarity > explain.MostSimilar || m.ModelImages < 20 || m.ModelExplained == nil || *m.ModelExplained < m.ModelImages/2 {
+			t.Errorf("opacity %v: of the model: %+v", opacity, m)
+		}
+	}
+	if strings.Contains(log.String(), "level=WARN msg=\"a method") || strings.Contains(log.String(), "level=ERROR") {
+		t.Errorf("the log:\n%s", log)
+	}
+}
+
 func TestAMethodThatExplainsNothingOfTheModelGivesWayToTheNext(t *testing.T) {
 	options, log := patient()
 	// As surveys of the demo model found: grad-cam on no image, occlusion on all.

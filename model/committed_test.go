@@ -48,8 +48,14 @@ func TestTheCommittedPackageIsSoundSmallAndGood(t *testing.T) {
 	if report.AUC.Value < 0.99 {
 		t.Errorf("validation AUC %v, want 0.99", report.AUC.Value)
 	}
-	if p.Layer() != report.Layer {
-		t.Errorf("the explanation is drawn from %q, the network's feature map is %q", p.Layer(), report.Layer)
+	for i, name := range p.Manifest.Explanation.Methods() {
+		surveyed := p.Explained.Of(name)
+		if surveyed == nil || surveyed.Images < 20 || !surveyed.Tested || !surveyed.Randomised {
+			t.Fatalf("what %s is worth on this model was not measured on enough images: %+v", name, surveyed)
+		}
+		if failures := surveyed.Failures(); i == 0 && (len(failures) > 0 || surveyed.Explained < surveyed.Images*3/4) {
+			t.Errorf("the method that the demo shows explains nothing: %+v", surveyed)
+		}
 	}
 	if p.Calibration.Temperature != report.Temperature {
 		t.Errorf("temperature %v, trained with %v", p.Calibration.Temperature, report.Temperature)
@@ -59,7 +65,10 @@ func TestTheCommittedPackageIsSoundSmallAndGood(t *testing.T) {
 // What people read must be what was measured.
 func TestTheCommittedCardAndManifestRepeatTheMeasuredNumbers(t *testing.T) {
 	p, report := openCommitted(t)
+	method := p.Explained.Of(p.Manifest.Explanation.Method)
 	for _, want := range []string{
+		p.Manifest.Name + " " + p.Manifest.Version, p.Explained.Images,
+		fmt.Sprintf("| %s | %d of %d | %+.2f |", method.Name, method.Explained, method.Images, method.Similarity),
 		fmt.Sprintf("%.4f", report.AUC.Value), fmt.Sprintf("%.4f", report.AUC.Low), fmt.Sprintf("%.4f", report.AUC.High),
 		fmt.Sprintf("%.1f %%", 100*report.Operating.Sensitivity), fmt.Sprintf("%.1f %%", 100*report.Operating.Specificity),
 		fmt.Sprintf("%.3f", report.Operating.Threshold), fmt.Sprintf("%.2f", report.Temperature), fmt.Sprint(report.Parameters),
