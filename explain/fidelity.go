@@ -170,7 +170,10 @@ func (t *Tester) measure(ctx context.Context, input engine.Tensor, made *Map) (*
 	r := &removal{subject: s, values: values, from: from, class: made.Class, steps: min(or(c.Steps, 20), s.layout.places())}
 	rng := rand.New(rand.NewPCG(s.options.Seed, 0xDE1E))
 	randoms := or(c.RandomMaps, 39)
-	tick := s.progress((randoms + 1) * 2 * (r.steps + 1) * len(from))
+	tick := s.progress(2*len(from) + (randoms+1)*2*(r.steps-1)*len(from))
+	if err := r.measureEnds(ctx, tick); err != nil {
+		return nil, err
+	}
 	f := &Fidelity{}
 	evidence := made.evidence()
 	if f.Deletion, f.Insertion, err = r.curves(ctx, evidence, rng, tick); err != nil {
@@ -248,6 +251,31 @@ type removal struct {
 	from   [][]float32
 	class  int
 	steps  int
+
+	whole, nothing float64 // the ends of every curve: mean scores with all places and with none
+}
+
+// measureEnds asks once for what all curves begin and end with.
+func (r *removal) measureEnds(ctx context.Context, tick func(int)) error {
+	n := len(r.from)
+	scores, err := r.scores(ctx, 2*n, r.class, func(i int, row []float32) {
+		if i < n {
+			copy(row, r.values)
+		} else {
+			copy(row, r.from[i-n])
+		}
+	}, tick)
+	if err != nil {
+		return err
+	}
+	for i, v := range scores {
+		if i < n {
+			r.whole += v / float64(n)
+		} else {
+			r.nothing += v / float64(n)
+		}
+	}
+	return nil
 }
 
 // curves ranks the places by value, equal ones at random, and follows the score
@@ -259,12 +287,12 @@ func (r *removal) curves(ctx context.Context, evidence []float32, rng *rand.Rand
 	for at, p := range order {
 		rank[p] = at
 	}
-	points, n := r.steps+1, len(r.from)
+	inner, n := r.steps-1, len(r.from)
 	changed := func(k int) int { return k * len(order) / r.steps }
-	scores, err := r.scores(ctx, 2*points*n, r.class, func(i int, row []float32) {
-		background, k := r.from[i%n], i/n%points
+	scores, err := r.scores(ctx, 2*inner*n, r.class, func(i int, row []float32) {
+		background, k := r.from[i%n], 1+i/n%inner
 		base, other := r.values, background
-		if i/n >= points {
+		if i/n >= inner {
 			base, other = background, r.values
 		}
 		copy(row, base)
@@ -274,10 +302,18 @@ func (r *removal) curves(ctx context.Context, evidence []float32, rng *rand.Rand
 		return deletion, insertion, err
 	}
 	for c, curve := range []*Curve{&deletion, &insertion} {
-		for k := range points {
+		for k := range r.steps + 1 {
 			mean := 0.0
-			for _, v := range scores[(c*points+k)*n : (c*points+k+1)*n] {
-				mean += v / float64(n)
+			switch {
+			case (k == 0) == (c == 0) && (k == 0 || k == r.steps): // nothing is taken away, or all is put back
+				mean = r.whole
+			case k == 0 || k == r.steps:
+				mean = r.nothing
+			default:
+				at := c*inner + k - 1
+				for _, v := range scores[at*n : (at+1)*n] {
+					mean += v / float64(n)
+				}
 			}
 			curve.Changed = append(curve.Changed, float64(changed(k))/float64(len(order)))
 			curve.Score = append(curve.Score, mean)
