@@ -80,8 +80,12 @@ func (m *Model) surveyed(ctx context.Context, q Survey) (inputs []engine.Tensor,
 		}
 		inputs = append(inputs, t)
 	}
-	if len(q.Files) > 0 {
-		parts = append(parts, fmt.Sprintf("%d files", len(q.Files)))
+	switch n := len(q.Files); n {
+	case 0:
+	case 1:
+		parts = append(parts, "1 file")
+	default:
+		parts = append(parts, fmt.Sprintf("%d files", n))
 	}
 	if q.Data != "" {
 		o, err := m.ask(q.Test)
