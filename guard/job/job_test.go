@@ -39,11 +39,11 @@ func demoCopy(t *testing.T) string {
 // images names a split of a data set of MedMNIST.
 func images(t *testing.T, name, split string) probe.Test {
 	t.Helper()
-	data := os.Getenv("VIGIE_DATA")
-	if data == "" {
-		t.Skip("VIGIE_DATA names no folder with the development data: nothing was fitted")
+	data := filepath.Join(os.Getenv("VIGIE_DATA"), name+"-trainval.npz")
+	if _, err := os.Stat(data); os.Getenv("VIGIE_DATA") == "" || err != nil {
+		t.Skipf("SKIPPED, nothing was fitted: no %s; set VIGIE_DATA to the folder of data sets", data)
 	}
-	return probe.Test{Options: studies.Options{Data: filepath.Join(data, name+"-trainval.npz"), Seed: 1}, Split: split}
+	return probe.Test{Options: studies.Options{Data: data, Seed: 1}, Split: split}
 }
 
 func TestGuardsThatWereFittedKnowTheirOwnImagesAndNoOthers(t *testing.T) {
