@@ -176,23 +176,31 @@ func (t *Tester) measure(ctx context.Context, input engine.Tensor, made *Map) (*
 	}
 	f := &Fidelity{}
 	evidence := made.evidence()
-	if f.Deletion, f.Insertion, err = r.curves(ctx, evidence, rng, tick); err != nil {
+	own, err := r.curves(ctx, [][]int{ranked(evidence, rng)}, tick)
+	if err != nil {
 		return nil, err
 	}
-	f.Score = f.Insertion.Area - f.Deletion.Area
+	f.Deletion, f.Insertion = own[0].deletion, own[0].insertion
+	f.Score = own[0].score()
 	as := 1
-	for range randoms {
-		deletion, insertion, err := r.curves(ctx, made.elsewhere(evidence, s.layout, rng), rng, tick)
+	for len(f.Random) < randoms {
+		orders := make([][]int, min(r.together(), randoms-len(f.Random)))
+		for i := range orders {
+			orders[i] = ranked(made.elsewhere(evidence, s.layout, rng), rng)
+		}
+		others, err := r.curves(ctx, orders, tick)
 		if ended := ctx.Err(); errors.Is(ended, context.DeadlineExceeded) && c.FewestMaps > 0 && len(f.Random) >= c.FewestMaps {
-			break // whatever the last run came to
+			break // whatever the last runs came to
 		}
 		if err != nil {
 			return nil, err
 		}
-		score := insertion.Area - deletion.Area
-		f.Random = append(f.Random, score)
-		if score >= f.Score-1e-9*math.Abs(f.Score) {
-			as++
+		for _, other := range others {
+			score := other.score()
+			f.Random = append(f.Random, score)
+			if score >= f.Score-1e-9*math.Abs(f.Score) {
+				as++
+			}
 		}
 	}
 	f.P = float64(as) / float64(len(f.Random)+1)
@@ -278,49 +286,69 @@ func (r *removal) measureEnds(ctx context.Context, tick func(int)) error {
 	return nil
 }
 
-// curves ranks the places by value, equal ones at random, and follows the score
-// while they are taken away, and while they are put back.
-func (r *removal) curves(ctx context.Context, evidence []float32, rng *rand.Rand, tick func(int)) (deletion, insertion Curve, err error) {
+// ranked gives each place its rank by value, equal ones at random.
+func ranked(evidence []float32, rng *rand.Rand) []int {
 	order := rng.Perm(len(evidence))
 	slices.SortStableFunc(order, func(i, j int) int { return cmp.Compare(evidence[j], evidence[i]) })
 	rank := make([]int, len(order))
 	for at, p := range order {
 		rank[p] = at
 	}
-	inner, n := r.steps-1, len(r.from)
-	changed := func(k int) int { return k * len(order) / r.steps }
-	scores, err := r.scores(ctx, 2*inner*n, r.class, func(i int, row []float32) {
-		background, k := r.from[i%n], 1+i/n%inner
+	return rank
+}
+
+// together is how many maps' curves fill the runs that go side by side.
+func (r *removal) together() int {
+	return max(1, r.runs*r.batch/max(1, 2*(r.steps-1)*len(r.from)))
+}
+
+// pair are the curves of one map.
+type pair struct{ deletion, insertion Curve }
+
+func (p pair) score() float64 { return p.insertion.Area - p.deletion.Area }
+
+// curves follows the score while places are taken away in the order of their
+// ranks, and while they are put back, for several orders.
+func (r *removal) curves(ctx context.Context, ranks [][]int, tick func(int)) ([]pair, error) {
+	inner, n, places := r.steps-1, len(r.from), r.layout.places()
+	changed := func(k int) int { return k * places / r.steps }
+	each := 2 * inner * n // examples of one map
+	scores, err := r.scores(ctx, each*len(ranks), r.class, func(i int, row []float32) {
+		rank, at := ranks[i/each], i%each
+		background, k := r.from[at%n], 1+at/n%inner
 		base, other := r.values, background
-		if i/n >= inner {
+		if at/n >= inner {
 			base, other = background, r.values
 		}
 		copy(row, base)
 		r.layout.replace(row, other, func(place int) bool { return rank[place] < changed(k) })
 	}, tick)
 	if err != nil {
-		return deletion, insertion, err
+		return nil, err
 	}
-	for c, curve := range []*Curve{&deletion, &insertion} {
-		for k := range r.steps + 1 {
-			mean := 0.0
-			switch {
-			case (k == 0) == (c == 0) && (k == 0 || k == r.steps): // nothing is taken away, or all is put back
-				mean = r.whole
-			case k == 0 || k == r.steps:
-				mean = r.nothing
-			default:
-				at := c*inner + k - 1
-				for _, v := range scores[at*n : (at+1)*n] {
-					mean += v / float64(n)
+	out := make([]pair, len(ranks))
+	for i := range out {
+		for c, curve := range []*Curve{&out[i].deletion, &out[i].insertion} {
+			for k := range r.steps + 1 {
+				mean := 0.0
+				switch {
+				case (k == 0) == (c == 0) && (k == 0 || k == r.steps): // nothing is taken away, or all is put back
+					mean = r.whole
+				case k == 0 || k == r.steps:
+					mean = r.nothing
+				default:
+					at := i*each + (c*inner+k-1)*n
+					for _, v := range scores[at : at+n] {
+						mean += v / float64(n)
+					}
 				}
-			}
-			curve.Changed = append(curve.Changed, float64(changed(k))/float64(len(order)))
-			curve.Score = append(curve.Score, mean)
-			if k > 0 {
-				curve.Area += (curve.Score[k] + curve.Score[k-1]) / 2 * (curve.Changed[k] - curve.Changed[k-1])
+				curve.Changed = append(curve.Changed, float64(changed(k))/float64(places))
+				curve.Score = append(curve.Score, mean)
+				if k > 0 {
+					curve.Area += (curve.Score[k] + curve.Score[k-1]) / 2 * (curve.Changed[k] - curve.Changed[k-1])
+				}
 			}
 		}
 	}
-	return deletion, insertion, nil
+	return out, nil
 }
