@@ -226,8 +226,9 @@ type MapTests struct {
 	Insertion  *float64 `json:"insertion,omitempty"` // area under the curve of the target's score; nil if this map was not measured
 	Deletion   *float64 `json:"deletion,omitempty"`  // the same
 	RandomMean *float64 `json:"random_mean,omitempty"`
-	RandomMaps int      `json:"random_maps"` // how many the map was compared with; RandomMean is their mean insertion - deletion
-	P          *float64 `json:"p,omitempty"` // share of random maps that do as well, this one included; small is good
+	RandomMaps int      `json:"random_maps"`     // how many the map was compared with; RandomMean is their mean insertion - deletion
+	Steps      int      `json:"steps,omitempty"` // points of the curves after the first: fewer where the time was short
+	P          *float64 `json:"p,omitempty"`     // share of random maps that do as well, this one included; small is good
 
 	Similarity      *float64 `json:"similarity,omitempty"`       // rank correlation, -1 to 1, small is good; nil if the model has no weights to randomise or it was not measured
 	SimilarityError float64  `json:"similarity_error,omitempty"` // its standard error

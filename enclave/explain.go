@@ -150,6 +150,7 @@ type explained struct {
 	shown  *explain.Map       // what speaks for the target; nil: no map
 	label  *vigie.Explanation // without the map itself
 	logits []float32
+	short  bool // the budget did not suffice for the map, or for its test
 }
 
 // explain makes, tests and labels the map of one input. What does not fit into
@@ -172,7 +173,7 @@ func (m *mapper) explain(ctx context.Context, input engine.Tensor) (*explained, 
 		if !m.spent(ctx, limited) {
 			return nil, err
 		}
-		out.label.Text = textNoTime(m.name, m.budget)
+		out.label.Text, out.short = textNoTime(m.name, m.budget), true
 		return out, m.answer(ctx, input, out)
 	}
 	out.logits, out.shown = made.Logits, made.Supporting()
@@ -185,7 +186,7 @@ func (m *mapper) explain(ctx context.Context, input engine.Tensor) (*explained, 
 	if err != nil && !m.spent(ctx, limited) {
 		return nil, err
 	}
-	out.label.Method = m.name
+	out.label.Method, out.short = m.name, fidelity == nil
 	m.judge(out, fidelity)
 	return out, nil
 }
@@ -199,6 +200,24 @@ func (m *mapper) spent(ctx, limited context.Context) bool {
 func (m *mapper) answer(ctx context.Context, input engine.Tensor, out *explained) (err error) {
 	out.logits, err = m.tester.Answer(ctx, input)
 	return err
+}
+
+// warmUp explains a blank image, and says where the budget does not suffice on
+// this machine: by a drawn texture, since a blank image needs no test.
+func (m *mapper) warmUp(ctx context.Context, blank engine.Tensor, logger *slog.Logger) error {
+	if _, err := m.explain(ctx, blank); err != nil || m.explains == nil {
+		return err
+	}
+	textures, err := drawTextures(m.about)
+	if err != nil {
+		return err
+	}
+	// A model may fail on what is no radiograph: that is no reason not to start.
+	if made, err := m.explain(ctx, textures[0]); err == nil && made.short {
+		logger.Warn("the map of a case and its test do not fit into the time allowed for them: maps will be left out, or labelled as untested; allow more, or let the manifest ask for less (window, samples)",
+			"method", m.name, "budget", m.budget)
+	}
+	return nil
 }
 
 // judge puts the label on a map. fidelity is nil where there was no time for
@@ -224,6 +243,7 @@ func (m *mapper) judge(out *explained, fidelity *explain.Fidelity) {
 		}
 		label.Tests.Insertion, label.Tests.Deletion = &fidelity.Insertion.Area, &fidelity.Deletion.Area
 		label.Tests.RandomMean, label.Tests.RandomMaps, label.Tests.P = &mean, len(fidelity.Random), &fidelity.P
+		label.Tests.Steps = len(fidelity.Deletion.Score) - 1
 	}
 	verdict := explain.Judge(out.shown, fidelity, sanity)
 	label.Text = verdict.Text

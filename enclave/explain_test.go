@@ -174,7 +174,7 @@ func TestTheDemoPackageDeliversMapsThatPassTheirTests(t *testing.T) {
 		}
 		spoken(t, e)
 		m := e.Tests
-		if m == nil || m.P == nil || *m.P > explain.Significance || m.RandomMaps != 39 || *m.Insertion-*m.Deletion <= *m.RandomMean || m.Background != "blur" {
+		if m == nil || m.P == nil || *m.P > explain.Significance || m.RandomMaps != 39 || m.Steps != 10 || *m.Insertion-*m.Deletion <= *m.RandomMean || m.Background != "blur" {
 			t.Errorf("opacity %v: %+v", opacity, m)
 		}
 		if m.Similarity == nil || *m.Similarity > explain.MostSimilar || m.ModelImages < 20 || m.ModelExplained == nil || *m.ModelExplained < m.ModelImages/2 {
@@ -274,6 +274,10 @@ func TestWhatDoesNotFitIntoTheBudgetIsSaid(t *testing.T) {
 	logits, err := p.infer(context.Background(), input[0])
 	if err != nil {
 		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	if err := p.maps.warmUp(context.Background(), input[0], slog.New(slog.NewTextHandler(&log, nil))); err != nil || !strings.Contains(log.String(), "do not fit into the time allowed for them") {
+		t.Errorf("the start says nothing of it: %v\n%s", err, log.String())
 	}
 	real := p.maps.explains
 	p.maps.explains = instant{explain.Map{Kind: explain.Relevance, Rows: 28, Columns: 28, Values: values, Class: 1, Logits: logits}}

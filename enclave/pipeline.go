@@ -100,8 +100,7 @@ func (p *pipeline) warmUp(options Options) error {
 	if p.maps, err = newMapper(p.pkg, options); err != nil || p.maps == nil {
 		return err
 	}
-	_, err = p.maps.explain(context.Background(), input)
-	return err
+	return p.maps.warmUp(context.Background(), input, options.Logger)
 }
 
 // describe puts into the configuration digest what this build adds to the

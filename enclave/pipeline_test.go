@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/vigie/vigie"
 	"github.com/vigie/vigie/attest"
@@ -299,7 +298,7 @@ func TestAModelThatOverflowsIsRefusedOrReferred(t *testing.T) {
 	}
 }
 
-func mustOptions(t *testing.T) Options {
+func mustOptions(t testing.TB) Options {
 	t.Helper()
 	o, err := Options{Logger: quiet()}.withDefaults()
 	if err != nil {
@@ -357,7 +356,9 @@ func TestAnEngineThatFailsIsAReferral(t *testing.T) {
 // FuzzAnalyse looks at what a hostile image can do to the pipeline: whatever
 // the bytes, there is a finding that can be signed and that a client accepts.
 func FuzzAnalyse(f *testing.F) {
-	p, err := newPipeline(brightness(f, 40, -2), Options{Threads: 1, Timeout: DefaultTimeout, Clock: time.Now})
+	options := mustOptions(f)
+	options.Threads = 1
+	p, err := newPipeline(brightness(f, 40, -2), options)
 	if err != nil {
 		f.Fatal(err)
 	}

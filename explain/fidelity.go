@@ -8,6 +8,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"time"
 
 	"github.com/vigie/vigie/engine"
 	"github.com/vigie/vigie/onnx"
@@ -24,6 +25,7 @@ type CheckOptions struct {
 	Steps          int // points of a curve after the first; 0: 20
 	RandomMaps     int // maps to compare with; 0: 39, so that the smallest p is 1/40
 	FewestMaps     int // a test that ctx's deadline cuts short still counts with that many; 0: it does not
+	FewestSteps    int // where FewestMaps would not fit before ctx's deadline, curves have fewer points, down to that many; 0: they do not
 	Randomisations int // of the weights; 0: 5
 	Layers         int // stages of the cascade, spread over the model's depth; 0: 6
 }
@@ -32,7 +34,7 @@ func (c CheckOptions) check() error {
 	for _, option := range []struct {
 		name  string
 		value int
-	}{{"Steps", c.Steps}, {"RandomMaps", c.RandomMaps}, {"FewestMaps", c.FewestMaps}, {"Randomisations", c.Randomisations}, {"Layers", c.Layers}} {
+	}{{"Steps", c.Steps}, {"RandomMaps", c.RandomMaps}, {"FewestMaps", c.FewestMaps}, {"FewestSteps", c.FewestSteps}, {"Randomisations", c.Randomisations}, {"Layers", c.Layers}} {
 		if option.value < 0 || option.value > 1<<16 {
 			return fmt.Errorf("check option %s is %d: want 0 for the default, or more: %w", option.name, option.value, ErrInput)
 		}
@@ -171,8 +173,12 @@ func (t *Tester) measure(ctx context.Context, input engine.Tensor, made *Map) (*
 	rng := rand.New(rand.NewPCG(s.options.Seed, 0xDE1E))
 	randoms := or(c.RandomMaps, 39)
 	tick := s.progress(2*len(from) + (randoms+1)*2*(r.steps-1)*len(from))
+	start := time.Now()
 	if err := r.measureEnds(ctx, tick); err != nil {
 		return nil, err
+	}
+	if deadline, ok := ctx.Deadline(); ok && c.FewestSteps > 0 {
+		r.steps = r.affordable(time.Since(start), time.Until(deadline), c)
 	}
 	f := &Fidelity{}
 	evidence := made.evidence()
@@ -285,6 +291,25 @@ func (r *removal) measureEnds(ctx context.Context, tick func(int)) error {
 	}
 	return nil
 }
+
+// affordable is how many steps fit before a deadline with as many random maps as
+// count, by the time that the ends took; FewestSteps if none do.
+func (r *removal) affordable(took, left time.Duration, c CheckOptions) int {
+	ends := 2 * len(r.from)
+	lanes := max(1, min(r.runs, (ends+r.batch-1)/r.batch)) // runs that went side by side
+	example := float64(took) * float64(lanes) / float64(ends) / float64(max(1, r.runs))
+	steps := r.steps
+	for ; steps > c.FewestSteps; steps-- {
+		if float64((c.FewestMaps+1)*(steps-1)*ends)*example <= affordableShare*float64(left) {
+			break
+		}
+	}
+	return steps
+}
+
+// affordableShare is the part of the time left that is planned for: the rest is
+// for what goes slower than the ends did.
+const affordableShare = 0.7
 
 // ranked gives each place its rank by value, equal ones at random.
 func ranked(evidence []float32, rng *rand.Rand) []int {

@@ -216,3 +216,44 @@ func TestATesterAnswersAsTheModelDoes(t *testing.T) {
 		t.Error("maps are tested without a background")
 	}
 }
+
+// A deadline that is near takes points from the curves before it takes the
+// random maps without which a test means nothing.
+func TestATestHasFewerPointsWhereTheTimeIsShort(t *testing.T) {
+	m := model(t)
+	o := explain.Options{Background: explain.Constant(0.27), Seed: 1, Threads: 1}
+	input := bright(1)[0]
+	made, err := camOf(t, m).Explain(t.Context(), input, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	steps := func(left time.Duration, fewest int) int {
+		tester, err := explain.NewTester(m, o, explain.CheckOptions{Steps: 10, RandomMaps: 19, FewestMaps: 19, FewestSteps: fewest})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer tester.Close()
+		f, err := tester.Measure(deadline{t.Context(), time.Now().Add(left)}, input, made)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(f.Deletion.Score) - 1
+	}
+	if got := steps(time.Hour, 4); got != 10 {
+		t.Errorf("%d points in an hour", got)
+	}
+	if got := steps(time.Nanosecond, 4); got != 4 {
+		t.Errorf("%d points in no time", got)
+	}
+	if got := steps(time.Nanosecond, 0); got != 10 {
+		t.Errorf("%d points in no time, where all were asked for", got)
+	}
+}
+
+// deadline names an end and does not come to it.
+type deadline struct {
+	context.Context
+	at time.Time
+}
+
+func (d deadline) Deadline() (time.Time, bool) { return d.at, true }

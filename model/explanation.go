@@ -144,6 +144,7 @@ const (
 	testSteps       = 10 // points of the deletion and insertion curves
 	testMaps        = 39 // random maps to compare with, as long as the time lasts
 	testFewest      = 19 // fewer could not be told from chance: the smallest p is then 1/20
+	testFewestSteps = 4  // where the time is short
 )
 
 // ExplainOptions are the options by which the package's answers are explained
@@ -168,7 +169,7 @@ func (p *Package) ExplainOptions(name string, threads int) (explain.Options, exp
 	if method, _ := MethodOf(name); method == explain.KernelSHAP || method == explain.LIME {
 		o.Samples = e.Samples
 	}
-	c := explain.CheckOptions{Background: other, Score: explain.Logit, Steps: testSteps, RandomMaps: testMaps, FewestMaps: testFewest}
+	c := explain.CheckOptions{Background: other, Score: explain.Logit, Steps: testSteps, RandomMaps: testMaps, FewestMaps: testFewest, FewestSteps: testFewestSteps}
 	if m.Output.Activation == Softmax {
 		c.Score = explain.Probability
 	}
