@@ -31,7 +31,9 @@
 // Check removes and restores what the map marks and compares the effect with
 // that of random maps of the same grain (Petsiuk et al. 2018), and randomises
 // the model's weights, after which the map of a method that looks at the model
-// must differ (Adebayo et al. 2018).
+// must differ (Adebayo et al. 2018). Where maps are made all day, the two are
+// asked apart: Survey says once what a method is worth on a model, over many
+// inputs, and a Tester measures each map as it is made, before a deadline.
 //
 // Inputs are images [1, channels, rows, columns] (or channels last), sequences
 // [1, channels, length] and tables [1, features]; a map has one value for each
