@@ -21,11 +21,15 @@ type CheckOptions struct {
 	// Score is what removal is measured by; empty: Probability, as Petsiuk et
 	// al. have it, or Logit for a model with one output. For labels that do not
 	// exclude each other choose Logit.
-	Score          Score
-	Steps          int // points of a curve after the first; 0: 20
-	RandomMaps     int // maps to compare with; 0: 39, so that the smallest p is 1/40
-	FewestMaps     int // a test that ctx's deadline cuts short still counts with that many; 0: it does not
-	FewestSteps    int // where FewestMaps would not fit before ctx's deadline, curves have fewer points, down to that many; 0: they do not
+	Score       Score
+	Steps       int // points of a curve after the first; 0: 20
+	RandomMaps  int // maps to compare with; 0: 39, so that the smallest p is 1/40
+	FewestMaps  int // a test that ctx's deadline cuts short still counts with that many; 0: it does not
+	FewestSteps int // where FewestMaps would not fit before ctx's deadline, curves have fewer points, down to that many; 0: they do not
+	// Decided ends a test as soon as the map cannot pass any more, whatever the
+	// random maps to come: P is then that of fewer, and above Significance (the
+	// sequential test of Besag and Clifford 1991).
+	Decided        bool
 	Randomisations int // of the weights; 0: 5
 	Layers         int // stages of the cascade, spread over the model's depth; 0: 6
 }
@@ -190,6 +194,9 @@ func (t *Tester) measure(ctx context.Context, input engine.Tensor, made *Map) (*
 	f.Score = own[0].score()
 	as := 1
 	for len(f.Random) < randoms {
+		if c.Decided && float64(as) > Significance*float64(randoms+1) {
+			break
+		}
 		orders := make([][]int, min(r.together(), randoms-len(f.Random)))
 		for i := range orders {
 			orders[i] = ranked(made.elsewhere(evidence, s.layout, rng), rng)

@@ -250,6 +250,50 @@ func TestATestHasFewerPointsWhereTheTimeIsShort(t *testing.T) {
 	}
 }
 
+// A test that ends once the map cannot pass any more says the same of every map
+// as the whole test does.
+func TestATestThatIsDecidedEarlySaysWhatTheWholeTestSays(t *testing.T) {
+	m := model(t)
+	o := explain.Options{Background: explain.Constant(0.27), Score: explain.LogOdds, Seed: 1, Threads: 1, Batch: 8}
+	rng := rand.New(rand.NewPCG(3, 3))
+	shorter, passed := 0, 0
+	for i, input := range bright(12) {
+		made := &explain.Map{Kind: explain.Relevance, Rows: side, Columns: side, Values: make([]float32, side*side), Class: 1}
+		for p := range made.Values {
+			made.Values[p] = rng.Float32()
+		}
+		if i%3 == 0 { // a map that explains
+			var err error
+			if made, err = camOf(t, m).Explain(t.Context(), input, 1); err != nil {
+				t.Fatal(err)
+			}
+		}
+		measure := func(decided bool) *explain.Fidelity {
+			f, err := explain.Measure(t.Context(), m, input, made, o, explain.CheckOptions{Steps: 8, RandomMaps: 39, Decided: decided})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return f
+		}
+		whole, early := measure(false), measure(true)
+		if (whole.P <= explain.Significance) != (early.P <= explain.Significance) || !slices.Equal(early.Random, whole.Random[:len(early.Random)]) {
+			t.Errorf("map %d: p %v of %d random maps, %v of %d", i, whole.P, len(whole.Random), early.P, len(early.Random))
+		}
+		if early.P <= explain.Significance {
+			passed++
+			if len(early.Random) != 39 {
+				t.Errorf("map %d passed against %d random maps", i, len(early.Random))
+			}
+		} else if len(early.Random) < 39 {
+			shorter++
+		}
+	}
+	t.Logf("%d passed, %d ended early", passed, shorter)
+	if shorter == 0 || passed == 0 {
+		t.Error("the claim was not tested")
+	}
+}
+
 // deadline names an end and does not come to it.
 type deadline struct {
 	context.Context

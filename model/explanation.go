@@ -169,7 +169,7 @@ func (p *Package) ExplainOptions(name string, threads int) (explain.Options, exp
 	if method, _ := MethodOf(name); method == explain.KernelSHAP || method == explain.LIME {
 		o.Samples = e.Samples
 	}
-	c := explain.CheckOptions{Background: other, Score: explain.Logit, Steps: testSteps, RandomMaps: testMaps, FewestMaps: testFewest, FewestSteps: testFewestSteps}
+	c := explain.CheckOptions{Background: other, Score: explain.Logit, Steps: testSteps, RandomMaps: testMaps, FewestMaps: testFewest, FewestSteps: testFewestSteps, Decided: true}
 	if m.Output.Activation == Softmax {
 		c.Score = explain.Probability
 	}
@@ -396,6 +396,7 @@ func (p *Package) SurveyMethods(ctx context.Context, names []string, inputs []en
 		if err != nil {
 			return nil, err
 		}
+		c.Decided = false // the figures of all methods are to be compared
 		standing, err := explain.Survey(ctx, method, p.Graph, inputs, p.Target(), (*explain.Map).Supporting, o, c)
 		if err != nil {
 			return nil, fmt.Errorf("model: surveying the maps of %s: %w", p.Manifest.Name, err)
