@@ -51,6 +51,9 @@ func mapRemarks(f *vigie.Finding) mapTexts {
 		t.caption = append(t.caption, whole)
 		return t
 	}
+	t.caption = []report.Text{{
+		English: fmt.Sprintf("Colour: what %s marks for %s; the model's answer was not shown to rest on it.", e.Method, target.Meaning),
+		French:  fmt.Sprintf("Couleur : ce que %s marque pour « %s » ; il n’est pas établi que la réponse du modèle repose dessus.", e.Method, target.French)}}
 	t.warning = report.Text(label)
 	if e.Text.English != "" {
 		t.caption = append(t.caption, report.Text(e.Text))
