@@ -155,6 +155,10 @@ const (
 	ReasonBorderline     ReasonCode = "borderline"         // calibrated probability too close to the operating point
 	ReasonImplausible    ReasonCode = "implausible-output" // an output plausibility rule failed
 	ReasonGuard          ReasonCode = "guard"              // an input guard raised an alarm
+	ReasonUndecided      ReasonCode = "undecided"          // the prediction set holds several labels: the model does not decide
+	ReasonUnsure         ReasonCode = "unsure"             // less confident than the stated risk of a wrong answer allows
+	ReasonUnstable       ReasonCode = "unstable"           // slightly altered copies, or the members of an ensemble, disagree
+	ReasonPrior          ReasonCode = "prior-study"        // contradicts an earlier study of the same patient
 	ReasonEnclave        ReasonCode = "enclave"            // enclave failed, timed out or was not trusted
 	ReasonNoModel        ReasonCode = "no-model"           // no model is configured for this study
 	ReasonPolicy         ReasonCode = "policy"             // local policy sends every such case to a person
@@ -186,6 +190,27 @@ type GuardResult struct {
 	Alarm  bool    `json:"alarm"`
 	Reason *Reason `json:"reason,omitempty"`
 }
+
+// LabelSet is a conformal prediction set: the labels that the calibration cannot
+// rule out at a level. Of the cases whose true label is any given one, the set
+// holds that label in a share of at least Coverage, in the mean over calibrations.
+type LabelSet struct {
+	// Label is what the set is about where labels do not exclude each other;
+	// Holds are then of SetPresent and SetAbsent. Empty: the set is about all
+	// labels, of which one is true.
+	Label    string   `json:"label,omitempty"`
+	Holds    []string `json:"holds"`    // in the order of the model's labels; never empty: the model's answer is one of them
+	Coverage float64  `json:"coverage"` // stated, 0..1
+}
+
+// What a LabelSet about one label holds.
+const (
+	SetPresent = "present"
+	SetAbsent  = "absent"
+)
+
+// Decided reports whether the set holds one answer only.
+func (s LabelSet) Decided() bool { return len(s.Holds) == 1 }
 
 // MapVerdict says whether a relevance map may be relied on.
 type MapVerdict string
@@ -283,6 +308,7 @@ type Finding struct {
 	Configuration Digest        `json:"configuration"` // the enclave's effective configuration
 	Predictions   []Prediction  `json:"predictions"`   // empty when the enclave could not analyse the case
 	Guards        []GuardResult `json:"guards,omitempty"`
+	Sets          []LabelSet    `json:"sets,omitempty"` // empty where the package has none fitted
 	Explanation   *Explanation  `json:"explanation,omitempty"`
 	Referrals     []Reason      `json:"referrals,omitempty"` // why the enclave cannot vouch for a result
 	Stages        []Stage       `json:"stages"`

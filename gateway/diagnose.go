@@ -298,9 +298,14 @@ func (g *Gateway) analyse(ctx context.Context, c *vigie.Case, object *store.Obje
 		refer(reason(vigie.ReasonEnclave, "the answer is about another instance"))
 		return nil
 	}
-	d.result = &result
 	// Rules about the patient need attributes that the copy no longer has.
-	refer(g.model.Manifest.Review(result.Finding.Predictions, original.DataSet)...)
+	refer(g.model.Manifest.ReviewOriginal(result.Finding.Predictions, original.DataSet)...)
+	contradictions, err := g.checkPriors(ctx, c, result.Finding.Predictions, original.DataSet)
+	if err != nil {
+		return err
+	}
+	refer(contradictions...)
+	d.result = &result
 	return nil
 }
 

@@ -31,6 +31,7 @@ var knownReasons = map[vigie.ReasonCode]bool{
 	vigie.ReasonBodyPart: true, vigie.ReasonView: true, vigie.ReasonAge: true, vigie.ReasonBurnedIn: true,
 	vigie.ReasonDeidentify: true, vigie.ReasonBorderline: true, vigie.ReasonImplausible: true, vigie.ReasonGuard: true,
 	vigie.ReasonEnclave: true, vigie.ReasonNoModel: true, vigie.ReasonPolicy: true, vigie.ReasonInternal: true,
+	vigie.ReasonUndecided: true, vigie.ReasonUnsure: true, vigie.ReasonUnstable: true, vigie.ReasonPrior: true,
 	ReasonConflict: true, ReasonUnnamed: true, ReasonNoPatient: true,
 }
 

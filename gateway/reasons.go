@@ -53,6 +53,18 @@ var texts = map[vigie.ReasonCode]vigie.Text{
 	vigie.ReasonGuard: {
 		English: "A guard of the model raised an alarm.",
 		French:  "Un garde du modèle a donné l’alarme."},
+	vigie.ReasonUndecided: {
+		English: "The model cannot choose between several answers at the stated coverage.",
+		French:  "Le modèle ne peut pas trancher entre plusieurs réponses au niveau de couverture annoncé."},
+	vigie.ReasonUnsure: {
+		English: "The model is less sure of its answer than the stated risk of a wrong one allows.",
+		French:  "Le modèle est moins sûr de sa réponse que ne le permet le risque d’erreur annoncé."},
+	vigie.ReasonUnstable: {
+		English: "The model's answer changes with changes of the image that mean nothing, or its parts disagree.",
+		French:  "La réponse du modèle varie avec des changements insignifiants de l’image, ou ses composantes divergent."},
+	vigie.ReasonPrior: {
+		English: "The answer contradicts an earlier study of the same patient.",
+		French:  "La réponse contredit un examen antérieur du même patient."},
 	vigie.ReasonEnclave: {
 		English: "The enclave failed, did not answer in time or could not be trusted.",
 		French:  "L’enclave a échoué, n’a pas répondu à temps ou n’a pas pu être vérifiée."},

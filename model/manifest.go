@@ -37,6 +37,7 @@ type Manifest struct {
 	Output        Output         `yaml:"output"`
 	Explanation   Explanation    `yaml:"explanation"`
 	Plausibility  []Rule         `yaml:"plausibility"`
+	Disagreement  *Disagreement  `yaml:"disagreement"` // nil: nobody asks the model twice
 	Training      Training       `yaml:"training"`
 	lines         map[string]int // where a field stands in the source, by path
 }
@@ -173,30 +174,6 @@ type Explanation struct {
 	Samples    int    `yaml:"samples"`    // of kernelshap and lime: how often the model is asked; 0: their defaults
 	Segments   int    `yaml:"segments"`   // pieces of the image for kernelshap and lime; 0: about 50
 	Window     int    `yaml:"window"`     // of occlusion, pixels of the input; 0: an eighth of its side
-}
-
-// The plausibility rules.
-const (
-	SumsToOne      = "sums-to-one"     // the probabilities of Labels sum to 1 within Tolerance
-	Exclusive      = "exclusive"       // at most one of Labels is positive
-	Implies        = "implies"         // a positive Label needs a positive Requires
-	NeedsSex       = "needs-sex"       // a positive Label needs (0010,0040) to be one of Values
-	NeedsAge       = "needs-age"       // a positive Label needs an age of From to To years
-	NeedsSide      = "needs-side"      // a positive Label needs a laterality that is one of Values
-	SomeConfidence = "some-confidence" // one of Labels has a probability of at least From
-)
-
-// Rule is a plausibility rule: a prediction that breaks it goes to a person.
-type Rule struct {
-	Rule      string   `yaml:"rule"`
-	Labels    []string `yaml:"labels"`
-	Label     string   `yaml:"label"`
-	Requires  string   `yaml:"requires"`
-	Values    []string `yaml:"values"`
-	From      float64  `yaml:"from"`
-	To        float64  `yaml:"to"`
-	Tolerance float64  `yaml:"tolerance"`
-	Text      Text     `yaml:"text"` // what a person reads when it is broken; a general sentence where empty
 }
 
 // Training says what the model was made from and under which terms.

@@ -113,7 +113,7 @@ func TestEveryPlausibilityRuleCanBeBrokenAndKept(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			list := &problemList{m: p.Manifest}
-			list.rule("$.plausibility[0]", c.rule)
+			list.rules("$.plausibility", []Rule{c.rule})
 			if len(list.list) > 0 {
 				t.Fatalf("the rule is not valid: %v", list.list)
 			}

@@ -2,7 +2,6 @@ package model
 
 import (
 	"fmt"
-	"math"
 	"regexp"
 	"slices"
 	"strings"
@@ -26,8 +25,6 @@ var (
 	codeStrings  = regexp.MustCompile(`^[A-Z0-9_ ]{1,16}$`)
 	codeValue    = regexp.MustCompile(`^[A-Za-z0-9.-]{1,64}$`)
 	schemeForm   = regexp.MustCompile(`^[A-Z0-9]{2,16}$`)
-	sexValues    = []string{"F", "M", "O"}
-	sideValues   = []string{"L", "R", "B", "U"}
 	policyValues = []Policy{Block, Review, Accept}
 )
 
@@ -125,9 +122,8 @@ func (m *Manifest) problems() []string {
 	p.input(&m.Input)
 	p.output(&m.Output)
 	p.explanation(&m.Explanation)
-	for i, rule := range m.Plausibility {
-		p.rule(fmt.Sprintf("$.plausibility[%d]", i), rule)
-	}
+	p.rules("$.plausibility", m.Plausibility)
+	p.disagreement("$.disagreement", m.Disagreement)
 	if len(m.Training.Data) == 0 {
 		p.at("$.training.data", "is empty: say what the model was trained on")
 	}
@@ -262,59 +258,6 @@ func (p *problemList) output(out *Output) {
 	}
 	if b := out.Borderline; b != nil && !(b.From > 0 && b.From <= b.To && b.To < 1) {
 		p.at("$.output.borderline", "goes from %v to %v, want 0 < from <= to < 1", b.From, b.To)
-	}
-}
-
-func (p *problemList) rule(path string, r Rule) {
-	label := func(field, name string) {
-		if p.m.label(name) < 0 {
-			p.at(path+field, "%q is no label", name)
-		}
-	}
-	for i, name := range r.Labels {
-		label(fmt.Sprintf(".labels[%d]", i), name)
-	}
-	values := func(allowed []string) {
-		label(".label", r.Label)
-		if len(r.Values) == 0 {
-			p.at(path+".values", "is empty")
-		}
-		for i, v := range r.Values {
-			p.oneOf(fmt.Sprintf("%s.values[%d]", path, i), v, allowed...)
-		}
-	}
-	switch r.Rule {
-	case SumsToOne:
-		if len(r.Labels) < 2 {
-			p.at(path+".labels", "needs two or more")
-		}
-		p.number(path+".tolerance", r.Tolerance, 1e-9, 0.5)
-	case Exclusive:
-		if len(r.Labels) < 2 {
-			p.at(path+".labels", "needs two or more")
-		}
-	case SomeConfidence:
-		if len(r.Labels) == 0 {
-			p.at(path+".labels", "is empty")
-		}
-		p.number(path+".from", r.From, 1e-6, 1)
-	case Implies:
-		label(".label", r.Label)
-		label(".requires", r.Requires)
-	case NeedsSex:
-		values(sexValues)
-	case NeedsSide:
-		values(sideValues)
-	case NeedsAge:
-		label(".label", r.Label)
-		if !(r.From >= 0 && r.From <= r.To && r.To <= 150) || math.IsNaN(r.To) {
-			p.at(path, "goes from %v to %v years, want 0 to 150 in this order", r.From, r.To)
-		}
-	default:
-		p.at(path+".rule", "%q is no rule: want %s", r.Rule, strings.Join([]string{SumsToOne, Exclusive, SomeConfidence, Implies, NeedsSex, NeedsAge, NeedsSide}, ", "))
-	}
-	if r.Text != (Text{}) {
-		p.text(path+".text", r.Text)
 	}
 }
 
