@@ -47,10 +47,14 @@ var allowed = map[string][]string{
 	// state and proof: know nothing of medicine
 	"keys":              {""},
 	"keys/certificates": {},
+	"keys/dsse":         {},
 	"store":             {"", "keys"},
 	"store/storetest":   {"", "store"},
 	"audit":             {"", "store"},
 	"attest":            {""},
+
+	// hospitals together
+	"federate/secagg": {"keys/dsse"},
 
 	// where the blocks meet
 	"model":     {"", "onnx", "engine", "explain", "medical/dicom"},

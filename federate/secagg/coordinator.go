@@ -1,0 +1,406 @@
+package secagg
+
+import (
+	"context"
+	"fmt"
+	"reflect"
+	"slices"
+)
+
+// Coordinator is the other half of a round: it carries messages, decides who is
+// still in, and opens the sum. It learns the sum and nothing else. Add… methods
+// take a site's message, verify it, and return an error that names the site and
+// wraps ErrForged if it is no good; the site is then as one that sent nothing.
+// Close… methods end a step with those who made it, and return ErrTooFew if
+// they are not enough: the round is over.
+//
+// Its state is what it was told: after a restart, the same calls with the same
+// messages lead to the same place. It is used from one goroutine at a time.
+type Coordinator struct {
+	round     Round
+	threshold int // once the roster is closed
+
+	keys        map[string]Message
+	roster      *roster
+	dealt       map[string]*dealing
+	accepted    map[string]bool
+	expelled    map[string]bool
+	partners    []string
+	arrived     map[string]bool
+	survivors   []string
+	confirmed   map[string]Message
+	confirmers  []string
+	seedShares  map[string]map[int][]byte // by whose secret, then by the place of who revealed it
+	maskShares  map[string]map[int][]byte
+	revealed    map[string]bool
+	step        step
+	Accusations []Accusation // what sites were found to have done, in the order that it was found
+}
+
+// dealing is what a site dealt.
+type dealing struct {
+	opened
+	parcels  map[string]Message // by receiver
+	payloads map[string]parcelPayload
+}
+
+// Accusation says what a site did that cost it its place in the round.
+type Accusation struct {
+	Site   string `json:"site"`
+	Reason string `json:"reason"`
+}
+
+type step int
+
+const (
+	stepKeys step = iota
+	stepShares
+	stepAccept
+	stepMasked
+	stepConfirm
+	stepReveal
+)
+
+var stepNames = [...]string{"keys", "shares", "acceptances", "vectors", "confirmations", "reveals"}
+
+// NewCoordinator starts a round.
+func NewCoordinator(r Round) (*Coordinator, error) {
+	if err := r.Check(); err != nil {
+		return nil, err
+	}
+	return &Coordinator{round: r, keys: map[string]Message{}}, nil
+}
+
+func (c *Coordinator) at(want step) error {
+	if c.step != want {
+		return fmt.Errorf("secagg: coordinating round %d: %w: it collects %s and not %s", c.round.Number, ErrStep, stepNames[c.step], stepNames[want])
+	}
+	return nil
+}
+
+func (c *Coordinator) few(have int) error {
+	return fmt.Errorf("secagg: closing the %s of round %d: %w: %d, and %d are needed", stepNames[c.step], c.round.Number, ErrTooFew, have, c.threshold)
+}
+
+func (c *Coordinator) refuse(from string, format string, arguments ...any) error {
+	return fmt.Errorf("secagg: taking the %s of %q in round %d: %w: %s", stepNames[c.step], from, c.round.Number, ErrForged, fmt.Sprintf(format, arguments...))
+}
+
+// AddKeys takes a site's first message.
+func (c *Coordinator) AddKeys(m Message) error {
+	if err := c.at(stepKeys); err != nil {
+		return err
+	}
+	p, err := openMessage[keysPayload](c.round, nil, KeysType, m)
+	if err != nil {
+		return err
+	}
+	if _, err := p.open(); err != nil {
+		return c.refuse(m.From, "%v", err)
+	}
+	if _, again := c.keys[m.From]; again {
+		return c.refuse(m.From, "it has sent keys before")
+	}
+	for _, other := range sortedKeys(c.keys) { // a site that repeats another's key would spoil the roster for all
+		theirs, err := openMessage[keysPayload](c.round, nil, KeysType, c.keys[other])
+		if err != nil {
+			return err
+		}
+		for _, key := range [][]byte{theirs.Seal, theirs.Mask} {
+			if string(key) == string(p.Seal) || string(key) == string(p.Mask) {
+				return c.refuse(m.From, "it has sent a key of %q", other)
+			}
+		}
+	}
+	c.keys[m.From] = m
+	return nil
+}
+
+// CloseKeys returns the keys of all who entered, for each of them.
+func (c *Coordinator) CloseKeys() ([]Message, error) {
+	if err := c.at(stepKeys); err != nil {
+		return nil, err
+	}
+	var all []Message
+	for _, name := range sortedKeys(c.keys) {
+		all = append(all, c.keys[name])
+	}
+	c.threshold = c.round.Threshold(len(all))
+	if len(all) < c.threshold {
+		return nil, c.few(len(all))
+	}
+	var err error
+	if c.roster, err = newRoster(c.round, all); err != nil {
+		return nil, err
+	}
+	c.dealt = map[string]*dealing{}
+	c.step = stepShares
+	return all, nil
+}
+
+// AddShares takes all the parcels that a site dealt: one for each other site,
+// with the same commitments in each.
+func (c *Coordinator) AddShares(from string, parcels []Message) error {
+	if err := c.at(stepShares); err != nil {
+		return err
+	}
+	place, in := c.roster.place(from)
+	switch {
+	case !in:
+		return c.refuse(from, "it has no keys in this round")
+	case c.dealt[from] != nil:
+		return c.refuse(from, "it has dealt before")
+	case len(parcels) != len(c.roster.names)-1:
+		return c.refuse(from, "%d parcels, want one for each of %d other sites", len(parcels), len(c.roster.names)-1)
+	}
+	d := &dealing{parcels: map[string]Message{}, payloads: map[string]parcelPayload{}}
+	var first parcelPayload
+	for i, m := range parcels {
+		p, err := openMessage[parcelPayload](c.round, c.roster.digest, ParcelType, m)
+		if err != nil {
+			return err
+		}
+		if _, known := c.roster.place(p.To); m.From != from || p.To == from || !known {
+			return c.refuse(from, "a parcel from %q to %q", m.From, p.To)
+		}
+		if _, again := d.parcels[p.To]; again {
+			return c.refuse(from, "two parcels to %q", p.To)
+		}
+		if i == 0 {
+			first = p
+			if d.opened, err = c.roster.openDealt(p.dealt, place, c.threshold); err != nil {
+				return c.accuse(from, err.Error())
+			}
+		} else if !reflect.DeepEqual(first.dealt, p.dealt) {
+			return c.refuse(from, "other commitments to %q than to %q", p.To, first.To)
+		}
+		d.parcels[p.To], d.payloads[p.To] = m, p
+	}
+	c.dealt[from] = d
+	return nil
+}
+
+// CloseShares returns for each site that dealt the parcels to it, in the order
+// of their dealers.
+func (c *Coordinator) CloseShares() (map[string][]Message, error) {
+	if err := c.at(stepShares); err != nil {
+		return nil, err
+	}
+	dealers := sortedKeys(c.dealt)
+	if len(dealers) < c.threshold {
+		return nil, c.few(len(dealers))
+	}
+	parcels := map[string][]Message{}
+	for _, to := range dealers {
+		for _, from := range dealers {
+			if from != to {
+				parcels[to] = append(parcels[to], c.dealt[from].parcels[to])
+			}
+		}
+	}
+	c.accepted, c.expelled = map[string]bool{}, map[string]bool{}
+	c.step = stepAccept
+	return parcels, nil
+}
+
+// AddAcceptance takes a site's word on what it was dealt.
+func (c *Coordinator) AddAcceptance(m Message) error {
+	if err := c.at(stepAccept); err != nil {
+		return err
+	}
+	p, err := openMessage[acceptancePayload](c.round, c.roster.digest, AcceptanceType, m)
+	if err != nil {
+		return err
+	}
+	place, _ := c.roster.place(m.From)
+	if c.accepted[m.From] || c.dealt[m.From] == nil {
+		return c.refuse(m.From, "it has no parcels to accept, or has done so before")
+	}
+	for i, complaint := range p.Complaints {
+		d := c.dealt[complaint.Dealer]
+		if d == nil || complaint.Dealer == m.From || i > 0 && p.Complaints[i-1].Dealer >= complaint.Dealer {
+			return c.refuse(m.From, "a complaint about %q, out of order or about no dealer", complaint.Dealer)
+		}
+		if c.expelled[complaint.Dealer] {
+			continue
+		}
+		guilty, reason := c.roster.guilty(complaint, d.opened, place, d.payloads[m.From])
+		c.expelled[guilty] = true
+		if guilty == m.From {
+			return c.accuse(guilty, reason)
+		}
+		c.Accusations = append(c.Accusations, Accusation{guilty, reason})
+	}
+	c.accepted[m.From] = true
+	return nil
+}
+
+// CloseAcceptances returns for whom vectors are to be masked: those who accepted
+// and were not found to have dealt badly.
+func (c *Coordinator) CloseAcceptances() ([]string, error) {
+	if err := c.at(stepAccept); err != nil {
+		return nil, err
+	}
+	remaining := without(sortedKeys(c.accepted), sortedKeys(c.expelled))
+	if len(remaining) < c.threshold {
+		return nil, c.few(len(remaining))
+	}
+	c.partners = remaining
+	c.arrived = map[string]bool{}
+	c.step = stepMasked
+	return remaining, nil
+}
+
+// Arrived says that a site's whole masked vector is there. Who calls adds the
+// vectors of CloseMasked's survivors, and of nobody else, by Add.
+func (c *Coordinator) Arrived(name string) error {
+	if err := c.at(stepMasked); err != nil {
+		return err
+	}
+	if !subset([]string{name}, c.partners) || c.arrived[name] {
+		return c.refuse(name, "it is no partner, or its vector is there already")
+	}
+	c.arrived[name] = true
+	return nil
+}
+
+// CloseMasked returns who survived.
+func (c *Coordinator) CloseMasked() ([]string, error) {
+	if err := c.at(stepMasked); err != nil {
+		return nil, err
+	}
+	survivors := sortedKeys(c.arrived)
+	if len(survivors) < c.threshold {
+		return nil, c.few(len(survivors))
+	}
+	c.survivors = survivors
+	c.confirmed = map[string]Message{}
+	c.step = stepConfirm
+	return survivors, nil
+}
+
+// AddConfirmation takes a survivor's signature.
+func (c *Coordinator) AddConfirmation(m Message) error {
+	if err := c.at(stepConfirm); err != nil {
+		return err
+	}
+	p, err := openMessage[confirmPayload](c.round, c.roster.digest, ConfirmType, m)
+	if err != nil {
+		return err
+	}
+	if !slices.Equal(p.Partners, c.partners) || !slices.Equal(p.Survivors, c.survivors) || !subset([]string{m.From}, c.survivors) {
+		return c.refuse(m.From, "it confirms other survivors, or is none")
+	}
+	c.confirmed[m.From] = m
+	return nil
+}
+
+// CloseConfirmations returns the confirmations, for each survivor that sent one.
+func (c *Coordinator) CloseConfirmations() ([]Message, error) {
+	if err := c.at(stepConfirm); err != nil {
+		return nil, err
+	}
+	c.confirmers = sortedKeys(c.confirmed)
+	if len(c.confirmers) < c.threshold {
+		return nil, c.few(len(c.confirmers))
+	}
+	var all []Message
+	for _, name := range c.confirmers {
+		all = append(all, c.confirmed[name])
+	}
+	c.seedShares, c.maskShares, c.revealed = map[string]map[int][]byte{}, map[string]map[int][]byte{}, map[string]bool{}
+	c.step = stepReveal
+	return all, nil
+}
+
+// AddReveal takes a survivor's shares. Each is held against the commitments of
+// its dealer; if one is wrong, none of the message counts and the site is
+// accused.
+func (c *Coordinator) AddReveal(m Message) error {
+	if err := c.at(stepReveal); err != nil {
+		return err
+	}
+	p, err := openMessage[revealPayload](c.round, c.roster.digest, RevealType, m)
+	if err != nil {
+		return err
+	}
+	place, _ := c.roster.place(m.From)
+	lost := without(c.partners, c.survivors)
+	if !subset([]string{m.From}, c.survivors) || c.revealed[m.From] || !slices.Equal(p.Survivors, c.survivors) ||
+		!slices.Equal(sortedKeys(p.Seed), c.survivors) || !slices.Equal(sortedKeys(p.Mask), lost) {
+		return c.refuse(m.From, "it reveals for other sites than was asked, or for the second time")
+	}
+	for _, of := range c.survivors {
+		if !good(p.Seed[of], place, c.dealt[of].seed) {
+			return c.accuse(m.From, fmt.Sprintf("it revealed a wrong share of the seed of %q", of))
+		}
+	}
+	for _, of := range lost {
+		if !good(p.Mask[of], place, c.dealt[of].mask) {
+			return c.accuse(m.From, fmt.Sprintf("it revealed a wrong share of the mask key of %q", of))
+		}
+	}
+	c.revealed[m.From] = true
+	for _, part := range []struct {
+		from map[string][]byte
+		to   map[string]map[int][]byte
+	}{{p.Seed, c.seedShares}, {p.Mask, c.maskShares}} {
+		for of, share := range part.from {
+			if part.to[of] == nil {
+				part.to[of] = map[int][]byte{}
+			}
+			part.to[of][place] = share
+		}
+	}
+	return nil
+}
+
+func (c *Coordinator) accuse(site, reason string) error {
+	c.Accusations = append(c.Accusations, Accusation{Site: site, Reason: reason})
+	return c.refuse(site, "%s", reason)
+}
+
+// Enough says whether the sum can be opened.
+func (c *Coordinator) Enough() bool { return c.step == stepReveal && len(c.revealed) >= c.threshold }
+
+// Open takes the masks out of the sum of the survivors' vectors, in place.
+func (c *Coordinator) Open(ctx context.Context, sum []uint32) error {
+	if err := c.at(stepReveal); err != nil {
+		return err
+	}
+	if len(sum) != c.round.Length {
+		return fmt.Errorf("secagg: opening round %d: %w: a sum of %d numbers, want %d", c.round.Number, ErrRound, len(sum), c.round.Length)
+	}
+	if !c.Enough() {
+		return c.few(len(c.revealed))
+	}
+	var masks []mask
+	for _, of := range c.survivors {
+		seed, err := recoverSecret(c.threshold, c.seedShares[of])
+		if err != nil {
+			return err
+		}
+		masks = append(masks, selfMask(seed.bytes(), c.roster.context, of).inverse())
+	}
+	for _, of := range without(c.partners, c.survivors) {
+		key, err := recoverSecret(c.threshold, c.maskShares[of])
+		if err != nil {
+			return err
+		}
+		// what each survivor put in for the lost site, seen from the survivor
+		for _, survivor := range c.survivors {
+			i, _ := c.roster.place(survivor)
+			masks = append(masks, pairMask(key.agree(c.roster.keys[i].mask), c.roster.context, survivor, of).inverse())
+		}
+	}
+	return apply(ctx, sum, masks)
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	names := make([]string, 0, len(m))
+	for name := range m {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}

@@ -1,0 +1,74 @@
+package secagg
+
+import (
+	"errors"
+	"fmt"
+	"math"
+)
+
+// ErrRange is returned for a number that cannot be added without overflow.
+var ErrRange = errors.New("beyond the bound that the sum was planned for")
+
+// Fixed turns numbers within ±Bound into whole numbers modulo 2³² and back, so
+// that a sum over Sites sites is exact and cannot overflow: with the scale s,
+// each site adds at most Bound·s + ½ in size, and Sites·(Bound·s + ½) < 2³¹.
+type Fixed struct {
+	Bound float64 // largest size of a number; finite, above 0
+	Sites int     // at most so many vectors are added; at least 1
+}
+
+// Scale is the largest power of two that cannot overflow: the step between
+// neighbouring numbers is its inverse. It returns 0 if there is none.
+func (f Fixed) Scale() float64 {
+	room := (math.MaxInt32/float64(f.Sites) - 0.5) / f.Bound
+	if !(f.Bound > 0) || math.IsInf(f.Bound, 0) || f.Sites < 1 || !(room > 0) {
+		return 0
+	}
+	_, exponent := math.Frexp(room) // room in [2^(e-1), 2^e)
+	return math.Ldexp(1, exponent-1)
+}
+
+// Check returns an error if the numbers of a vector would have fewer than
+// eight bits of their own.
+func (f Fixed) Check() error {
+	if s := f.Scale(); !(s*f.Bound >= 128) {
+		return fmt.Errorf("secagg: planning a sum of %d sites with numbers up to %g: no scale leaves eight bits for a number", f.Sites, f.Bound)
+	}
+	return nil
+}
+
+// Encode writes round(x·Scale) modulo 2³², half to even, of each number. A
+// number that is not finite or beyond the bound is refused with ErrRange: a
+// site clips first.
+func (f Fixed) Encode(dst []uint32, x []float32) error {
+	if err := f.Check(); err != nil {
+		return err
+	}
+	if len(dst) != len(x) {
+		return fmt.Errorf("secagg: encoding %d numbers into %d places", len(x), len(dst))
+	}
+	scale := f.Scale()
+	for i, v := range x {
+		if !(math.Abs(float64(v)) <= f.Bound) { // false for NaN, too
+			return fmt.Errorf("secagg: encoding number %d of a vector, %g: %w: ±%g", i, v, ErrRange, f.Bound)
+		}
+		dst[i] = uint32(int32(math.RoundToEven(float64(v) * scale)))
+	}
+	return nil
+}
+
+// Decode writes the numbers that a sum stands for.
+func (f Fixed) Decode(dst []float64, sum []uint32) {
+	inverse := 1 / f.Scale()
+	for i, v := range sum {
+		dst[i] = float64(int32(v)) * inverse
+	}
+}
+
+// Add adds v to sum, number by number, modulo 2³².
+func Add(sum, v []uint32) {
+	v = v[:len(sum)]
+	for i := range sum {
+		sum[i] += v[i]
+	}
+}
