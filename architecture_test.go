@@ -34,6 +34,7 @@ var allowed = map[string][]string{
 	"attack":             {"onnx", "onnx/autodiff", "engine", "model"},
 	"attack/job":         {"attack", "onnx", "engine", "model", "medical/dicom", "probe", "train"},
 	"guard":              {"", "onnx", "onnx/autodiff", "engine", "engine/safetensors"},
+	"guard/certificate":  {"onnx", "engine"},
 	"dp":                 {},
 
 	// medicine: knows nothing of models
@@ -57,10 +58,10 @@ var allowed = map[string][]string{
 	"federate/secagg": {"keys/dsse"},
 
 	// where the blocks meet
-	"model":     {"", "onnx", "engine", "explain", "medical/dicom"},
+	"model":     {"", "onnx", "engine", "explain", "guard/certificate", "medical/dicom"},
 	"probe":     {"", "onnx", "onnx/autodiff", "onnx/zoo", "engine", "engine/safetensors", "train", "train/studies", "explain", "model", "medical/dicom", "medical/dicom/phantom"},
-	"guard/job": {"", "engine", "guard", "medical/dicom", "model", "probe", "train", "train/studies"},
-	"enclave":   {"", "onnx", "engine", "explain", "guard", "model", "attest", "keys/certificates", "medical/dicom"},
+	"guard/job": {"", "onnx", "engine", "guard", "guard/certificate", "medical/dicom", "model", "probe", "train", "train/studies"},
+	"enclave":   {"", "onnx", "engine", "explain", "guard", "guard/certificate", "model", "attest", "keys/certificates", "medical/dicom"},
 	"gateway": {"", "onnx", "engine", "model", "attest", "enclave", "keys", "keys/certificates", "store", "audit",
 		"medical/dicom", "medical/dicom/..."},
 	"models":     {},

@@ -159,6 +159,7 @@ const (
 	ReasonUnsure         ReasonCode = "unsure"             // less confident than the stated risk of a wrong answer allows
 	ReasonUnstable       ReasonCode = "unstable"           // slightly altered copies, or the members of an ensemble, disagree
 	ReasonPrior          ReasonCode = "prior-study"        // contradicts an earlier study of the same patient
+	ReasonCertificate    ReasonCode = "certificate"        // the answer depends on a small part of the image, or its certificate could not be made
 	ReasonEnclave        ReasonCode = "enclave"            // enclave failed, timed out or was not trusted
 	ReasonNoModel        ReasonCode = "no-model"           // no model is configured for this study
 	ReasonPolicy         ReasonCode = "policy"             // local policy sends every such case to a person
@@ -290,6 +291,61 @@ func (e *Explanation) Label() Text {
 	}
 }
 
+// CertificateVerdict says what of an answer is proven.
+type CertificateVerdict string
+
+// The verdicts of a certificate, the best first.
+const (
+	CertificateProven    CertificateVerdict = "proven"    // all that was asked for is proven
+	CertificateAgreed    CertificateVerdict = "agreed"    // no single square decides the answer; that no square could turn it is not proven
+	CertificateNone      CertificateVerdict = "none"      // none was asked for of this case: see Text
+	CertificateDisagreed CertificateVerdict = "disagreed" // the answer depends on one small square, or is not that of most noisy copies
+	CertificateFailed    CertificateVerdict = "failed"    // one was asked for and could not be made: see Text
+)
+
+// Certificate is what is proven of an answer, whatever an attacker knows, as far
+// as the model's package asks for it. The conditions are in docs/certificates.md.
+type Certificate struct {
+	Verdict   CertificateVerdict    `json:"verdict"` // of the weaker part
+	Text      Text                  `json:"text"`
+	Patch     *PatchCertificate     `json:"patch,omitempty"`
+	Smoothing *SmoothingCertificate `json:"smoothing,omitempty"`
+}
+
+// PatchCertificate is about squares of any content at any one place of the image
+// (double masking, Xiang et al. 2022).
+type PatchCertificate struct {
+	Verdict   CertificateVerdict `json:"verdict"`    // proven, agreed or disagreed
+	Side      int                `json:"side"`       // of the squares, pixels of Of
+	Of        string             `json:"of"`         // "input": the model's input; "image": the image as it was decoded
+	ImageSide int                `json:"image_side"` // side of the largest square of the image that the statement holds for, pixels
+	// Rows and Columns of the model's input are the most that a square touches;
+	// MaskRows and MaskColumns are the size of each mask.
+	Rows        int    `json:"rows"`
+	Columns     int    `json:"columns"`
+	MaskRows    int    `json:"mask_rows"`
+	MaskColumns int    `json:"mask_columns"`
+	Fill        string `json:"fill"`  // what a mask shows: "mean", "grey" or "black"
+	Masks       int    `json:"masks"` // that cover every square of the image between them
+	Agree       int    `json:"agree"` // of them, those under which the answer stays
+	Pairs       int    `json:"pairs"` // of masks that were asked about; 0 if none were asked for
+	PairsAgree  int    `json:"pairs_agree"`
+	// Recovered are the labels that double masking finds present, where the masks
+	// do not agree.
+	Recovered []string `json:"recovered,omitempty"`
+}
+
+// SmoothingCertificate is about changes of a bounded Euclidean length
+// (randomised smoothing, Cohen et al. 2019).
+type SmoothingCertificate struct {
+	Verdict CertificateVerdict `json:"verdict"` // proven or disagreed
+	Sigma   float64            `json:"sigma"`   // deviation of the noise, pixels of brightness 0 to 1 of the model's input
+	Samples int                `json:"samples"`
+	Agree   int                `json:"agree"`  // noisy copies that get the answer
+	Alpha   float64            `json:"alpha"`  // chance that this certificate is wrong
+	Radius  float64            `json:"radius"` // Euclidean length in the same pixels; 0 if nothing is proven
+}
+
 // Stage is the time one step took.
 type Stage struct {
 	Name     string        `json:"name"`
@@ -310,7 +366,8 @@ type Finding struct {
 	Guards        []GuardResult `json:"guards,omitempty"`
 	Sets          []LabelSet    `json:"sets,omitempty"` // empty where the package has none fitted
 	Explanation   *Explanation  `json:"explanation,omitempty"`
-	Referrals     []Reason      `json:"referrals,omitempty"` // why the enclave cannot vouch for a result
+	Certificate   *Certificate  `json:"certificate,omitempty"` // nil where the model's package asks for none
+	Referrals     []Reason      `json:"referrals,omitempty"`   // why the enclave cannot vouch for a result
 	Stages        []Stage       `json:"stages"`
 	Time          time.Time     `json:"time"`
 }

@@ -65,6 +65,9 @@ var texts = map[vigie.ReasonCode]vigie.Text{
 	vigie.ReasonPrior: {
 		English: "The answer contradicts an earlier study of the same patient.",
 		French:  "La réponse contredit un examen antérieur du même patient."},
+	vigie.ReasonCertificate: {
+		English: "The answer depends on a small part of the image, or could not be certified.",
+		French:  "La réponse dépend d’une petite partie de l’image, ou n’a pas pu être certifiée."},
 	vigie.ReasonEnclave: {
 		English: "The enclave failed, did not answer in time or could not be trusted.",
 		French:  "L’enclave a échoué, n’a pas répondu à temps ou n’a pas pu être vérifiée."},

@@ -69,6 +69,14 @@ explanation:
   background: mean          # what is not there looks like: mean, blur or black
   samples: 512              # for kernelshap: how often the model is asked for one map
 
+# What is proven of each answer, whatever an attacker knows (docs/certificates.md): measure it
+# with vigie certify DIR --data … before it is asked for.
+certificate:
+  when: off                 # on, or borderline: only where the target's probability is from … to …
+  # borderline: {from: 0.2, to: 0.8}
+  # patch: {size: 3, of: input, masks: 3, fill: mean, rounds: 2, uncertified: accept}
+  # smoothing: {sigma: 0.25, samples: 1000, alpha: 0.001}   # of a model that was trained with such noise
+
 plausibility: []
 
 training:

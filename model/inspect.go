@@ -29,6 +29,7 @@ type Summary struct {
 	Calibration Calibration       `json:"calibration"`
 	Explanation string            `json:"explanation"`
 	Survey      *Survey           `json:"survey,omitempty"` // what its methods are worth on this model
+	Certificate string            `json:"certificate"`      // what is proven of each answer
 	Operators   map[string]int    `json:"operators"`
 	Opsets      map[string]int64  `json:"opsets"`
 	Parameters  int64             `json:"parameters"`
@@ -54,7 +55,7 @@ func (p *Package) Summary() Summary {
 		Modalities: m.Accepts.Modalities, Calibration: p.Calibration, Files: p.Files, Licence: m.Training.Licence,
 		Input:       fmt.Sprintf("%s float32 %v %s, %s, %s", m.Input.Name, m.Input.Shape(1), m.Input.Layout, m.Input.Aspect, m.Input.Photometric),
 		Output:      fmt.Sprintf("%s, %s", m.Output.Name, m.Output.Activation),
-		Explanation: p.explanationText(), Survey: p.Explained, Opsets: p.Graph.Opsets, GraphBytes: len(p.ONNX),
+		Explanation: p.explanationText(), Survey: p.Explained, Certificate: m.Certificate.String(), Opsets: p.Graph.Opsets, GraphBytes: len(p.ONNX),
 	}
 	for _, place := range m.Accepts.BodyParts {
 		s.BodyParts = append(s.BodyParts, place.Term)
@@ -116,6 +117,7 @@ func (s Summary) Write(w io.Writer) error {
 			line("", "%s", m.Line())
 		}
 	}
+	line("certificate", "%s", s.Certificate)
 	var operators []string
 	for _, name := range slices.Sorted(maps.Keys(s.Operators)) {
 		operators = append(operators, fmt.Sprintf("%s×%d", name, s.Operators[name]))

@@ -36,6 +36,7 @@ type Manifest struct {
 	Input         Input          `yaml:"input"`
 	Output        Output         `yaml:"output"`
 	Explanation   Explanation    `yaml:"explanation"`
+	Certificate   Certificate    `yaml:"certificate"`
 	Plausibility  []Rule         `yaml:"plausibility"`
 	Disagreement  *Disagreement  `yaml:"disagreement"` // nil: nobody asks the model twice
 	Training      Training       `yaml:"training"`
