@@ -33,6 +33,8 @@ var allowed = map[string][]string{
 	"explain":            {"", "onnx", "onnx/autodiff", "engine"},
 	"attack":             {"onnx", "onnx/autodiff", "engine", "model"},
 	"attack/job":         {"attack", "onnx", "engine", "model", "medical/dicom", "probe", "train"},
+	"attack/privacy":     {"attack", "onnx", "onnx/autodiff", "engine", "train"},
+	"attack/privacy/job": {"attack", "attack/job", "attack/privacy", "onnx", "onnx/zoo", "engine", "model", "probe", "train", "train/studies", "dp"},
 	"guard":              {"", "onnx", "onnx/autodiff", "engine", "engine/safetensors"},
 	"guard/certificate":  {"onnx", "engine"},
 	"dp":                 {},

@@ -74,6 +74,7 @@ Start here:
 		newModelCommand(),
 		newEnclaveCommand(),
 		newDPCommand(),
+		newPrivacyCommand(),
 		newVersionCommand(),
 	)
 	for _, group := range root.Commands() {

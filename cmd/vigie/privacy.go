@@ -1,0 +1,121 @@
+package main
+
+import (
+	"context"
+	"os"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	attackjob "github.com/vigie/vigie/attack/job"
+	"github.com/vigie/vigie/attack/privacy/job"
+)
+
+func newPrivacyCommand() *cobra.Command {
+	command := &cobra.Command{
+		Use:   "privacy",
+		Short: "Say what a model, or a gradient, gives away of those it was trained on",
+		Long: `Each of the commands attacks a model package or an ONNX file and says, beside what
+the attack found, what chance, a non-member or no model at all would give.`,
+	}
+	command.AddCommand(newPrivacyMembershipCommand())
+	return command
+}
+
+// privacyJob runs an attack and prints its report.
+func privacyJob[R job.Report](cmd *cobra.Command, c *job.Common, asJSON bool, run func(context.Context) (R, error)) error {
+	c.Command = commandLine(os.Args)
+	c.Progress = attackjob.Terminal(cmd.ErrOrStderr())
+	r, err := run(cmd.Context())
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		return writeJSON(cmd.OutOrStdout(), r)
+	}
+	return r.Write(cmd.OutOrStdout())
+}
+
+// commonPrivacyFlags are those of every attack.
+func commonPrivacyFlags(flags *pflag.FlagSet, c *job.Common, asJSON *bool) {
+	flags.SortFlags = false
+	flags.StringVar(&c.Data.Data, "data", "", "FILE.npz, folder, or table (required)")
+	readingFlags(flags, &c.Data)
+	flags.StringSliceVar(&c.Data.LeaveOut, "leave-out", nil, "columns of a table that are not used")
+	flags.StringSliceVar(&c.Data.Categorical, "categorical", nil, "columns of a table whose numbers are codes")
+	flags.Uint64Var(&c.Data.Seed, "split-seed", 0, "of the division of data that are not divided (default that of the training record)")
+	flags.Float64SliceVar(&c.Mean, "mean", nil, "of a bare file's input: one number, or one for each channel")
+	flags.Float64SliceVar(&c.Std, "std", nil, "of a bare file's input, likewise")
+	flags.StringVar(&c.Output, "output", "", "output of a bare file that holds the classes (default the only one)")
+	flags.Uint64Var(&c.Seed, "seed", 1, "of every random choice")
+	flags.StringVar(&c.Report, "report", "", "FILE.html with figures, curves and pictures")
+	flags.BoolVar(asJSON, "json", false, "print JSON")
+}
+
+// shadowFlags say how models of the same recipe are trained.
+func shadowFlags(flags *pflag.FlagSet, t *job.Training) {
+	flags.StringVar(&t.Recipe, "recipe", "", "train them by a named recipe (see vigie train --help), not by the training record beside the model")
+	flags.StringVar(&t.Network, "network", "", "train this network of vigie train instead, such as tabular-mlp")
+	flags.IntVar(&t.Epochs, "epochs", 0, "passes over the training examples (default the recipe's)")
+	flags.IntVar(&t.Batch, "batch", 0, "examples a step (default the recipe's)")
+	flags.Float64Var(&t.Rate, "rate", 0, "peak learning rate (default the recipe's)")
+	flags.StringVar(&t.Augment, "augment", "", "none: without augmentation (default the recipe's)")
+}
+
+func newPrivacyMembershipCommand() *cobra.Command {
+	var (
+		o      job.Membership
+		asJSON bool
+	)
+	command := &cobra.Command{
+		Use:   "membership [MODEL] --data PATH --shadows 32",
+		Short: "Was this person in the training set?",
+		Long: `Membership trains shadow models like the model, with and without each person, and
+asks whether the model's answers tell members of its training set from others:
+LiRA online and offline (Carlini et al. 2022), RMIA, a calibrated signal, and the
+plain loss, which needs no shadow models. True-positive rates are given at 0.1, 1
+and 10 % false alarms, with intervals.
+
+Members are --members (train), others --nonmembers (val), or both are what
+--membership says: a CSV file with the columns index (position in the data, splits
+in the order train, val, test) and member (1 or 0). If the groups differ by
+themselves, every attack looks better than it is: beside it stand a blind
+classifier that never saw the model, and the same attack on the shadow models,
+whose training sets have nothing to do with the groups.
+
+Shadow models are trained as training.json beside the model says, or by --recipe or
+--network. Without MODEL the recipe itself is asked: each shadow model is attacked
+in turn, its members a random part of --members. --keep keeps them in a folder, so
+that a run that was stopped goes on and another question costs nothing; they are
+made of patients' data, so keep the folder where the data may be.
+
+Of a model trained with differential privacy, what was measured is held against
+what its privacy statement allows.`,
+		Example: `  vigie privacy membership model.onnx --data breastmnist.npz --shadows 32 --keep shadows --report report.html
+  vigie privacy membership models/chest-pneumonia-28 --data pneumoniamnist.npz --shadows 0
+  vigie privacy membership --data breastmnist.npz --recipe plain-28 --epochs 40 --augment none --overfit --shadows 16 --json
+  vigie privacy membership risk.onnx --data patients.csv --label-column outcome --network tabular-mlp --shadows 64`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				o.Model = args[0]
+			}
+			return privacyJob(cmd, &o.Common, asJSON, func(ctx context.Context) (*job.MembershipReport, error) { return o.Run(ctx) })
+		},
+	}
+	flags := command.Flags()
+	commonPrivacyFlags(flags, &o.Common, &asJSON)
+	flags.StringVar(&o.Members, "members", "train", "split that the model was trained on")
+	flags.StringVar(&o.NonMembers, "nonmembers", "val", "split that it was not trained on")
+	flags.StringVar(&o.List, "membership", "", "CSV file that says who is a member instead")
+	flags.IntVar(&o.Shadows, "shadows", 16, "shadow models; 0: only attacks that need none")
+	flags.Float64Var(&o.Share, "share", 0.5, "of the examples, in each shadow model's training set")
+	flags.IntVar(&o.Looks, "looks", 1, "at each image: 2 adds its mirror image, 6 also moves it by a pixel")
+	flags.StringVar(&o.Folder, "keep", "", "folder in which shadow models stay and are found again")
+	shadowFlags(flags, &o.Training)
+	flags.Float64Var(&o.Training.Epsilon, "dp-epsilon", 0, "train them with differential privacy of this budget")
+	flags.Float64Var(&o.Training.Delta, "dp-delta", 0, "its delta (default the recipe's, or 1e-5)")
+	flags.BoolVar(&o.Training.Overfit, "overfit", false, "keep the epoch that fits the training examples best, as without a validation set")
+	cobra.CheckErr(command.MarkFlagRequired("data"))
+	return command
+}
