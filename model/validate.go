@@ -125,9 +125,6 @@ func (m *Manifest) problems() []string {
 	p.rules("$.plausibility", m.Plausibility)
 	p.disagreement("$.disagreement", m.Disagreement)
 	p.certificate(&m.Certificate)
-	for i, rule := range m.Plausibility {
-		p.rule(fmt.Sprintf("$.plausibility[%d]", i), rule)
-	}
 	if len(m.Training.Data) == 0 {
 		p.at("$.training.data", "is empty: say what the model was trained on")
 	}
