@@ -30,6 +30,7 @@ var allowed = map[string][]string{
 	"train":              {"onnx", "onnx/autodiff", "engine", "dp"},
 	"train/studies":      {"train", "engine", "model", "medical/dicom"},
 	"train/job":          {"onnx", "onnx/zoo", "engine", "engine/safetensors", "train", "train/studies"},
+	"train/harden":       {"onnx", "attack", "model", "train", "train/job"},
 	"explain":            {"", "onnx", "onnx/autodiff", "engine"},
 	"attack":             {"onnx", "onnx/autodiff", "engine", "model"},
 	"attack/job":         {"attack", "onnx", "engine", "model", "medical/dicom", "probe", "train"},

@@ -34,6 +34,7 @@ type state struct {
 	Total      float64       // sum of their losses
 	Spent      time.Duration // time spent on them
 	Private    *privateState // plan of a private run
+	Strongest  [][]float32   // of a hardened run: weights and statistics of the strongest epoch
 }
 
 func init() {

@@ -36,6 +36,10 @@ type Fit struct {
 	Out             string
 	Checkpoint      bool // go on from the checkpoint, and keep it up to date
 	CheckpointEvery time.Duration
+	// Choose, if not nil, may put another model with its validation logits into the
+	// result of the training, and a record of the choice, before it is calibrated
+	// and written.
+	Choose func(context.Context, *Result) error
 	// Held is the caller's hold on Out; nil: Run takes one for as long as it lasts.
 	Held *Hold
 }
@@ -93,7 +97,13 @@ func (f Fit) Run(ctx context.Context, progress func(Epoch)) (report *Report, res
 	if result, err = Run(ctx, config, progress); err != nil {
 		return nil, nil, err
 	}
-	if report, err = f.report(ctx, result); err != nil && ctx.Err() != nil {
+	if f.Choose != nil {
+		err = f.Choose(ctx, result)
+	}
+	if err == nil {
+		report, err = f.report(ctx, result)
+	}
+	if err != nil && ctx.Err() != nil {
 		epochs := len(result.History.Epochs)
 		return nil, nil, &Interrupted{Epochs: epochs, Of: epochs, Checkpoint: config.Checkpoint, Cause: err}
 	}

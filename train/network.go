@@ -35,6 +35,9 @@ type CNN struct {
 	// weights of its own; 0 and 1 mean one alone. See Ensemble.
 	Members int `json:"members,omitempty"`
 
+	// Shrink, if more than 1, averages pixels over squares of so many a side before
+	// the stages.
+	Shrink int `json:"shrink,omitempty"`
 	// Orientations, if not 0, puts a fixed histogram of so many gradient
 	// directions before the stages, over cells of Cell pixels a side [2].
 	Orientations int `json:"orientations,omitempty"`
@@ -76,6 +79,14 @@ func (c CNN) Build(rng *rand.Rand) (*Network, error) {
 		}
 		x = n.orientations(x, channels, c.Orientations, cell)
 		channels, rows, columns = channels*c.Orientations, rows/cell, columns/cell
+	}
+	if c.Shrink > 1 {
+		if c.Shrink > min(rows, columns) {
+			return nil, fmt.Errorf("train: building a CNN: %d×%d values shrunk by %d: want at most the smaller side", rows, columns, c.Shrink)
+		}
+		side := int64(c.Shrink)
+		x = n.Op("AveragePool", []string{x}, onnx.IntsAttribute("kernel_shape", side, side), onnx.IntsAttribute("strides", side, side))
+		rows, columns = rows/c.Shrink, columns/c.Shrink
 	}
 	layer := 0
 	for s, stage := range c.Stages {

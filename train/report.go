@@ -37,12 +37,13 @@ type Report struct {
 	// label.
 	ByClass []ClassPoints `json:"operating_points_by_class,omitempty"`
 
-	Classes    []string    `json:"classes,omitempty"`
-	Test       *TestReport `json:"test,omitempty"`
-	Duplicates []Duplicate `json:"duplicates,omitempty"`
-	Privacy    *Statement  `json:"privacy,omitempty"` // of a private run, which leaves out what is not paid for
-	Processor  string      `json:"processor"`         // weights repeat bit for bit on the same type only
-	History    History     `json:"history"`
+	Classes    []string        `json:"classes,omitempty"`
+	Test       *TestReport     `json:"test,omitempty"`
+	Duplicates []Duplicate     `json:"duplicates,omitempty"`
+	Privacy    *Statement      `json:"privacy,omitempty"`  // of a private run, which leaves out what is not paid for
+	Hardened   *HardenedRecord `json:"hardened,omitempty"` // of a hardened run; how is in the history's recipe
+	Processor  string          `json:"processor"`          // weights repeat bit for bit on the same type only
+	History    History         `json:"history"`
 }
 
 // ClassPoints are the operating points of a class.
@@ -98,6 +99,7 @@ func (f Fit) report(ctx context.Context, result *Result) (*Report, error) {
 		Calibration: [2]float64{v.CalibrationError(result.Logits, 1), v.CalibrationError(result.Logits, t)},
 		Temperature: t, Processor: processor(), History: result.History,
 	}
+	r.Hardened = result.Hardened
 	if r.Privacy = result.Privacy; r.Privacy != nil {
 		// Exact functions of the training images, which no noise was added to.
 		r.DataDigest, r.TrainImages, r.Duplicates = "", nil, nil
@@ -198,6 +200,15 @@ func (s *Set) CalibrationError(logits [][]float64, temperature float64) float64 
 		}
 	}
 	return CalibrationError(probability, positive, calibrationBins)
+}
+
+// AUCInterval is the AUC of class 1 of two with DeLong's interval, or the mean over
+// more classes, or over labels, with the bootstrap's of 2000 resamples.
+func (s *Set) AUCInterval(logits [][]float64, seed uint64) (Interval, error) {
+	if s.binary() {
+		return AUC(s.Scores(logits, 1))
+	}
+	return s.BootstrapMeanAUC(logits, resamples, seed)
 }
 
 // aucs returns the AUC of the set with DeLong's interval (of two classes) or the

@@ -55,7 +55,8 @@ type Recipe struct {
 	Patience     int          `json:"patience"`        // epochs without a better validation AUC before stopping; 0 is never
 	Seed         uint64       `json:"seed"`
 	Augmentation Augmentation `json:"augmentation"`
-	Private      *Privacy     `json:"private,omitempty"` // nil trains without privacy
+	Private      *Privacy     `json:"private,omitempty"`   // nil trains without privacy
+	Hardening    *Hardening   `json:"hardening,omitempty"` // nil trains on images as they are
 	// Kernels is 1 to 3 to compute on the engine's own operators with so many
 	// terms a number (autodiff.Request.Kernels); 0 is the runtime's.
 	// The weights that come out differ in their last digits.
@@ -75,6 +76,7 @@ func (r Recipe) orDefault() Recipe {
 	}
 	r.Momentum = orElse(r.Momentum, 0.9)
 	r.Private = r.Private.orDefault()
+	r.Hardening = r.Hardening.orDefault()
 	return r
 }
 
@@ -90,14 +92,18 @@ func BalancedWeights(s *Set) []float64 {
 
 // Epoch is a line of the History.
 type Epoch struct {
-	Epoch          int           `json:"epoch"`          // from 1
-	Loss           float64       `json:"loss,omitempty"` // mean over the training batches, before each step; not in a private run: see History.Withheld
-	Rate           float64       `json:"rate"`           // at the end of the epoch
-	ValidationLoss float64       `json:"validation_loss"`
-	ValidationAUC  float64       `json:"validation_auc"` // of two classes; the mean of one against the rest for more
-	Accuracy       float64       `json:"validation_accuracy"`
-	Duration       time.Duration `json:"ns"`
-	Best           bool          `json:"best"` // the best so far: these weights are kept
+	Epoch          int     `json:"epoch"`          // from 1
+	Loss           float64 `json:"loss,omitempty"` // mean over the training batches, before each step; not in a private run: see History.Withheld
+	Rate           float64 `json:"rate"`           // at the end of the epoch
+	ValidationLoss float64 `json:"validation_loss"`
+	ValidationAUC  float64 `json:"validation_auc"` // of two classes; the mean of one against the rest for more
+	Accuracy       float64 `json:"validation_accuracy"`
+	// Robust, of a hardened run, is the share of the validation images that are
+	// told right also under what the network is hardened against, as the training's
+	// own adversary finds it: to compare epochs by, no verdict.
+	Robust   float64       `json:"validation_robust_accuracy,omitempty"`
+	Duration time.Duration `json:"ns"`
+	Best     bool          `json:"best"` // the best so far: these weights are kept
 }
 
 // History is a training run's record.
@@ -107,6 +113,7 @@ type History struct {
 	Validation int     `json:"validation_images"`
 	Weights    int     `json:"trained_parameters"`
 	Best       int     `json:"best_epoch"`
+	Strongest  int     `json:"strongest_epoch,omitempty"` // of a hardened run: that withstands most, whatever its AUC
 	Epochs     []Epoch `json:"epochs"`
 	// Withheld says why the epochs have no training loss; empty if they have.
 	Withheld string `json:"loss_withheld,omitempty"`
@@ -121,6 +128,10 @@ type Result struct {
 	History History
 	Logits  [][]float64 // of the validation images, by the kept weights
 	Privacy *Statement  // what a private run promises; nil without privacy
+	// Strongest is the network with the weights of History.Strongest; nil without
+	// hardening.
+	Strongest *onnx.Model
+	Hardened  *HardenedRecord // of a hardened run, what Fit.Choose says of it
 }
 
 // ErrDiverged is returned when the loss is no longer a number.
@@ -177,7 +188,19 @@ func Run(ctx context.Context, c Config, progress func(Epoch)) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Result{Model: m, History: t.state.History, Logits: logits, Privacy: statement}, nil
+	result := &Result{Model: m, History: t.state.History, Logits: logits, Privacy: statement}
+	if c.Hardening != nil {
+		if result.Strongest, err = finished.withValues(t.state.Strongest); err != nil {
+			return nil, err
+		}
+	}
+	return result, nil
+}
+
+// Check finds what Run would refuse before it builds anything.
+func (c Config) Check() error {
+	c.Recipe = c.Recipe.orDefault()
+	return c.check()
 }
 
 func (c Config) check() error {
@@ -210,6 +233,9 @@ func (c Config) check() error {
 		return fmt.Errorf("train: augmentation is for images, and examples have shape %v; leave it out", c.Train.Shape)
 	case c.Smoothing < 0 || c.Smoothing >= 1:
 		return fmt.Errorf("train: label smoothing %g: want 0 or more and less than 1", c.Smoothing)
+	}
+	if err := c.checkHardening(); err != nil {
+		return err
 	}
 	return c.checkPrivacy(c.Train)
 }
@@ -281,6 +307,15 @@ func (t *trainer) epoch(ctx context.Context, e int) (Epoch, error) {
 		ValidationLoss: c.Validation.LogLoss(logits, 1), ValidationAUC: auc,
 		Accuracy: c.Validation.Accuracy(logits),
 	}
+	if t.hardened != nil {
+		if out.Robust, err = t.hardened.resists(ctx, t, current); err != nil {
+			return Epoch{}, err
+		}
+		if h := t.state.History; h.Strongest == 0 || out.Robust > h.Epochs[h.Strongest-1].Robust {
+			t.state.Strongest = clone(current)
+			t.state.History.Strongest = e + 1
+		}
+	}
 	if t.better(out) {
 		out.Best = true
 		t.state.Best = clone(current)
@@ -299,6 +334,9 @@ func (t *trainer) better(e Epoch) bool {
 		return true
 	}
 	best := t.state.History.Epochs[t.state.History.Best-1]
+	if h := t.config.Hardening; h != nil {
+		return h.better(e, best)
+	}
 	if e.ValidationAUC != best.ValidationAUC {
 		return e.ValidationAUC > best.ValidationAUC
 	}

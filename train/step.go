@@ -21,6 +21,8 @@ type batch struct {
 	inputs  []float32 // [N, example shape…]
 	targets []float32 // [N, outputs]: a distribution over classes, or a probability for each label
 	weights []float32 // [N]: weight of each example's loss; they sum to 1 for a mean
+
+	perturbed []float32 // as inputs: what TRADES compares with them; nil without
 }
 
 // stepSpec says what to compute and where. The slices belong to the trainer and
@@ -33,6 +35,7 @@ type stepSpec struct {
 	size    int     // examples of a batch
 	parts   int     // equal parts to compute a batch in, where the network allows it
 	kernels int     // Recipe.Kernels
+	beta    float64 // of TRADES; 0: the loss alone
 
 	batch     *batch      // read at every run
 	weights   [][]float32 // in the order of network.Weights; read at every run
@@ -95,9 +98,15 @@ func newSplitStep(s stepSpec) (*splitStep, error) {
 		t.parts = append(t.parts, p)
 		from, to := k*n, (k+1)*n
 		inputs := map[string]engine.Tensor{
-			s.network.Input: engine.Float32(append([]int64{size}, s.example...), s.batch.inputs[from*example:to*example]),
-			loss.Target:     engine.Float32([]int64{size, int64(s.outputs)}, s.batch.targets[from*s.outputs:to*s.outputs]),
-			loss.Weight:     engine.Float32([]int64{size}, s.batch.weights[from:to]),
+			loss.Target: engine.Float32([]int64{size, int64(s.outputs)}, s.batch.targets[from*s.outputs:to*s.outputs]),
+			loss.Weight: engine.Float32([]int64{size}, s.batch.weights[from:to]),
+		}
+		images := map[string][]float32{s.network.Input: s.batch.inputs}
+		if s.beta > 0 {
+			images = map[string][]float32{cleanInput: s.batch.inputs, perturbedInput: s.batch.perturbed}
+		}
+		for name, all := range images {
+			inputs[name] = engine.Float32(append([]int64{size}, s.example...), all[from*example:to*example])
 		}
 		outputs := map[string]engine.Tensor{loss.Total: engine.Float32([]int64{1}, p.loss)}
 		for i, name := range s.network.Weights {
@@ -123,7 +132,7 @@ func newSplitStep(s stepSpec) (*splitStep, error) {
 // statistics of batch normalisations.
 func gradientGraph(s stepSpec) (*autodiff.Gradients, *autodiff.Loss, error) {
 	m := s.network.trainingModel()
-	loss, err := s.loss.appendTo(m, s.network.heads()...)
+	loss, err := s.lossOf(m)
 	if err != nil {
 		return nil, nil, fmt.Errorf("train: %w", err)
 	}
@@ -139,6 +148,13 @@ func gradientGraph(s stepSpec) (*autodiff.Gradients, *autodiff.Loss, error) {
 		return nil, nil, fmt.Errorf("train: %w", err)
 	}
 	return g, loss, nil
+}
+
+func (s stepSpec) lossOf(m *onnx.Model) (*autodiff.Loss, error) {
+	if s.beta > 0 {
+		return s.loss.tradesLoss(m, s.network.Input, s.network.heads(), s.example, s.outputs, s.beta, int64(s.size/s.parts))
+	}
+	return s.loss.appendTo(m, s.network.heads()...)
 }
 
 func (t *splitStep) run(ctx context.Context) (float64, error) {

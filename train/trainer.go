@@ -27,6 +27,7 @@ type trainer struct {
 	measured [][]float32 // statistics of the batch
 	step     step
 	private  *private       // takes step's place in a private run
+	hardened *hardened      // perturbs the batches; nil without hardening
 	forward  engine.Session // logits of any batch, variables given
 }
 
@@ -39,28 +40,8 @@ func newTrainer(c Config) (*trainer, error) {
 	if err := t.fit(); err != nil {
 		return nil, err
 	}
-	g := t.network.Model.Graph
-	for i, name := range t.network.variables() {
-		w := g.Initializer(name)
-		if w == nil {
-			return nil, fmt.Errorf("train: the network has no weight %q", name)
-		}
-		values, err := onnx.Values[float32](w)
-		if err != nil {
-			return nil, fmt.Errorf("train: reading weight %q: %w", name, err)
-		}
-		for j, v := range values {
-			if math.IsNaN(float64(v)) || math.IsInf(float64(v), 0) {
-				return nil, fmt.Errorf("train: element %d of weight %q is %v; the model file is damaged or was trained until it diverged: start from another", j, name, v)
-			}
-		}
-		if i >= len(t.network.Weights) {
-			t.state.Statistics = append(t.state.Statistics, values)
-			continue
-		}
-		t.state.Weights = append(t.state.Weights, values)
-		t.decay = append(t.decay, decays(w.Dims))
-		t.state.History.Weights += len(values)
+	if err := t.take(); err != nil {
+		return nil, err
 	}
 	t.gradient, t.measured = zerosLike(t.state.Weights), zerosLike(t.state.Statistics)
 	t.state.Average = &Average{Decay: c.Average}
@@ -76,16 +57,23 @@ func newTrainer(c Config) (*trainer, error) {
 		targets: make([]float32, c.Batch*t.outputs),
 		weights: make([]float32, c.Batch),
 	}
+	if c.Hardening.trades() > 0 {
+		t.batch.perturbed = make([]float32, len(t.batch.inputs))
+	}
 	var err error
 	if c.Private != nil {
 		t.private, err = newPrivate(t)
 	} else {
 		t.step, err = newStep(stepSpec{
-			network: t.network, loss: t.loss, example: example, outputs: t.outputs, size: c.Batch, parts: c.Parts, kernels: c.Kernels,
+			network: t.network, loss: t.loss, example: example, outputs: t.outputs, size: c.Batch, parts: c.Parts, kernels: c.Kernels, beta: c.Hardening.trades(),
 			batch: &t.batch, weights: t.state.Weights, gradients: t.gradient, statistics: t.measured,
 		})
 	}
+	if err == nil && c.Hardening != nil {
+		t.hardened, err = newHardened(t)
+	}
 	if err != nil {
+		t.close()
 		return nil, err
 	}
 	if t.forward, err = engine.Open(t.network.variablesAsInputs(), engine.Options{Outputs: []string{t.network.Logits}}); err != nil {
@@ -93,6 +81,34 @@ func newTrainer(c Config) (*trainer, error) {
 		return nil, fmt.Errorf("train: %w", err)
 	}
 	return t, nil
+}
+
+// take copies the values of the network's variables into the state.
+func (t *trainer) take() error {
+	g := t.network.Model.Graph
+	for i, name := range t.network.variables() {
+		w := g.Initializer(name)
+		if w == nil {
+			return fmt.Errorf("train: the network has no weight %q", name)
+		}
+		values, err := onnx.Values[float32](w)
+		if err != nil {
+			return fmt.Errorf("train: reading weight %q: %w", name, err)
+		}
+		for j, v := range values {
+			if math.IsNaN(float64(v)) || math.IsInf(float64(v), 0) {
+				return fmt.Errorf("train: element %d of weight %q is %v; the model file is damaged or was trained until it diverged: start from another", j, name, v)
+			}
+		}
+		if i >= len(t.network.Weights) {
+			t.state.Statistics = append(t.state.Statistics, values)
+			continue
+		}
+		t.state.Weights = append(t.state.Weights, values)
+		t.decay = append(t.decay, decays(w.Dims))
+		t.state.History.Weights += len(values)
+	}
+	return nil
 }
 
 // fit checks network and data against each other: input, width of the logits,
@@ -112,7 +128,11 @@ func (t *trainer) fit() error {
 	if err != nil {
 		return err
 	}
-	if t.network, err = shaped.withNorms(int64(c.Batch)); err != nil {
+	rows := int64(c.Batch)
+	if c.Hardening.trades() > 0 { // clean and perturbed together
+		rows *= 2
+	}
+	if t.network, err = shaped.withNorms(rows); err != nil {
 		return err
 	}
 	shapes, err := onnx.InferShapes(shaped.Model, batchOf(shaped.Model, shaped.Input, int64(c.Batch)))
@@ -186,6 +206,7 @@ func (t *trainer) close() {
 	if t.private != nil {
 		t.private.close()
 	}
+	t.hardened.close()
 	if t.forward != nil {
 		t.forward.Close()
 	}
@@ -224,7 +245,7 @@ func (t *trainer) gradients(ctx context.Context, epoch int, at, partner []int, r
 		})
 	}
 	filling.Wait()
-	loss, err := t.step.run(ctx)
+	loss, err := t.losses(ctx, epoch, at)
 	if err != nil {
 		return 0, err
 	}

@@ -65,6 +65,7 @@ Start here:
 		newAuditCommand(),
 		newSendCommand(),
 		newTrainCommand(),
+		newHardenCommand(),
 		newRunCommand(),
 		newGradCommand(),
 		newEvalCommand(),

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/vigie/vigie/onnx/zoo"
 	"github.com/vigie/vigie/train"
@@ -103,6 +104,17 @@ the file.`,
 	flags := command.Flags()
 	flags.SortFlags = false
 	flags.StringVar(&config, "config", os.Getenv(job.EnvPrefix+"CONFIG"), "YAML file of settings")
+	trainingFlags(flags, &o, &size)
+	flags.StringVar(&o.Norm, "norm", zoo.BatchNorm, "normalisation of a network of the zoo: batch or group")
+	flags.StringVar(&o.From, "from", "", "ONNX file to go on from")
+	privacy.add(flags)
+	flags.BoolVar(&asJSON, "json", false, "print the report as JSON")
+	return command
+}
+
+// trainingFlags are the flags of data, network and recipe that every command that
+// trains has.
+func trainingFlags(flags *pflag.FlagSet, o *job.Options, size *string) {
 	flags.StringVar(&o.Data.Data, "data", "", "folder, .npz or .csv (required)")
 	flags.StringVar(&o.Data.Labels, "labels", "", "CSV file that labels the files of a folder")
 	flags.StringVar(&o.Out, "out", "", "folder, or file that ends in .onnx (required)")
@@ -114,12 +126,10 @@ the file.`,
 	flags.StringSliceVar(&o.Data.LeaveOut, "leave-out", nil, "columns of a table that are not used")
 	flags.StringSliceVar(&o.Data.Categorical, "categorical", nil, "columns of a table whose numbers are codes")
 	flags.Float64SliceVar(&o.Data.Shares, "shares", nil, "shares of training, validation and test [0.7,0.15,0.15]")
-	flags.StringVar(&size, "size", "", "bring images to this size: 224, or ROWSxCOLUMNS")
+	flags.StringVar(size, "size", "", "bring images to this size: 224, or ROWSxCOLUMNS")
 	flags.IntVar(&o.Data.Channels, "channels", 0, "1 for grey, 3 for colour; 0 is as the images are")
 	flags.StringVar(&o.Data.Aspect, "aspect", "stretch", "how: stretch, pad or centre-crop")
-	flags.StringVar(&o.Norm, "norm", zoo.BatchNorm, "normalisation of a network of the zoo: batch or group")
 	flags.IntVar(&o.Members, "members", 0, "networks that answer together: trained side by side from different weights, averaged in one graph; 0 is as the recipe has it")
-	flags.StringVar(&o.From, "from", "", "ONNX file to go on from")
 	flags.StringVar(&o.Weights, "weights", "", "safetensors file whose tensors replace weights of the same name")
 	flags.StringVar(&o.Output, "output", "", "output of the file to train, if not the first")
 	flags.StringVar(&o.Head, "head", "", "new last layer for the file: auto, a number, or the names of the classes")
@@ -139,11 +149,8 @@ the file.`,
 	flags.StringVar(&o.ClassWeights, "class-weights", "", "balanced, or a weight for each class")
 	flags.StringVar(&o.Augment, "augment", "standard", "standard or none; tables have none")
 	flags.Float64Var(&o.Sensitivity, "sensitivity", o.Sensitivity, "that a second operating point keeps")
-	privacy.add(flags)
 	flags.Uint64Var(&o.Recipe.Seed, "seed", o.Recipe.Seed, "of weights, split, order and augmentation")
 	flags.StringVar(&o.Kernels, "kernels", "auto", "the engine's own operators: auto, off, 1 (float32 by AVX-512), or 2 or 3 (bfloat16 terms a number, by AMX)")
 	flags.BoolVar(&o.Checkpoint, "checkpoint", false, "save the run, and go on from what was saved")
 	flags.DurationVar(&o.CheckpointEvery, "checkpoint-every", o.CheckpointEvery, "also within an epoch")
-	flags.BoolVar(&asJSON, "json", false, "print the report as JSON")
-	return command
 }

@@ -79,8 +79,16 @@ func (o *Options) SetRecipe(name string) error {
 	if o.From != "" || o.Network != "" && o.Network != Demo {
 		return fmt.Errorf("job: %w: recipe %s has a network of its own; leave the other one out", ErrAsk, name)
 	}
-	o.Network, o.CNN, o.Recipe, o.Augment = Demo, r.Network, r.Recipe, asRecipe
+	o.TakeRecipe(r, true)
 	return nil
+}
+
+// TakeRecipe takes a recipe with its augmentation and, if asked to, its network.
+func (o *Options) TakeRecipe(r train.NamedRecipe, network bool) {
+	o.Recipe, o.Augment = r.Recipe, asRecipe
+	if network {
+		o.Network, o.CNN = Demo, r.Network
+	}
 }
 
 // Progress is told how a job goes on. Every field may be nil.
@@ -128,18 +136,7 @@ func (o Options) Run(ctx context.Context, p Progress) (report *train.Report, err
 	}
 	f.Held = held
 	if p.Ready != nil {
-		ready := Ready{Train: s.Train.Len(), Validation: s.Validation.Len(), Duplicates: s.Duplicates, Given: s.Given, Trained: parameters(f.Network)}
-		if s.Test != nil {
-			ready.Test = s.Test.Len()
-		}
-		ready.Numbered = s.Kind == "npz" && s.Train.ClassNames != nil
-		if f.Recipe.Private == nil {
-			ready.Counts = s.Train.Counts()
-		}
-		for c := range s.Train.Classes {
-			ready.Classes = append(ready.Classes, s.Train.ClassName(c))
-		}
-		p.Ready(ready)
+		p.Ready(ReadyFor(f, s))
 	}
 	epoch := func(e train.Epoch) {
 		if p.Epoch != nil {
@@ -151,6 +148,22 @@ func (o Options) Run(ctx context.Context, p Progress) (report *train.Report, err
 		return nil, err
 	}
 	return report, writeWeights(f.File(SafetensorsFile), result.Model, f.Network.Weights)
+}
+
+// ReadyFor says what Prepare has made ready.
+func ReadyFor(f *train.Fit, s *studies.Studies) Ready {
+	r := Ready{Train: s.Train.Len(), Validation: s.Validation.Len(), Duplicates: s.Duplicates, Given: s.Given, Trained: parameters(f.Network)}
+	if s.Test != nil {
+		r.Test = s.Test.Len()
+	}
+	r.Numbered = s.Kind == "npz" && s.Train.ClassNames != nil
+	if f.Recipe.Private == nil {
+		r.Counts = s.Train.Counts()
+	}
+	for c := range s.Train.Classes {
+		r.Classes = append(r.Classes, s.Train.ClassName(c))
+	}
+	return r
 }
 
 // complete checks the options among themselves.
