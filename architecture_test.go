@@ -58,6 +58,7 @@ var allowed = map[string][]string{
 	"attest":            {""},
 
 	// hospitals together
+	"federate/robust": {},
 	"federate/secagg": {"keys/dsse"},
 
 	// where the blocks meet
