@@ -34,17 +34,22 @@ func fold(values []float32) []float64 {
 		return out
 	}
 	for i, v := range values {
-		h := uint64(i)*0x9e3779b97f4a7c15 + 0x1234567
-		h ^= h >> 29
-		h *= 0xbf58476d1ce4e5b9
-		h ^= h >> 32
-		sign := float64(1)
-		if h>>63 != 0 {
-			sign = -1
-		}
-		out[h%maxChannels] += sign * float64(v)
+		at, sign := sketch(i)
+		out[at] += sign * float64(v)
 	}
 	return out
+}
+
+// sketch is the sum to which a channel is added, and its sign there.
+func sketch(channel int) (at int, sign float64) {
+	h := uint64(channel)*0x9e3779b97f4a7c15 + 0x1234567
+	h ^= h >> 29
+	h *= 0xbf58476d1ce4e5b9
+	h ^= h >> 32
+	if h>>63 != 0 {
+		return int(h % maxChannels), -1
+	}
+	return int(h % maxChannels), 1
 }
 
 // activations end a block of a network: what the next one reads.
