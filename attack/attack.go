@@ -47,6 +47,7 @@ var attacks = []Row{
 	{FAB, "the nearest adversarial example, by steps onto the linearised boundary with a pull towards the original (Croce and Hein 2020, Fast Adaptive Boundary)", []Norm{Linf, L2, L1}, whiteBox, 100, false, false, runFAB},
 	{DeepFool, "onto the nearest linearised boundary until the answer changes (Moosavi-Dezfooli et al. 2016)", []Norm{L2, Linf}, whiteBox, 50, false, false, runDeepFool},
 	{CW, "least squared distance and margin, weighed by search (Carlini and Wagner 2017)", []Norm{L2}, whiteBox, 100, false, false, runCW},
+	{Adaptive, "the attacker who knows the guards: confidence, one slope after the other, orthogonal slopes (Bryniarski et al. 2021), a weight for the guards, imitation (Yao et al. 2021), each on what is left", []Norm{Linf, L2}, whiteBox, 100, true, false, runAdaptive},
 	{Universal, "one perturbation for all images (Moosavi-Dezfooli et al. 2017, by gradient as Shafahi et al. 2020), judged on the images that it is made of", []Norm{Linf, L2}, whiteBox, 100, true, false, runUniversal},
 	{Sparse, "few places, each as dark or bright as it takes: eps is their number", []Norm{L0}, whiteBox, 1, true, false, runSparse},
 	{Patch, "a square of any content at the worst place of each image: every place screened, then climbed and searched from the best", []Norm{L0}, whiteBox, 25, false, true, runPatch},
@@ -87,6 +88,9 @@ type Options struct {
 	Loss     Loss    // of PGD and FGSM; empty: cross-entropy
 	FromHere bool    // PGD's first start is the image itself and not a random point
 	Side     int     // of a patch, pixels; 0: 3
+	// AlsoHeld attacks images, too, that a guard holds as they are: they might pass
+	// after a change.
+	AlsoHeld bool
 	// Class, if not nil, is what every image is to be taken for. Images of that
 	// class are not attacked.
 	Class *int
@@ -253,7 +257,7 @@ func run(ctx context.Context, t Target, row Row, pixels []float32, labels []int,
 		c.Correct = c.Answer == label
 		c.Margin = float64(z[label]) - float64(z[other(z, label)])
 		c.Held = a.Held != nil && a.Held[i]
-		c.Attacked = c.Correct && !c.Held && (o.Class == nil || *o.Class != label)
+		c.Attacked = c.Correct && (!c.Held || o.AlsoHeld) && (o.Class == nil || *o.Class != label)
 		if c.Attacked {
 			k.add(i, pixels[i*k.size:(i+1)*k.size], z, label)
 		}

@@ -27,6 +27,25 @@ type prepared struct {
 	batch   onnx.Dim // of the input
 	classes int
 	notes   []string // how the logits were found, for people
+	watched []watched
+}
+
+// watched is an inner tensor that is shown, flat.
+type watched struct {
+	name string
+	size int // numbers of an example
+}
+
+func watchName(k int) string { return fmt.Sprintf("attack/inside%d", k) }
+func slopeName(k int) string { return fmt.Sprintf("attack/slope%d", k) }
+
+// kept are the outputs that a gradient's graph has beside it.
+func (p *prepared) kept() []string {
+	names := []string{logitsName}
+	for k := range p.watched {
+		names = append(names, watchName(k))
+	}
+	return names
 }
 
 // prepare puts what makes pixels the model's input before the graph and what
@@ -346,8 +365,33 @@ func (p *prepared) behind(o NetworkOptions) error {
 	b.Node(&onnx.Node{OpType: "Identity", Inputs: []string{z}, Outputs: []string{logitsName}}, 1)
 	b.Output(logitsName, onnx.Float, p.batch, onnx.Dim{Value: width})
 	p.classes = int(width)
+	if err := p.watch(b, values, o.Watch); err != nil {
+		return err
+	}
 	_, err = b.Build()
 	return err
+}
+
+// watch shows inner tensors.
+func (p *prepared) watch(b *onnx.Builder, values map[string]onnx.Value, names []string) error {
+	for k, name := range names {
+		v, ok := values[name]
+		size := int64(1)
+		for _, d := range v.Shape[min(1, len(v.Shape)):] {
+			if !d.Known() || d.Value < 1 || size*d.Value > 1<<28 {
+				size = 0
+				break
+			}
+			size *= d.Value
+		}
+		if !ok || v.Type != onnx.Float || len(v.Shape) < 2 || size == 0 {
+			return fmt.Errorf("inner tensor %q is %v: %w: want floats [N, …] of known size", name, v, ErrAsk)
+		}
+		b.Node(&onnx.Node{OpType: "Flatten", Inputs: []string{name}, Outputs: []string{watchName(k)}, Attributes: []onnx.Attribute{onnx.IntAttribute("axis", 1)}}, 1)
+		b.Output(watchName(k), onnx.Float, p.batch, onnx.Dim{Value: size})
+		p.watched = append(p.watched, watched{name, int(size)})
+	}
+	return nil
 }
 
 // columns is the number of logits of an example: the output's elements without
@@ -434,7 +478,11 @@ func (p *prepared) withObjective() (*onnx.Model, error) {
 		attributes = append(attributes, onnx.IntsAttribute("axes", 1))
 	}
 	whole := b.Op("Mul", []string{factor, b.Op("ReduceLogSumExp", axes, attributes...)})
-	terms := b.Op("Concat", []string{b.Op("Mul", []string{logitsName, weights}), whole}, onnx.IntAttribute("axis", 1))
+	parts := []string{b.Op("Mul", []string{logitsName, weights}), whole}
+	for k, w := range p.watched {
+		parts = append(parts, b.Op("Mul", []string{watchName(k), b.Input(slopeName(k), onnx.Float, p.batch, onnx.Dim{Value: int64(w.size)})}))
+	}
+	terms := b.Op("Concat", parts, onnx.IntAttribute("axis", 1))
 	b.Node(&onnx.Node{OpType: "ReduceSum", Inputs: []string{terms, b.Ints("attack/terms", 1)}, Outputs: []string{objectiveName},
 		Attributes: []onnx.Attribute{onnx.IntAttribute("keepdims", 0)}}, 1)
 	b.Output(objectiveName, onnx.Float, p.batch)

@@ -45,6 +45,9 @@ type NetworkOptions struct {
 	Workers       int  // runs at a time; 0: one for each processor
 	AnswersOnly   bool // for attacks without gradients, of a graph that may not have any
 	Plain         bool // standard operators, also where the engine has kernels of its own
+	// Watch names inner tensors, floats [N, …] of known size, whose values and
+	// slopes [Network.AskInside] takes and gives.
+	Watch []string
 }
 
 // Network is a Target made of a graph. It is safe for concurrent use.
@@ -159,7 +162,7 @@ func (n *Network) gradient(size int) (*gradientGraph, error) {
 		return g, nil
 	}
 	request := autodiff.Request{Loss: objectiveName, WithRespectTo: []string{n.input}, Batch: int64(size),
-		Keep: []string{logitsName}, PerExample: size > 1, Kernels: n.terms}
+		Keep: n.kept(), PerExample: size > 1, Kernels: n.terms}
 	gradients, err := autodiff.Gradient(n.objective, request)
 	if errors.Is(err, autodiff.ErrMixesExamples) && !n.fixed {
 		n.each = true
@@ -178,11 +181,31 @@ func (n *Network) gradient(size int) (*gradientGraph, error) {
 	return n.gradients[size], nil
 }
 
-// Ask implements Target.
+// Ask implements Target. A network has no guards and imitates nothing.
 func (n *Network) Ask(ctx context.Context, pixels []float32, o *Objective) (Answer, error) {
+	a, _, err := n.AskInside(ctx, pixels, o, nil)
+	return a, err
+}
+
+// AskInside is Ask that also returns the values of the tensors of
+// NetworkOptions.Watch, each [n, its size], and adds Σ ⟨slopes, tensor⟩ to the
+// objective; nil slopes are zero.
+func (n *Network) AskInside(ctx context.Context, pixels []float32, o *Objective, slopes [][]float32) (Answer, [][]float32, error) {
 	count, err := checkAsk(n.about, pixels, o)
 	if err != nil {
-		return Answer{}, fmt.Errorf("attack: asking a model: %w", err)
+		return Answer{}, nil, fmt.Errorf("attack: asking a model: %w", err)
+	}
+	if slopes != nil && (o == nil || len(slopes) != len(n.watched)) {
+		return Answer{}, nil, fmt.Errorf("attack: asking a model: slopes by %d inner tensors: %w: want %d, with an objective", len(slopes), ErrAsk, len(n.watched))
+	}
+	for k := range slopes {
+		if len(slopes[k]) != count*n.watched[k].size {
+			return Answer{}, nil, fmt.Errorf("attack: asking a model: %d slopes by %q: %w: want %d for each example", len(slopes[k]), n.watched[k].name, ErrAsk, n.watched[k].size)
+		}
+	}
+	inside := make([][]float32, len(n.watched))
+	for k, w := range n.watched {
+		inside[k] = make([]float32, count*w.size)
 	}
 	a := Answer{Logits: make([]float32, count*n.classes)}
 	size := n.batch
@@ -208,7 +231,7 @@ func (n *Network) Ask(ctx context.Context, pixels []float32, o *Objective) (Answ
 				if ctx.Err() != nil {
 					return
 				}
-				if err := n.run(ctx, pixels, o, &a, from, min(from+size, count), size); err != nil {
+				if err := n.run(ctx, pixels, o, slopes, &a, inside, from, min(from+size, count), size); err != nil {
 					stop(err)
 					return
 				}
@@ -217,24 +240,24 @@ func (n *Network) Ask(ctx context.Context, pixels []float32, o *Objective) (Answ
 	}
 	running.Wait()
 	if err := context.Cause(ctx); err != nil {
-		return Answer{}, fmt.Errorf("attack: asking a model: %w", err)
+		return Answer{}, nil, fmt.Errorf("attack: asking a model: %w", err)
 	}
 	for i, v := range a.Logits {
 		if math.IsNaN(float64(v)) || math.IsInf(float64(v), 0) {
-			return Answer{}, fmt.Errorf("attack: asking a model: logit %d of an example is %v: nothing can be said of such a model", i%n.classes, v)
+			return Answer{}, nil, fmt.Errorf("attack: asking a model: logit %d of an example is %v: nothing can be said of such a model", i%n.classes, v)
 		}
 	}
 	for _, v := range a.Gradient {
 		if math.IsNaN(float64(v)) || math.IsInf(float64(v), 0) {
-			return Answer{}, fmt.Errorf("attack: asking a model: a gradient is %v: nothing can be said of such a model", v)
+			return Answer{}, nil, fmt.Errorf("attack: asking a model: a gradient is %v: nothing can be said of such a model", v)
 		}
 	}
-	return a, nil
+	return a, inside, nil
 }
 
 // run asks about the examples from first to last in one run of size examples.
 // What is missing is filled up with the first.
-func (n *Network) run(ctx context.Context, pixels []float32, o *Objective, a *Answer, first, last, size int) error {
+func (n *Network) run(ctx context.Context, pixels []float32, o *Objective, slopes [][]float32, a *Answer, inside [][]float32, first, last, size int) error {
 	each, classes := n.about.Size(), n.classes
 	full := size
 	if o == nil && !n.fixed {
@@ -264,6 +287,13 @@ func (n *Network) run(ctx context.Context, pixels []float32, o *Objective, a *An
 		}
 		inputs[withoutName] = engine.Float32([]int64{int64(full), int64(classes)}, without)
 		inputs[logSumExpName] = engine.Float32([]int64{int64(full), 1}, fill(factors, first, last, full, 1))
+		for k, w := range n.watched {
+			by := make([]float32, full*w.size)
+			if slopes != nil {
+				by = fill(slopes[k], first, last, full, w.size)
+			}
+			inputs[slopeName(k)] = engine.Float32([]int64{int64(full), int64(w.size)}, by)
+		}
 	}
 	out, err := session.Run(ctx, inputs)
 	if err != nil {
@@ -277,6 +307,16 @@ func (n *Network) run(ctx context.Context, pixels []float32, o *Objective, a *An
 		return fmt.Errorf("%d logits for %d examples of %d classes: %w", len(logits), full, classes, ErrAsk)
 	}
 	copy(a.Logits[first*classes:last*classes], logits)
+	for k, w := range n.watched {
+		values, err := engine.Values[float32](out[watchName(k)])
+		if err != nil {
+			return err
+		}
+		if len(values) != full*w.size {
+			return fmt.Errorf("%d values of %q for %d examples of %d: %w", len(values), w.name, full, w.size, ErrAsk)
+		}
+		copy(inside[k][first*w.size:last*w.size], values)
+	}
 	if g == nil {
 		return nil
 	}

@@ -356,3 +356,69 @@ func TestAGraphWithoutGradientsIsAttackedBlindly(t *testing.T) {
 		t.Error("a graph that rounds was attacked along its gradient")
 	}
 }
+
+// The slope by an inner tensor and by the input's own preparation is carried to
+// the pixels as that of a logit is.
+func TestSlopesOfInnerTensorsReachThePixels(t *testing.T) {
+	b := onnx.NewBuilder(17)
+	x := b.Input("x", onnx.Float, onnx.Dim{Value: -1, Param: "n"}, onnx.Dim{Value: 1}, onnx.Dim{Value: 2}, onnx.Dim{Value: 3})
+	flat := b.Op("Flatten", []string{x}, onnx.IntAttribute("axis", 1))
+	b.Node(&onnx.Node{OpType: "Tanh", Inputs: []string{b.Op("MatMul", []string{flat, b.Weight("w", []int64{6, 4}, []float32{
+		1, 2, -1, 0, 0.5, -2, 1, 1, 0, 1, 2, -1, -1, 0, 1, 0.5, 2, -0.5, 0, 1, 1, 1, -1, -2})})}, Outputs: []string{"inner"}}, 1)
+	b.Output(b.Op("MatMul", []string{"inner", b.Weight("v", []int64{4, 2}, []float32{1, -1, 0.5, 2, -1, 0, 1, 1})}), onnx.Float, onnx.Dim{Value: -1, Param: "n"}, onnx.Dim{Value: 2})
+	m, err := b.Build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := Open(m, NetworkOptions{Watch: []string{"inner", "x"}, Mean: []float64{0.5}, Std: []float64{0.25}, Shape: []int64{1, 2, 3}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Close()
+	pixels := []float32{0.1, 0.9, 0.4, 0.6, 0.3, 0.5, 0.45, 0.55, 0.2, 0.8, 0.7, 0.6, 0.5, 0.52, 0.48, 0.4, 0.6, 0.3}
+	o := &Objective{Weights: []float32{1, -1, 0, 0, 0, 2}}
+	slopes := [][]float32{{1, 0, 2, -1, 0, 1, 0, 0, 0.5, -1, 0, 1}, make([]float32, 18)}
+	for i := range slopes[1] {
+		slopes[1][i] = float32(i%5) - 2
+	}
+	ctx := context.Background()
+	value := func(pixels []float32) float64 {
+		a, inside, err := n.AskInside(ctx, pixels, nil, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sum := 0.0
+		for i, w := range o.Weights {
+			sum += float64(w) * float64(a.Logits[i])
+		}
+		for k := range slopes {
+			for i, w := range slopes[k] {
+				sum += float64(w) * float64(inside[k][i])
+			}
+		}
+		return sum
+	}
+	a, inside, err := n.AskInside(ctx, pixels, o, slopes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := inside[1][1], (pixels[1]-0.5)/0.25; math.Abs(float64(got-want)) > 1e-6 {
+		t.Errorf("the prepared input is %v, want %v", got, want)
+	}
+	for i := range pixels {
+		up, down := slices.Clone(pixels), slices.Clone(pixels)
+		up[i] += 1e-3
+		down[i] -= 1e-3
+		if want := (value(up) - value(down)) / 2e-3; math.Abs(want-float64(a.Gradient[i])) > 2e-2 {
+			t.Errorf("pixel %d: difference %v, gradient %v", i, want, a.Gradient[i])
+		}
+	}
+	for _, bad := range [][][]float32{{{1}}, {make([]float32, 12), {1}}} {
+		if _, _, err := n.AskInside(ctx, pixels, o, bad); !errors.Is(err, ErrAsk) {
+			t.Errorf("slopes of another size: got %v", err)
+		}
+	}
+	if _, err := Open(m, NetworkOptions{Watch: []string{"elsewhere"}, Shape: []int64{1, 2, 3}}); !errors.Is(err, ErrAsk) {
+		t.Errorf("a tensor that is not there: got %v", err)
+	}
+}

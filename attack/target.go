@@ -39,7 +39,7 @@ func (d Description) Size() int {
 
 // Objective is what an attack raises, for example i
 //
-//	Σ_j Weights[i,j]·logit[i,j] + LogSumExp[i]·log Σ_{j≠Without[i]} exp logit[i,j] - penalty[i]
+//	Σ_j Weights[i,j]·logit[i,j] + LogSumExp[i]·log Σ_{j≠Without[i]} exp logit[i,j] - Guards[i]·penalty[i] - ‖inside(i) - Like[i]‖²
 //
 // A margin has weights alone, the log-odds against class y are Weights -1 at y,
 // LogSumExp 1 and Without y; any other loss is its own derivative by the logits.
@@ -47,6 +47,20 @@ type Objective struct {
 	Weights   []float32 // [n, Classes]
 	LogSumExp []float32 // [n]; nil: zeros
 	Without   []int     // [n] class that the sum leaves out, -1: none; nil: none
+	// Guards weighs the penalty of each example; nil: 1. A target without guards
+	// has none to weigh.
+	Guards []float32 // [n]
+	// Like, of an [Insider] only, is an inner representation that an example is to
+	// come near to; nil, or nil for an example: none.
+	Like [][]float32 // [n]
+}
+
+// Insider is a target that shows how it represents examples inside, for attacks
+// that imitate (Objective.Like).
+type Insider interface {
+	Target
+	// Inside returns the representation of n examples.
+	Inside(ctx context.Context, pixels []float32) ([][]float32, error)
 }
 
 // Answer is what a target says of n examples.
@@ -55,7 +69,7 @@ type Answer struct {
 	Gradient []float32 // [n, Shape…] of the objective; nil if none was asked for
 	// Penalty is what stands in an attacker's way beside the classes, such as the
 	// scores of guards, in the objective's units: an attack that compares losses
-	// subtracts it. Nil: none.
+	// subtracts it; as the objective weighs it. Nil: none.
 	Penalty []float32 // [n]
 	// Held says that the target would not let the answer pass, whatever it is:
 	// the example is not fooled. Nil: none.
@@ -119,8 +133,10 @@ func checkAsk(d Description, pixels []float32, o *Objective) (int, error) {
 		return 0, fmt.Errorf("%d pixels: %w: want a multiple of %d, examples of %v", len(pixels), ErrAsk, size, d.Shape)
 	}
 	n := len(pixels) / size
-	if o != nil && (len(o.Weights) != n*d.Classes || o.LogSumExp != nil && len(o.LogSumExp) != n || o.Without != nil && len(o.Without) != n) {
-		return 0, fmt.Errorf("%d weights, %d factors and %d classes left out for %d examples of %d classes: %w", len(o.Weights), len(o.LogSumExp), len(o.Without), n, d.Classes, ErrAsk)
+	if o != nil && (len(o.Weights) != n*d.Classes || o.LogSumExp != nil && len(o.LogSumExp) != n || o.Without != nil && len(o.Without) != n ||
+		o.Guards != nil && len(o.Guards) != n || o.Like != nil && len(o.Like) != n) {
+		return 0, fmt.Errorf("%d weights, %d factors, %d classes left out, %d weights of guards and %d likenesses for %d examples of %d classes: %w",
+			len(o.Weights), len(o.LogSumExp), len(o.Without), len(o.Guards), len(o.Like), n, d.Classes, ErrAsk)
 	}
 	return n, nil
 }

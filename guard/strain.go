@@ -37,6 +37,8 @@ type Strain struct {
 	layers [][]float64
 	plane  plane
 	pixels pixels
+	far    float64 // from the nearest references
+	sparse float64
 }
 
 // Tapped returns the model with one more output for each inner layer that the
@@ -114,7 +116,26 @@ func (g *Guard) Strain(input []float32, taps [][]float32, class int) (*Strain, e
 	}
 	x.plane = g.geometry.plane(input)
 	x.pixels = x.plane.measure()
-	pass, m := s.Unasked(class), &s.models
+	x.far, x.sparse = s.models.References.look(x.layers[len(x.layers)-1])
+	x.score()
+	return x, nil
+}
+
+// As is the same image as one that is to pass with another leading answer.
+func (x *Strain) As(class int) *Strain {
+	if class == x.class {
+		return x
+	}
+	other := *x
+	other.class = class
+	other.score()
+	return &other
+}
+
+func (x *Strain) score() {
+	s, m := x.guard.statistics, &x.guard.statistics.models
+	pass := s.Unasked(x.class)
+	x.Terms = nil
 	term := func(guard Name, layer int, score float64) {
 		if guard == Layers {
 			score = m.LayerTails[layer].surprise(score)
@@ -122,16 +143,28 @@ func (g *Guard) Strain(input []float32, taps [][]float32, class int) (*Strain, e
 		x.Terms = append(x.Terms, Term{guard, layer, s.Tails[kindOf(guard)].surprise(score) - pass})
 	}
 	for k, gaussian := range m.Layers {
-		term(Layers, k, gaussian.distance(x.layers[k], class))
+		term(Layers, k, gaussian.distance(x.layers[k], x.class))
 	}
-	far, sparse := m.References.look(x.layers[len(x.layers)-1])
-	term(Neighbours, 0, far)
-	term(Density, 0, sparse)
+	term(Neighbours, 0, x.far)
+	term(Density, 0, x.sparse)
 	term(Texture, 0, m.Texture.distance(x.pixels.texture, 0))
 	term(Perturbation, 0, m.Perturbation.score(x.pixels.texture))
 	term(Patch, 0, m.Patch.score(x.pixels.peaks))
-	return x, nil
 }
+
+// Leading is the answer that a model's output gives, as the guards tell answers
+// apart: the label with the highest output, or of a single label 1 if it is more
+// probable than not.
+func (g *Guard) Leading(output []float32) int {
+	values := make([]float64, len(output))
+	for i, v := range output {
+		values[i] = float64(v)
+	}
+	return g.network.leading(values)
+}
+
+// Statistics are those that the guards were opened with.
+func (g *Guard) Statistics() *Statistics { return g.statistics }
 
 // Surprise is the largest of the terms, as the first look has it.
 func (x *Strain) Surprise() float64 {
@@ -667,3 +700,9 @@ func (p plane) unspots(stick, uneven float64, out []float64) {
 		}
 	}
 }
+
+// Names are those of the graph's input and output that the guards read.
+func (g *Guard) Names() (input, output string) { return g.network.Input, g.network.Output }
+
+// Shape is that of one input, without the batch.
+func (g *Guard) Shape() []int64 { return slices.Clone(g.network.Shape) }

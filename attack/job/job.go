@@ -39,11 +39,16 @@ type Options struct {
 	Attacking      attack.Options
 	// JPEG, of DICOM files of 8 bits, is the quality, 1 to 100, at which they are
 	// compressed after the attack and within it; 0: they are not.
-	JPEG     int
-	Save     string // .npz file, or folder
-	Report   string // .html file
-	Command  string // as a person would type it again; part of the report
-	Progress func(stage string, done float64)
+	JPEG int
+	// Guards lets the package's guards, or those of GuardsFile, meet an attacker:
+	// Oblivious, Knowing or Both; empty: there are none.
+	Guards      string
+	GuardsFile  string
+	GuardsAlone bool   // the package's own review does not count
+	Save        string // .npz file, or folder
+	Report      string // .html file
+	Command     string // as a person would type it again; part of the report
+	Progress    func(stage string, done float64)
 }
 
 // Eps is a bound as it was written and as a number.
@@ -101,6 +106,7 @@ type subject struct {
 	digest  string
 	data    string // digest
 
+	guards  *guards // nil: none are asked
 	network attack.NetworkOptions
 	dicom   bool       // files of a folder, attacked one by one
 	files   []*studied // of the last bound
@@ -124,7 +130,7 @@ func (o Options) Run(ctx context.Context) (*Report, error) {
 	if o.JPEG < 0 || o.JPEG > 100 {
 		return nil, fmt.Errorf("job: JPEG of quality %d: %w: want 1 to 100", o.JPEG, ErrAsk)
 	}
-	if err := errors.Join(o.checkSave(), o.checkReport()); err != nil {
+	if err := errors.Join(o.checkSave(), o.checkReport(), o.checkGuards(row)); err != nil {
 		return nil, err
 	}
 	start := time.Now()
@@ -136,6 +142,12 @@ func (o Options) Run(ctx context.Context) (*Report, error) {
 	r := s.report(o, row)
 	if o.Attacking.Class, err = s.class(o.Class); err != nil {
 		return nil, err
+	}
+	if s.guards != nil {
+		if err := s.lookAtClean(ctx); err != nil {
+			return nil, err
+		}
+		r.Guarding = &s.guards.about
 	}
 	bounds := o.Eps
 	if !row.Bounded { // one search serves every bound
@@ -163,8 +175,21 @@ func (o Options) Run(ctx context.Context) (*Report, error) {
 		if err != nil {
 			return nil, err
 		}
+		var columns *Guarded
+		if s.guards != nil {
+			progress := func(stage string, done float64) {
+				if eps.Text != "" {
+					stage += " at " + eps.Text
+				}
+				o.Progress(stage+", knowing the guards", done)
+			}
+			if columns, err = s.meet(ctx, o, row, options, last, r, progress); err != nil {
+				return nil, err
+			}
+		}
 		if row.Bounded {
 			r.add(last, eps)
+			r.Curve[len(r.Curve)-1].Guarded = columns
 			continue
 		}
 		for _, e := range o.Eps {
@@ -172,7 +197,11 @@ func (o Options) Run(ctx context.Context) (*Report, error) {
 		}
 		if len(o.Eps) == 0 {
 			r.add(last, bounds[i])
+			r.Curve[len(r.Curve)-1].Guarded = columns
 		}
+	}
+	if s.guards != nil {
+		last = s.guards.merged(last, s.target.Describe().Size())
 	}
 	r.finish(last, s)
 	r.Seconds = time.Since(start).Seconds()
@@ -241,10 +270,17 @@ func (o Options) open(ctx context.Context) (*subject, error) {
 	if err := s.examples(o, n.Label); err != nil {
 		return nil, errors.Join(err, s.close())
 	}
+	if o.Guards != "" {
+		if err := s.openGuards(o, n); err != nil {
+			return nil, errors.Join(err, s.close())
+		}
+	}
 	return s, nil
 }
 
-func (s *subject) close() error { return errors.Join(s.target.Close(), s.replay.close()) }
+func (s *subject) close() error {
+	return errors.Join(s.target.Close(), s.replay.close(), s.guards.close())
+}
 
 // network says how the data's pixels become the model's input.
 func (o Options) network(s *subject) (attack.NetworkOptions, error) {

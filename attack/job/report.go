@@ -48,6 +48,9 @@ type Report struct {
 	Saved       string   `json:"saved,omitempty"`
 	Notes       []string `json:"notes,omitempty"`
 
+	// Guarding is nil where no guards were asked; the columns are in each point.
+	Guarding *Guarding `json:"guards,omitempty"`
+
 	result  *attack.Result
 	subject *subject
 }
@@ -63,6 +66,7 @@ type Point struct {
 	RobustAccuracy float64   `json:"robust_accuracy"`
 	FooledRate     float64   `json:"fooled_rate"` // of the attacked
 	Intervals      Intervals `json:"intervals"`
+	Guarded        *Guarded  `json:"guarded,omitempty"` // what the guards left of the fooled
 }
 
 // Intervals are 95 % score intervals (Wilson 1927).
@@ -157,6 +161,23 @@ func (r *Report) Write(w io.Writer) error {
 	fmt.Fprintf(&b, "clean accuracy     %s of %d images\n", share(r.Intervals.CleanAccuracy), r.Images)
 	for _, p := range r.Curve {
 		fmt.Fprintf(&b, "%s\n  fooled           %s, %d of %d\n  robust accuracy  %s\n", r.within(p), share(p.Intervals.FooledRate), p.Fooled, p.Attacked, share(p.Intervals.RobustAccuracy))
+		if p.Guarded != nil {
+			for _, column := range p.Guarded.columns() {
+				c := column.Passing
+				fmt.Fprintf(&b, "  %s attacker\n    fooled and noticed by a guard   %3d of %d, %s\n", column.Attacker, c.Noticed, c.Fooled, share(c.Intervals.NoticedRate))
+				if r.Guarding.Review {
+					fmt.Fprintf(&b, "    fooled and reviewed otherwise   %3d of %d\n", c.Reviewed, c.Fooled)
+				}
+				fmt.Fprintf(&b, "    fooled and released             %3d of %d, %s\n", c.Released, c.Attacked, share(c.Intervals.ReleasedRate))
+			}
+		}
+	}
+	if g := r.Guarding; g != nil {
+		fmt.Fprintf(&b, "without an attack  %d alarms on %d images, %s, at a promise of %.2g %%", g.Clean.Alarms, g.Clean.Images, share(g.Clean.Intervals.FalseAlarmRate), 100*g.FalseAlarms)
+		if g.Review {
+			fmt.Fprintf(&b, "; %d reviewed otherwise", g.Clean.Reviewed)
+		}
+		fmt.Fprintf(&b, "\n%s\n", g.Guarantee)
 	}
 	for _, norm := range []attack.Norm{attack.Linf, attack.L2, attack.L1, attack.L0} {
 		if q, ok := r.Distances[norm]; ok {
@@ -172,4 +193,22 @@ func (r *Report) Write(w io.Writer) error {
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// column is an attacker's.
+type column struct {
+	Attacker string
+	*Passing
+}
+
+// columns are those that there are, the weaker attacker first.
+func (g *Guarded) columns() []column {
+	var out []column
+	if g.Oblivious != nil {
+		out = append(out, column{Oblivious, g.Oblivious})
+	}
+	if g.Adaptive != nil {
+		out = append(out, column{Knowing, g.Adaptive})
+	}
+	return out
 }

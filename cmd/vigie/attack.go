@@ -50,6 +50,11 @@ Whatever counts as fooled was replayed through the model's own path first. The
 same --seed gives the same images on the same type of processor. --eps takes
 several bounds (2/255,4/255,8/255) for a curve.
 
+--guards adds what the package's fitted guards make of it, for an attacker who knows
+the model (oblivious), or who knows the guards and their thresholds as well
+(adaptive): how many images are fooled, noticed, and released, and the alarms on the
+same images without an attack. Only the adaptive column is a guarantee.
+
 --save keeps the images after the attack: a .npz file that vigie eval reads, or a
 folder of 16-bit PNG with labels.csv. --report writes one HTML page with figures,
 curve and pictures.`,
@@ -57,6 +62,7 @@ curve and pictures.`,
   vigie attack network.onnx --data breastmnist.npz --split val --attack pgd --norm l2 --eps 0.5 --steps 100 --restarts 5 --save out.npz
   vigie attack network.onnx --data breastmnist.npz --split val --attack pgd --eps 4/255 --targeted 1
   vigie attack network.onnx --data breastmnist.npz --split val --attack patch --patch-size 3
+  vigie attack models/chest --data pneumoniamnist.npz --split val --attack pgd --eps 2/255,4/255,8/255 --guards both --report guards.html
   vigie attack models/chest-pneumonia-28 --data radiographs --labels labels.csv --split all --attack apgd-ce --eps 2/255 --save attacked`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -115,6 +121,9 @@ curve and pictures.`,
 	flags.StringVar(&o.Output, "output", "", "output of a bare file that holds the classes (default the only one)")
 	flags.IntVar(&o.JPEG, "jpeg", 0, "of DICOM files of 8 bits: compress within and after the attack at this quality, 1 to 100")
 	flags.StringVar(&o.Data.Aspect, "aspect", "stretch", "how a bare file's images are brought to size: stretch, pad or centre-crop")
+	flags.StringVar(&o.Guards, "guards", "", "let the package's guards meet an attacker: oblivious, adaptive (knows them) or both")
+	flags.StringVar(&o.GuardsFile, "guards-file", "", "statistics of guards fitted to this package, instead of those in it")
+	flags.BoolVar(&o.GuardsAlone, "guards-alone", false, "leave the package's own review (borderline, plausibility) out")
 	flags.StringVar(&o.Save, "save", "", "FILE.npz, or folder, for the images after the attack")
 	flags.StringVar(&o.Report, "report", "", "FILE.html with figures, curve and pictures")
 	flags.BoolVar(&asJSON, "json", false, "print JSON")
