@@ -78,13 +78,18 @@ type adapter struct {
 // runAdaptive tries every tactic on what is left.
 func runAdaptive(ctx context.Context, k *task) error {
 	passes := len(tactics) * k.options.Restarts
+	best := make([]float64, len(k.goals)) // margin that confidence reached
+	hopeless := func(j int) bool {
+		// What is far from turning without regard for the guards does not turn with it.
+		return best[j] < 0.1*k.goals[j].margin(k.before[j*k.about.Classes:(j+1)*k.about.Classes])
+	}
 	for restart := range k.options.Restarts {
 		for i, t := range tactics {
 			if restart > 0 && t.blind {
 				continue
 			}
 			done := func(share float64) { k.progress((float64(restart*len(tactics)+i) + share) / float64(passes)) }
-			if err := k.adapt(ctx, t, restart, restart*len(tactics)+i, done); err != nil {
+			if err := k.adapt(ctx, t, restart, restart*len(tactics)+i, best, hopeless, done); err != nil {
 				return err
 			}
 		}
@@ -93,7 +98,7 @@ func runAdaptive(ctx context.Context, k *task) error {
 	return nil
 }
 
-func (k *task) adapt(ctx context.Context, t tactic, restart, part int, done func(float64)) error {
+func (k *task) adapt(ctx context.Context, t tactic, restart, part int, best []float64, hopeless func(int) bool, done func(float64)) error {
 	var likes map[int][]float32
 	if t.imitate {
 		var err error
@@ -104,19 +109,22 @@ func (k *task) adapt(ctx context.Context, t tactic, restart, part int, done func
 	var adapters []*adapter
 	for _, j := range k.open() {
 		a := &adapter{of: j, now: make([]float32, k.size), y: make([]float64, k.size), mean: make([]float64, k.size), square: make([]float64, k.size), weight: 1, like: likes[j]}
-		if t.imitate && a.like == nil {
+		if t.imitate && a.like == nil || !t.blind && hopeless(j) {
 			continue
 		}
 		copy(a.now, k.clean(j))
 		if restart > 0 {
 			k.ball.scatter(k.random(j, 0xADA000+part), k.clean(j), a.now)
 		}
-		a.need = 0.02 * -k.goals[j].margin(k.before[j*k.about.Classes:(j+1)*k.about.Classes])
+		clean := k.goals[j].margin(k.before[j*k.about.Classes : (j+1)*k.about.Classes])
+		if a.need = -0.02 * clean; t.blind {
+			best[j] = clean
+		}
 		adapters = append(adapters, a)
 	}
 	for step := 0; step <= k.options.Steps && len(adapters) > 0; step++ {
 		var err error
-		if adapters, err = k.adaptStep(ctx, t, adapters, step < k.options.Steps); err != nil {
+		if adapters, err = k.adaptStep(ctx, t, adapters, best, step < k.options.Steps); err != nil {
 			return err
 		}
 		done(float64(step) / float64(k.options.Steps))
@@ -126,7 +134,7 @@ func (k *task) adapt(ctx context.Context, t tactic, restart, part int, done func
 
 // adaptStep asks for both slopes, drops the images that have passed and moves the
 // others.
-func (k *task) adaptStep(ctx context.Context, t tactic, adapters []*adapter, move bool) ([]*adapter, error) {
+func (k *task) adaptStep(ctx context.Context, t tactic, adapters []*adapter, best []float64, move bool) ([]*adapter, error) {
 	n, classes := len(adapters), k.about.Classes
 	pixels := make([]float32, 0, n*k.size)
 	for _, a := range adapters {
@@ -181,6 +189,7 @@ func (k *task) adaptStep(ctx context.Context, t tactic, adapters []*adapter, mov
 	for i, x := range adapters {
 		z := k.logits(first, i)
 		x.margin = k.goals[x.of].margin(z)
+		best[x.of] = max(best[x.of], x.margin)
 		held, reached := first.held(i), k.goals[x.of].reached(z)
 		if reached && !held {
 			k.take(x.of, x.now)

@@ -322,12 +322,23 @@ func (g guarded) Ask(ctx context.Context, pixels []float32, o *Objective) (Answe
 		near := score - g.limit + 0.05 // the penalty begins a little before the limit
 		for p, s := range g.slope {
 			if o != nil && near > 0 {
-				a.Gradient[i*size+p] -= float32(g.weight * s)
+				a.Gradient[i*size+p] -= float32(g.weight * weigh(o, i) * s)
 			}
 		}
-		a.Penalty, a.Held = append(a.Penalty, float32(g.weight*max(0, near))), append(a.Held, score > g.limit)
+		penalty := g.weight * max(0, near)
+		if o != nil {
+			penalty *= weigh(o, i)
+		}
+		a.Penalty, a.Held = append(a.Penalty, float32(penalty)), append(a.Held, score > g.limit)
 	}
 	return a, nil
+}
+
+func weigh(o *Objective, i int) float64 {
+	if o.Guards == nil {
+		return 1
+	}
+	return float64(o.Guards[i])
 }
 
 // An attack that knows the guard must get past it where one that does not is held.

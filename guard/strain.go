@@ -16,9 +16,9 @@ import (
 //
 // Most terms are differentiated as they are, at kinks and maxima by a subgradient
 // of what is active. Quantiles are not: they are read off a histogram, whose
-// slope is zero nearly everywhere. Instead the pixels of the histogram's bin
-// share the slope of the order statistic that it stands for (backward pass
-// differentiable approximation; Athalye et al. 2018).
+// slope is zero nearly everywhere. In their place stands the slope of the mean of
+// the order statistics around each (backward pass differentiable approximation;
+// Athalye et al. 2018).
 
 // Term is one thing that the first look asks.
 type Term struct {
@@ -460,20 +460,38 @@ func (h *histogram) add(v float32, at int) {
 	h.of = append(h.of, struct{ bin, at int32 }{int32(bin), int32(at)})
 }
 
-// quantiles adds the slope of spread.quantiles by the elements: those of the
-// quantile's bin share it, as if the bin moved with them.
+// rankWidth is the share of the ranks, to either side, that carry the slope of a
+// quantile.
+const rankWidth = 0.04
+
+// quantiles adds the slope of spread.quantiles by the elements: that of the mean
+// of the order statistics around each.
 func (h *histogram) quantiles(values []float32, to, slope []float64, shares ...float64) {
 	var by [len(h.bins)]float64
-	seen, bin := int32(0), 0
+	n := float64(h.n)
 	for k, share := range shares {
-		want := share * float64(h.n)
-		for bin < len(h.bins)-1 && float64(seen+h.bins[bin]) < want {
-			seen += h.bins[bin]
-			bin++
+		if slope[k] == 0 {
+			continue
 		}
-		if h.bins[bin] > 0 && bin < len(h.bins)-1 {
-			within := max(0, want-float64(seen)) / float64(h.bins[bin])
-			by[bin] += slope[k] / (1 + (float64(bin)+within)/binsPerUnit) / float64(h.bins[bin])
+		low, high := max(0, share-rankWidth)*n, min(1, share+rankWidth)*n
+		quantile, found := 0.0, false
+		seen := 0.0
+		var within [len(h.bins)]float64 // ranks of each bin that carry
+		for bin, count := range h.bins {
+			if count == 0 {
+				continue
+			}
+			next := seen + float64(count)
+			if !found && next >= share*n {
+				quantile, found = (float64(bin)+max(0, share*n-seen)/float64(count))/binsPerUnit, true
+			}
+			within[bin] = max(0, min(high, next)-max(low, seen))
+			seen = next
+		}
+		for bin, ranks := range within[:len(within)-1] { // the last bin has no end
+			if ranks > 0 {
+				by[bin] += slope[k] / (1 + quantile) * ranks / (high - low) / float64(h.bins[bin])
+			}
 		}
 	}
 	for _, e := range h.of {
