@@ -30,7 +30,7 @@ type Patch struct {
 	Size        int    `yaml:"size"`        // side of the squares, pixels
 	Of          string `yaml:"of"`          // whose pixels: OfInput (the default) or OfImage
 	Masks       int    `yaml:"masks"`       // along each axis: more hide less of the image, and take longer
-	Fill        string `yaml:"fill"`        // what a mask shows: "mean" (the default), "grey" or "black"
+	Fill        string `yaml:"fill"`        // what a mask shows: "mean" (the default), "grey", "black" or a brightness from 0 to 1
 	Rounds      int    `yaml:"rounds"`      // 1: each mask; 2 (the default): also every two
 	Uncertified Policy `yaml:"uncertified"` // where the masks agree and the pairs do not: Accept (the default) or Review
 }
@@ -130,7 +130,9 @@ func (p *problemList) certificate(c *Certificate) {
 		}
 		p.number("$.certificate.patch.size", float64(patch.Size), 1, float64(most))
 		p.number("$.certificate.patch.masks", float64(patch.Masks), 2, certificate.MaxMasks)
-		p.oneOf("$.certificate.patch.fill", patch.fill(), certificate.Fills()...)
+		if _, _, err := certificate.Brightness(patch.fill()); err != nil {
+			p.at("$.certificate.patch.fill", "%v", err)
+		}
 		p.number("$.certificate.patch.rounds", float64(patch.rounds()), 1, 2)
 		if patch.Uncertified != "" {
 			p.oneOf("$.certificate.patch.uncertified", string(patch.Uncertified), string(Accept), string(Review))

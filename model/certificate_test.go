@@ -35,7 +35,8 @@ func TestWhatIsToBeProvenIsReadStrictly(t *testing.T) {
 		"  when: on\n  patch: {size: 28, masks: 6}\n":                                            "certificate.patch.size: is 28",
 		"  when: on\n  patch: {size: 3, masks: 1}\n":                                             "certificate.patch.masks: is 1",
 		"  when: on\n  patch: {size: 3, masks: 99}\n":                                            "certificate.patch.masks: is 99",
-		"  when: on\n  patch: {size: 3, masks: 6, fill: blur}\n":                                 "certificate.patch.fill: is \"blur\"",
+		"  when: on\n  patch: {size: 3, masks: 6, fill: blur}\n":                                 "certificate.patch.fill: masks filled with \"blur\"",
+		"  when: on\n  patch: {size: 3, masks: 6, fill: 1.5}\n":                                  "certificate.patch.fill: masks filled with \"1.5\"",
 		"  when: on\n  patch: {size: 3, masks: 6, of: screen}\n":                                 "certificate.patch.of: is \"screen\"",
 		"  when: on\n  patch: {size: 3, masks: 6, rounds: 3}\n":                                  "certificate.patch.rounds: is 3",
 		"  when: on\n  patch: {size: 3, masks: 6, uncertified: block}\n":                         "certificate.patch.uncertified: is \"block\"",
@@ -51,11 +52,11 @@ func TestWhatIsToBeProvenIsReadStrictly(t *testing.T) {
 			t.Errorf("%s: %v, want %s", section, err, want)
 		}
 	}
-	m, err := ParseManifest([]byte(withCertificate(t, "  when: borderline\n  borderline: {from: 0.2, to: 0.8}\n  patch: {size: 3, masks: 6}\n  smoothing: {sigma: 0.25, samples: 1000, alpha: 0.001}\n")))
+	m, err := ParseManifest([]byte(withCertificate(t, "  when: borderline\n  borderline: {from: 0.2, to: 0.8}\n  patch: {size: 3, masks: 6, fill: 0.25}\n  smoothing: {sigma: 0.25, samples: 1000, alpha: 0.001}\n")))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, want := m.Certificate.String(), "squares of 3 pixels of the input, 6 masks along an axis (mean), 2 rounds; noise of 0.25, 1000 samples, alpha 0.001; from 0.2 to 0.8 only"; got != want {
+	if got, want := m.Certificate.String(), "squares of 3 pixels of the input, 6 masks along an axis (0.25), 2 rounds; noise of 0.25, 1000 samples, alpha 0.001; from 0.2 to 0.8 only"; got != want {
 		t.Errorf("%s\nwant %s", got, want)
 	}
 	for probability, want := range map[float64]bool{0.1: false, 0.2: true, 0.5: true, 0.8: true, 0.81: false} {

@@ -72,6 +72,7 @@ Start here:
 		newGuardCommand(),
 		newExplainCommand(),
 		newAttackCommand(),
+		newCertifyCommand(),
 		newModelCommand(),
 		newEnclaveCommand(),
 		newDPCommand(),

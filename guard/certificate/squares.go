@@ -96,6 +96,7 @@ var ErrOther = fmt.Errorf("the model answers otherwise here: %w", ErrOutput)
 // hide covers masks of a row that holds the image.
 func (c *Certifier) hide(row, values []float32, masks ...Mask) {
 	g := c.geometry
+	brightness, mean, _ := Brightness(c.options.Patch.Fill) // was checked
 	covered := func(p int) bool {
 		for _, m := range masks {
 			if m.Holds(p/g.columns, p%g.columns) {
@@ -105,11 +106,8 @@ func (c *Certifier) hide(row, values []float32, masks ...Mask) {
 		return false
 	}
 	for channel := range g.channels {
-		with := g.black[channel]
-		switch c.options.Patch.Fill {
-		case Grey:
-			with += g.scale[channel] / 2
-		case Mean:
+		with := g.black[channel] + g.scale[channel]*float32(brightness)
+		if mean {
 			// Summed over what stays, never by taking away from a sum over all: the
 			// last bit must not depend on what is hidden.
 			sum, n := 0.0, 0
@@ -199,4 +197,20 @@ func (c *Certifier) pairs(ctx context.Context, s *Squares, values []float32) err
 	})
 	s.Certified = err == nil && s.PairsAgree == len(pairs)
 	return err
+}
+
+// Answer is the model's answer on an input as it is, computed as those under
+// masks are.
+func (c *Certifier) Answer(ctx context.Context, input engine.Tensor) (Answer, error) {
+	values, err := c.values(input)
+	if err == nil {
+		var own Answer
+		if err = c.answers(ctx, 1, func(_ int, row []float32) { copy(row, values) }, func(_ int, a Answer) bool {
+			own = a
+			return true
+		}); err == nil {
+			return own, nil
+		}
+	}
+	return "", fmt.Errorf("certificate: asking a model: %w", err)
 }

@@ -232,7 +232,7 @@ func TestWhatIsHiddenDoesNotReachTheModel(t *testing.T) {
 	random := rand.New(rand.NewPCG(5, 6))
 	m := drawn(t, random, 7, 9, 2)
 	m.Black, m.White = []float64{-1.7}, []float64{2.3}
-	for _, fill := range Fills() {
+	for _, fill := range append(Fills(), "0.3") {
 		c := open(t, m, Options{Patch: &Patch{Masks: 3, Fill: fill, Rounds: 1}})
 		cover, err := Covering(Whole(7, 9), Size{2, 2}, 3)
 		if err != nil {

@@ -7,6 +7,8 @@ import (
 	"math"
 	"math/rand/v2"
 	"runtime"
+	"strconv"
+	"strings"
 	"sync"
 
 	"github.com/vigie/vigie/engine"
@@ -37,20 +39,37 @@ type Model struct {
 	Decide func(output []float32) (Answer, error)
 }
 
-// The fillings of a mask. None depends on what the mask hides.
+// The fillings of a mask, beside any brightness from 0 to 1 as a number. None
+// depends on what the mask hides.
 const (
 	Black = "black" // brightness 0
 	Grey  = "grey"  // brightness one half
 	Mean  = "mean"  // in each channel the mean of what stays to be seen
 )
 
-// Fills lists the fillings.
+// Fills lists the fillings that have names.
 func Fills() []string { return []string{Mean, Grey, Black} }
+
+// Brightness reads a filling: a brightness, or the mean of what stays.
+func Brightness(fill string) (value float64, mean bool, err error) {
+	switch fill {
+	case Mean:
+		return 0, true, nil
+	case Grey:
+		return 0.5, false, nil
+	case Black:
+		return 0, false, nil
+	}
+	if value, err = strconv.ParseFloat(fill, 64); err != nil || !(value >= 0 && value <= 1) {
+		return 0, false, fmt.Errorf("masks filled with %q: %w: want %s, or a brightness from 0 to 1", fill, ErrAsk, strings.Join(Fills(), ", "))
+	}
+	return value, false, nil
+}
 
 // Patch says how squares are certified.
 type Patch struct {
 	Masks  int    // along each axis, at most
-	Fill   string // one of Fills
+	Fill   string // one of Fills, or a brightness
 	Rounds int    // 1: agreement alone; 2: also the pairs that certify
 }
 
@@ -176,8 +195,8 @@ func (o Options) check() error {
 		if p.Masks < 2 || p.Masks > MaxMasks {
 			return fmt.Errorf("%d masks along an axis: %w: want 2 to %d", p.Masks, ErrAsk, MaxMasks)
 		}
-		if p.Fill != Black && p.Fill != Grey && p.Fill != Mean {
-			return fmt.Errorf("masks filled with %q: %w: want one of %v", p.Fill, ErrAsk, Fills())
+		if _, _, err := Brightness(p.Fill); err != nil {
+			return err
 		}
 		if p.Rounds != 1 && p.Rounds != 2 {
 			return fmt.Errorf("%d rounds of masks: %w: want 1 or 2", p.Rounds, ErrAsk)
