@@ -18,7 +18,7 @@ func newPrivacyCommand() *cobra.Command {
 		Long: `Each of the commands attacks a model package or an ONNX file and says, beside what
 the attack found, what chance, a non-member or no model at all would give.`,
 	}
-	command.AddCommand(newPrivacyMembershipCommand())
+	command.AddCommand(newPrivacyMembershipCommand(), newPrivacyGradientsCommand())
 	return command
 }
 
@@ -116,6 +116,60 @@ what its privacy statement allows.`,
 	flags.Float64Var(&o.Training.Epsilon, "dp-epsilon", 0, "train them with differential privacy of this budget")
 	flags.Float64Var(&o.Training.Delta, "dp-delta", 0, "its delta (default the recipe's, or 1e-5)")
 	flags.BoolVar(&o.Training.Overfit, "overfit", false, "keep the epoch that fits the training examples best, as without a validation set")
+	cobra.CheckErr(command.MarkFlagRequired("data"))
+	return command
+}
+
+func newPrivacyGradientsCommand() *cobra.Command {
+	var (
+		o      job.Gradients
+		asJSON bool
+	)
+	command := &cobra.Command{
+		Use:   "gradients MODEL --data PATH --method imprint --batch 64",
+		Short: "Which images was a gradient computed on?",
+		Long: `Gradients computes updates as a hospital would send them and tries to read their
+images off them:
+
+  linear    arithmetic on a linear first layer, by a server that keeps to the
+            protocol; exact where one image alone moves a unit (Phong et al. 2018)
+  imprint   a layer that a malicious server puts in front of the model, whose units
+            are thresholds of brightness (Fowl et al. 2022)
+  optimise  a search of images whose gradient points the same way (Geiping et al.
+            2020); labels are known; slow
+
+A hit is an image whose best match reaches --ssim and is identified: its nearest
+neighbour among all images is that very image. Beside it stand the same of as many
+images that were in no batch, the mean image and the nearest other image: on
+radiographs, similarity alone proves nothing.
+
+--sites adds the updates of several sites before the server sees them, as secure
+aggregation does; --clip and --noise make updates those of DP-SGD.`,
+		Example: `  vigie privacy gradients model.onnx --data pneumoniamnist.npz --method imprint --batch 64 --batches 8 --report report.html
+  vigie privacy gradients mlp.onnx --data pneumoniamnist.npz --method linear --batch 8 --batches 32 --json
+  vigie privacy gradients model.onnx --data breastmnist.npz --method optimise --batch 1 --batches 8 --steps 500
+  vigie privacy gradients model.onnx --data pneumoniamnist.npz --method imprint --batch 64 --batches 8 --clip 1 --noise 1`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.Model = args[0]
+			return privacyJob(cmd, &o.Common, asJSON, func(ctx context.Context) (*job.GradientsReport, error) { return o.Run(ctx) })
+		},
+	}
+	flags := command.Flags()
+	commonPrivacyFlags(flags, &o.Common, &asJSON)
+	flags.StringVar(&o.Split, "split", "train", "split whose images are in the batches")
+	flags.StringVar(&o.Aux, "aux", "val", "split that the attacker has: how bright images of the kind are")
+	flags.StringVar(&o.Method, "method", job.MethodImprint, "linear, imprint or optimise")
+	flags.IntVar(&o.Batch, "batch", 8, "images of a site's update")
+	flags.IntVar(&o.Batches, "batches", 8, "updates")
+	flags.IntVar(&o.Sites, "sites", 1, "whose updates are added before the server sees them")
+	flags.IntVar(&o.Bins, "bins", 512, "units of the imprint")
+	flags.IntVar(&o.Steps, "steps", 0, "of the search (default 300)")
+	flags.IntVar(&o.Restarts, "restarts", 1, "of the search")
+	flags.Float64Var(&o.TV, "tv", 0, "weight of the total variation in the search (default 0.001)")
+	flags.Float64Var(&o.Clip, "clip", 0, "bound of each image's gradient; 0 is none")
+	flags.Float64Var(&o.Noise, "noise", 0, "noise in every weight of the sum, in units of the bound")
+	flags.Float64Var(&o.Limit, "ssim", 0.9, "similarity from which on an image counts as reconstructed")
 	cobra.CheckErr(command.MarkFlagRequired("data"))
 	return command
 }

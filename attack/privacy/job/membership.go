@@ -535,8 +535,8 @@ func (r *MembershipReport) page() page {
 		s.Chart = chart(rocAxes, lines)
 		p.Sections = append(p.Sections, s)
 		p.Tiles = append(p.Tiles,
-			tile{r.Attacks[0].Name + ", AUC", fmt.Sprintf("%.3f", r.Attacks[0].AUC.Value), fmt.Sprintf("95 %% %.3f to %.3f", r.Attacks[0].AUC.Low, r.Attacks[0].AUC.High), "bad"},
-			tile{"Members named at 1 % false alarms", fmt.Sprintf("%.1f %%", 100*r.Attacks[0].Rates[1].TPR.Value), "95 % " + percent(r.Attacks[0].Rates[1].TPR), "bad"},
+			tile{r.Attacks[0].Name + ", AUC", fmt.Sprintf("%.3f", r.Attacks[0].AUC.Value), fmt.Sprintf("95 %% %.3f to %.3f", r.Attacks[0].AUC.Low, r.Attacks[0].AUC.High), mood(r.Attacks[0])},
+			tile{"Members named at 1 % false alarms", fmt.Sprintf("%.1f %%", 100*r.Attacks[0].Rates[1].TPR.Value), "95 % " + percent(r.Attacks[0].Rates[1].TPR), mood(r.Attacks[0])},
 			tile{"AUC without the model", fmt.Sprintf("%.3f", r.Blind.AUC.Value), fmt.Sprintf("95 %% %.3f to %.3f", r.Blind.AUC.Low, r.Blind.AUC.High), ""})
 	}
 	if len(r.Recipe) > 0 {
@@ -551,8 +551,8 @@ func (r *MembershipReport) page() page {
 			s.Rows = append(s.Rows, row("blind: never saw the model", r.Blind))
 			lines = append(lines, rocLine("blind", r.Blind, true))
 			p.Tiles = []tile{
-				{a.Name + ", AUC", fmt.Sprintf("%.3f", a.AUC.Value), fmt.Sprintf("95 %% %.3f to %.3f", a.AUC.Low, a.AUC.High), "bad"},
-				{"Members named at 1 % false alarms", fmt.Sprintf("%.1f %%", 100*a.Rates[1].TPR.Value), "95 % " + percent(a.Rates[1].TPR), "bad"},
+				{a.Name + ", AUC", fmt.Sprintf("%.3f", a.AUC.Value), fmt.Sprintf("95 %% %.3f to %.3f", a.AUC.Low, a.AUC.High), mood(a)},
+				{"Members named at 1 % false alarms", fmt.Sprintf("%.1f %%", 100*a.Rates[1].TPR.Value), "95 % " + percent(a.Rates[1].TPR), mood(a)},
 				{"AUC without the model", fmt.Sprintf("%.3f", r.Blind.AUC.Value), fmt.Sprintf("95 %% %.3f to %.3f", r.Blind.AUC.Low, r.Blind.AUC.High), ""}}
 		}
 		s.Text = append(s.Text, fmt.Sprintf("%d models (%d from an earlier run), each trained on a random %.0f %% of the examples like %s; scores of all of them together, %d of members and %d of others.",
@@ -577,6 +577,14 @@ func (r *MembershipReport) page() page {
 	}
 	p.Sections = append(p.Sections, s)
 	return p
+}
+
+// mood is the colour of an attack's figures.
+func mood(a MembershipAttack) string {
+	if a.AUC.Low > 0.5 {
+		return "bad"
+	}
+	return "good"
 }
 
 var rocAxes = axes{X: "false-positive rate", Y: "true-positive rate", Logarithmic: [2]bool{true, true}, LowX: 1e-3, HighX: 1, LowY: 1e-3, Top: 1, Diagonal: true}

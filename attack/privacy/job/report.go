@@ -128,6 +128,7 @@ type section struct {
 
 type picture struct {
 	Source  template.URL
+	Beside  template.URL // shown to the right of it; may be empty
 	Caption string
 }
 
@@ -215,5 +216,16 @@ func drawn(shape []int64, pixels []float32, caption string) (picture, error) {
 	if err := png.Encode(&b, out); err != nil {
 		return picture{}, fmt.Errorf("job: drawing an image: %w", err)
 	}
-	return picture{template.URL("data:image/png;base64," + base64.StdEncoding.EncodeToString(b.Bytes())), caption}, nil
+	return picture{Source: template.URL("data:image/png;base64," + base64.StdEncoding.EncodeToString(b.Bytes())), Caption: caption}, nil
+}
+
+// pair draws two images beside each other.
+func pair(shape []int64, a, b []float32, caption string) (picture, error) {
+	left, err := drawn(shape, a, caption)
+	if err != nil {
+		return left, err
+	}
+	right, err := drawn(shape, b, caption)
+	left.Beside = right.Source
+	return left, err
 }

@@ -1,0 +1,294 @@
+package privacy
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"slices"
+
+	"github.com/vigie/vigie/engine"
+	"github.com/vigie/vigie/onnx"
+)
+
+// Linear reads inputs off the gradients of a linear layer y = Wx + b with a bias:
+// where one example alone moves unit i, the gradient of row i of W is its input
+// times that of b_i, so that the quotient is the input, exactly (Phong et al. 2018;
+// Geiping et al. 2020, proposition 3.1). weights[units, inputs], bias[units];
+// whatever falls outside low..high is cut off. Units that nothing moved give none.
+func Linear(weights, bias []float32, low, high float64) [][]float32 {
+	if len(bias) == 0 || len(weights)%len(bias) != 0 {
+		return nil
+	}
+	size := len(weights) / len(bias)
+	most := 0.0
+	for _, v := range bias {
+		most = max(most, math.Abs(float64(v)))
+	}
+	var found [][]float32
+	for i, b := range bias {
+		// Below this, the quotient is rounding.
+		if math.Abs(float64(b)) <= 1e-7*most || b == 0 {
+			continue
+		}
+		image := make([]float32, size)
+		for j, w := range weights[i*size : (i+1)*size] {
+			image[j] = float32(max(low, min(high, float64(w)/float64(b))))
+		}
+		found = append(found, image)
+	}
+	return found
+}
+
+// Layer is a linear layer that sees the input itself.
+type Layer struct {
+	Weight, Bias string // initializers
+	Transposed   bool   // the weight is [inputs, units]
+	// Scale and Shift undo what the graph does to each number before the layer, such
+	// as the normalisation of pixels: x = Scale·u + Shift.
+	Scale, Shift []float32
+}
+
+// FirstLayer finds the linear layer at the beginning of a graph. One that begins
+// otherwise, for example with a convolution, is ErrAsk.
+func FirstLayer(ctx context.Context, m *onnx.Model, input string) (*Layer, error) {
+	l, at, err := firstLayer(m.Graph, input)
+	if err != nil {
+		return nil, fmt.Errorf("privacy: looking for a linear layer at the input: %w", err)
+	}
+	if err := l.undo(ctx, m, input, at); err != nil {
+		return nil, fmt.Errorf("privacy: undoing what precedes the layer of %s: %w", l.Weight, err)
+	}
+	return l, nil
+}
+
+// firstLayer follows the input through what changes each number on its own; at is
+// what goes into the layer.
+func firstLayer(g *onnx.Graph, input string) (*Layer, string, error) {
+	at := input
+	for range 32 {
+		var users []*onnx.Node
+		for _, n := range g.Nodes {
+			if slices.Contains(n.Inputs, at) {
+				users = append(users, n)
+			}
+		}
+		if len(users) != 1 || users[0].Domain != "" {
+			return nil, "", fmt.Errorf("%q goes to %d operators: %w: no linear layer sees the input alone", at, len(users), ErrAsk)
+		}
+		n := users[0]
+		switch n.OpType {
+		case "Flatten", "Reshape", "Sub", "Div", "Mul", "Add", "Identity", "Squeeze", "Unsqueeze", "Cast":
+			at = n.Output(0)
+			continue
+		case "Gemm":
+			if n.Input(0) == at && g.Initializer(n.Input(1)) != nil && g.Initializer(n.Input(2)) != nil && n.Int("transA", 0) == 0 && n.Float("alpha", 1) == 1 && n.Float("beta", 1) == 1 {
+				return &Layer{Weight: n.Input(1), Bias: n.Input(2), Transposed: n.Int("transB", 0) == 0}, at, nil
+			}
+		case "MatMul":
+			if n.Input(0) != at || g.Initializer(n.Input(1)) == nil {
+				break
+			}
+			for _, add := range g.Nodes {
+				if add.OpType == "Add" && add.Domain == "" && slices.Contains(add.Inputs, n.Output(0)) {
+					for _, in := range add.Inputs {
+						if b := g.Initializer(in); b != nil {
+							return &Layer{Weight: n.Input(1), Bias: in, Transposed: true}, at, nil
+						}
+					}
+				}
+			}
+		}
+		return nil, "", fmt.Errorf("the model begins with %s: %w: only a linear layer with a bias gives its input away by arithmetic; try the methods imprint or optimise", n.OpType, ErrAsk)
+	}
+	return nil, "", fmt.Errorf("%w: no linear layer within 32 operators of the input", ErrAsk)
+}
+
+// undo measures what the graph does to each number before the layer, and checks
+// that it is a line for each.
+func (l *Layer) undo(ctx context.Context, m *onnx.Model, input, at string) error {
+	m = m.Clone()
+	g := m.Graph
+	g.Inputs = slices.DeleteFunc(g.Inputs, func(v onnx.Value) bool { return g.Initializer(v.Name) != nil })
+	var shape []int64
+	size := int64(1)
+	for _, d := range g.Inputs[0].Shape[1:] {
+		if !d.Known() {
+			return fmt.Errorf("input %v: %w: want examples of one size", g.Inputs[0], ErrAsk)
+		}
+		shape = append(shape, d.Value)
+		size *= d.Value
+	}
+	batch := int64(1)
+	if d := g.Inputs[0].Shape[0]; d.Known() {
+		batch = d.Value
+	}
+	g.Inputs[0].Shape = onnx.Fixed(append([]int64{batch}, shape...)...)
+	l.Scale, l.Shift = make([]float32, size), make([]float32, size)
+	if at == input {
+		for i := range l.Scale {
+			l.Scale[i] = 1
+		}
+		return nil
+	}
+	g.Outputs, g.ValueInfo = []onnx.Value{{Name: at, Type: onnx.Float}}, nil
+	session, err := engine.Open(m, engine.Options{Outputs: []string{at}, Threads: 1})
+	if err != nil {
+		return err
+	}
+	defer session.Close()
+	run := func(value func(i int) float32) ([]float32, error) {
+		x := make([]float32, batch*size)
+		for i := range x {
+			x[i] = value(i % int(size))
+		}
+		out, err := session.Run(ctx, map[string]engine.Tensor{input: engine.Float32(append([]int64{batch}, shape...), x)}, at)
+		if err != nil {
+			return nil, err
+		}
+		v, err := engine.Values[float32](out[at])
+		if err == nil && int64(len(v)) != batch*size {
+			return nil, fmt.Errorf("%w: it changes the number of values", ErrAsk)
+		}
+		return v, err
+	}
+	zero, err := run(func(int) float32 { return 0 })
+	if err != nil {
+		return err
+	}
+	one, err := run(func(int) float32 { return 1 })
+	if err != nil {
+		return err
+	}
+	mixed := func(i int) float32 { return float32((i*7)%11) / 11 }
+	check, err := run(mixed)
+	if err != nil {
+		return err
+	}
+	for i := range l.Scale {
+		slope := one[i] - zero[i]
+		if want := zero[i] + slope*mixed(i); slope == 0 || math.Abs(float64(check[i]-want)) > 1e-4*(1+math.Abs(float64(want))) {
+			return fmt.Errorf("%w: number %d of the input does not come to the layer as it is", ErrAsk, i)
+		}
+		l.Scale[i], l.Shift[i] = 1/slope, -zero[i]/slope
+	}
+	return nil
+}
+
+// Found reads inputs off the layer's gradients, as they were before the graph
+// changed them.
+func (l *Layer) Found(weights, bias []float32, low, high float64) [][]float32 {
+	if l.Transposed {
+		units, inputs := len(bias), len(weights)/max(1, len(bias))
+		turned := make([]float32, len(weights))
+		for i := range inputs {
+			for u := range units {
+				turned[u*inputs+i] = weights[i*units+u]
+			}
+		}
+		weights = turned
+	}
+	found := Linear(weights, bias, math.Inf(-1), math.Inf(1))
+	for _, image := range found {
+		for i, v := range image {
+			image[i] = float32(max(low, min(high, float64(l.Scale[i]*v+l.Shift[i]))))
+		}
+	}
+	return found
+}
+
+// Imprint is the layer that a malicious server puts before a model to read images
+// off its gradient (Fowl et al. 2022, Robbing the Fed): every unit measures the
+// same of an image, its mean, each with a threshold of its own, so that the
+// difference of neighbouring units' gradients holds only the images between their
+// thresholds, and most of the time that is one.
+type Imprint struct {
+	Model *onnx.Model // with the layer in front
+	// Weight and Bias are the layer's, [bins, inputs] and [bins].
+	Weight, Bias string
+}
+
+// NewImprint puts such a layer before a model. mean and deviation are those of the
+// images' means, which the server knows from other images of the kind; low to high
+// is the range of a pixel. The sum of the layer's units is added to every pixel,
+// too little to change an answer.
+func NewImprint(m *onnx.Model, input string, bins int, mean, deviation float64) (*Imprint, error) {
+	if bins < 2 || bins > 1<<16 || !(deviation > 0) {
+		return nil, fmt.Errorf("privacy: an imprint of %d bins over a deviation of %v: %w: want 2 to %d, and more than 0", bins, deviation, ErrAsk, 1<<16)
+	}
+	m = m.Clone()
+	g := m.Graph
+	at := slices.IndexFunc(g.Inputs, func(v onnx.Value) bool { return v.Name == input })
+	if at < 0 {
+		return nil, fmt.Errorf("privacy: an imprint before %q: %w: the model has no such input", input, ErrAsk)
+	}
+	size := int64(1)
+	for _, d := range g.Inputs[at].Shape[1:] {
+		if !d.Known() {
+			return nil, fmt.Errorf("privacy: an imprint before %v: %w: want examples of one size", g.Inputs[at], ErrAsk)
+		}
+		size *= d.Value
+	}
+	for _, n := range g.Nodes {
+		for i, in := range n.Inputs {
+			if in == input {
+				n.Inputs[i] = imprintedName
+			}
+		}
+	}
+	before := len(g.Nodes)
+	b := onnx.Extend(m)
+	weights, bias := make([]float32, int64(bins)*size), make([]float32, bins)
+	for i := range weights {
+		weights[i] = 1 / float32(size)
+	}
+	for i := range bias {
+		share := 1e-3 + (1-2e-3)*float64(i)/float64(bins-1)
+		bias[i] = -float32(mean + deviation*math.Sqrt2*math.Erfinv(2*share-1))
+	}
+	p := &Imprint{Model: m, Weight: "privacy/imprint/weight", Bias: "privacy/imprint/bias"}
+	w := b.Weight(p.Weight, []int64{int64(bins), size}, weights)
+	c := b.Weight(p.Bias, []int64{int64(bins)}, bias)
+	flat := b.Op("Flatten", []string{input}, onnx.IntAttribute("axis", 1))
+	h := b.Op("Relu", []string{b.Op("Gemm", []string{flat, w, c}, onnx.IntAttribute("transB", 1))})
+	sum := b.Op("ReduceSum", []string{h, b.Ints("privacy/units", 1)}, onnx.IntAttribute("keepdims", 1))
+	little := b.Op("Mul", []string{sum, b.Weight("privacy/little", []int64{1, 1}, []float32{1e-3 / float32(bins)})})
+	shape := make([]int64, len(g.Inputs[at].Shape)) // [N, 1, 1, …]
+	for i := range shape {
+		shape[i] = 1
+	}
+	shape[0] = -1
+	added := b.Op("Reshape", []string{little, b.Ints("privacy/each-pixel", shape...)})
+	b.Node(&onnx.Node{OpType: "Add", Inputs: []string{input, added}, Outputs: []string{imprintedName}}, 1)
+	g.Nodes = append(slices.Clone(g.Nodes[before:]), g.Nodes[:before]...)
+	if _, err := b.Build(); err != nil {
+		return nil, fmt.Errorf("privacy: an imprint: %w", err)
+	}
+	return p, nil
+}
+
+// Found reads images off the layer's gradients, [bins, inputs] and [bins].
+func (p *Imprint) Found(weights, bias []float32, low, high float64) [][]float32 {
+	if len(bias) < 2 {
+		return nil
+	}
+	size := len(weights) / len(bias)
+	// Thresholds rise with the bin, so that a bin's gradient holds all brighter
+	// images, the last of them what is brighter than all thresholds.
+	dw, db := slices.Clone(weights), slices.Clone(bias)
+	for i := range len(bias) - 1 {
+		db[i] -= bias[i+1]
+		for j := range size {
+			dw[i*size+j] -= weights[(i+1)*size+j]
+		}
+	}
+	most := float32(0)
+	for _, v := range bias {
+		most = max(most, float32(math.Abs(float64(v))))
+	}
+	for i := range db {
+		if math.Abs(float64(db[i])) < 1e-7*float64(most) { // rounding of the sums; what is little above it matches nothing
+			db[i] = 0
+		}
+	}
+	return Linear(dw, db, low, high)
+}
