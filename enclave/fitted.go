@@ -59,8 +59,8 @@ type fitted struct {
 
 // newFitted opens the guards of a package. Statistics that cannot be read, or
 // belong to another model, are an error: a worker must not start with less than
-// its package promises.
-func newFitted(pkg *model.Package, options Options) (*fitted, error) {
+// its package promises. members are tensors that a look is to hold as well.
+func newFitted(pkg *model.Package, options Options, members ...string) (*fitted, error) {
 	f := &fitted{policy: options.Guarding}
 	if f.policy.Missing == "" {
 		f.policy.Missing = GuardsAccept
@@ -91,7 +91,7 @@ func newFitted(pkg *model.Package, options Options) (*fitted, error) {
 	if err != nil {
 		return nil, err
 	}
-	if f.judge, err = guard.Open(pkg.Graph, statistics, guard.Options{Subject: subject, Threads: options.Threads}); err != nil {
+	if f.judge, err = guard.Open(pkg.Graph, statistics, guard.Options{Subject: subject, Threads: options.Threads, Also: members}); err != nil {
 		return nil, err
 	}
 	if f.policy.Remember > 0 {

@@ -60,7 +60,7 @@ func guarded(t testing.TB, pkg *model.Package) *model.Package {
 	if err != nil {
 		t.Fatal(err)
 	}
-	digest, err := pkg.WriteGuards(data)
+	digest, err := pkg.WriteFitted(data, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -111,7 +111,7 @@ func TestStatisticsOfAnotherModelAreRefusedAtTheStart(t *testing.T) {
 		t.Fatal(err)
 	}
 	other := brightness(t, 39, -2)
-	if _, err := other.WriteGuards(data); err != nil {
+	if _, err := other.WriteFitted(data, nil); err != nil {
 		t.Fatal(err)
 	}
 	opened, err := model.Open(other.Dir)

@@ -49,6 +49,7 @@ type pipeline struct {
 	session engine.Session // the package's own graph: its answer is the one reported
 	server  *served        // the session, where a model server computes it; nil in process
 	fitted  *fitted        // input guards, or their absence
+	verify  *verifiers     // of the answer; nil: none were fitted
 	maps    *mapper        // nil: the manifest wants no map
 	timeout time.Duration
 	now     func() time.Time
@@ -59,15 +60,22 @@ var _ analyst = (*pipeline)(nil)
 func newPipeline(pkg *model.Package, options Options) (*pipeline, error) {
 	p := &pipeline{pkg: pkg, timeout: options.Timeout, now: options.Clock}
 	var err error
+	graph := pkg.Graph
+	if p.verify, err = newVerifiers(pkg, options); err == nil {
+		graph, err = p.verify.extend(graph, pkg.Manifest.Output.Name)
+	}
+	if err != nil {
+		return nil, errors.Join(err, p.verify.close())
+	}
 	if options.ModelServer.URL != "" {
 		if p.server, err = openServed(pkg, options.ModelServer); err != nil {
-			return nil, err
+			return nil, errors.Join(err, p.verify.close())
 		}
 		p.session = p.server
-	} else if p.session, err = engine.Open(pkg.Graph, engine.Options{Threads: options.Threads, Yield: options.crowded()}); err != nil {
-		return nil, err
+	} else if p.session, err = engine.Open(graph, engine.Options{Threads: options.Threads, Yield: options.crowded()}); err != nil {
+		return nil, errors.Join(err, p.verify.close())
 	}
-	if p.fitted, err = newFitted(pkg, options); err != nil {
+	if p.fitted, err = newFitted(pkg, options, p.verify.members()...); err != nil {
 		return nil, errors.Join(err, p.close())
 	}
 	if p.server != nil {
@@ -119,6 +127,7 @@ func (p *pipeline) describe() description {
 		settings["explanation"], settings["explain_budget"] = p.maps.method(), p.maps.budget.String()
 	}
 	p.fitted.describe(settings)
+	p.verify.describe(settings)
 	return description{model: p.pkg.Digest, name: p.pkg.Manifest.Name, version: p.pkg.Manifest.Version, settings: settings}
 }
 
@@ -134,7 +143,7 @@ func (p *pipeline) close() error {
 	if p.maps != nil {
 		err = p.maps.close()
 	}
-	return errors.Join(err, p.fitted.close(), p.session.Close())
+	return errors.Join(err, p.verify.close(), p.fitted.close(), p.session.Close())
 }
 
 // analyse takes one case down the line. Each step adds to the finding what it
@@ -191,7 +200,7 @@ func (p *pipeline) read(ctx context.Context, patient vigie.PatientPseudonym, fil
 		finding.Referrals = append(finding.Referrals, reasonPixels(err.Error()))
 		return
 	}
-	output, look, unguarded, err := p.answer(ctx, input)
+	output, members, look, unguarded, err := p.answer(ctx, input)
 	watch.lap(stageInfer)
 	if err != nil {
 		finding.Referrals = append(finding.Referrals, p.engineFailed(ctx, "inference"))
@@ -212,32 +221,56 @@ func (p *pipeline) read(ctx context.Context, patient vigie.PatientPseudonym, fil
 		watch.lap(stageExplain)
 	}
 	p.guardOutput(finding, output, second, parsed.DataSet)
+	p.verify.add(ctx, input, output, members, finding)
 	watch.lap(stageGuardOut)
 }
 
 // answer runs the model once, with what its guards need. Where they cannot be
 // run with it, or a model server computes the answer, the model is run by itself
-// and unguarded says why there is no look, if there should be one.
-func (p *pipeline) answer(ctx context.Context, input engine.Tensor) (output []float32, look *guard.Look, unguarded, err error) {
+// and unguarded says why there is no look, if there should be one. members are the
+// answers of an ensemble's members from the same run, where the verifiers compare
+// them.
+func (p *pipeline) answer(ctx context.Context, input engine.Tensor) (output []float32, members [][]float32, look *guard.Look, unguarded, err error) {
 	look, unguarded = p.fitted.look(ctx, input)
 	if look != nil && unguarded == nil && p.server == nil {
-		return look.Output, look, nil, nil
+		return look.Output, look.Also, look, nil, nil
 	}
-	output, err = p.infer(ctx, input)
+	output, members, err = p.run(ctx, input)
 	if err == nil && look != nil && !(disagreement(output, look.Output) <= maxDisagreement) {
 		look, unguarded = nil, errors.New("the guards saw another answer")
 	}
-	return output, look, unguarded, err
+	if look != nil && p.server != nil {
+		members = look.Also
+	}
+	return output, members, look, unguarded, err
 }
 
 // infer runs the package's own graph on one prepared image.
 func (p *pipeline) infer(ctx context.Context, input engine.Tensor) ([]float32, error) {
-	name := p.pkg.Manifest.Output.Name
-	outputs, err := p.session.Run(ctx, map[string]engine.Tensor{p.pkg.Manifest.Input.Name: input}, name)
-	if err != nil {
-		return nil, err
+	output, _, err := p.run(ctx, input)
+	return output, err
+}
+
+// run is infer with the answers of an ensemble's members, where they are wanted
+// and the session gives them: a model server does not.
+func (p *pipeline) run(ctx context.Context, input engine.Tensor) (output []float32, members [][]float32, err error) {
+	names := []string{p.pkg.Manifest.Output.Name}
+	if p.server == nil {
+		names = append(names, p.verify.members()...)
 	}
-	return engine.Values[float32](outputs[name])
+	outputs, err := p.session.Run(ctx, map[string]engine.Tensor{p.pkg.Manifest.Input.Name: input}, names...)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, name := range names[1:] {
+		values, err := engine.Values[float32](outputs[name])
+		if err != nil {
+			return nil, nil, err
+		}
+		members = append(members, values)
+	}
+	output, err = engine.Values[float32](outputs[names[0]])
+	return output, members, err
 }
 
 func (p *pipeline) engineFailed(ctx context.Context, step string) vigie.Reason {

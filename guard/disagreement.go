@@ -74,13 +74,34 @@ type Apart struct {
 	By      string   `json:"by"`                // Views or Members
 	Views   []View   `json:"views,omitempty"`   // of Views
 	Members []string `json:"members,omitempty"` // of Members: the tensors of the members' outputs
+	Wiring  *Wiring  `json:"network,omitempty"` // of Views: how an image enters the model
 	Below   float64  `json:"below,omitempty"`   // asked only of answers with a confidence below; 0: of all
 	Level   float64  `json:"level"`             // p-values up to it are an alarm
 
 	// The clean images' scores, ascending within each answer, and the answer of
 	// each; all 0 where answers are not told apart.
-	Scores []float64 `json:"scores"`
-	Class  []int     `json:"class"`
+	Scores []float64 `json:"scores,omitempty"`
+	Class  []int     `json:"class,omitempty"`
+}
+
+// Wiring is a Network without its graph.
+type Wiring struct {
+	Input        string    `json:"input"`
+	Output       string    `json:"output"`
+	Activation   string    `json:"activation"`
+	Shape        []int64   `json:"shape"`
+	ChannelsLast bool      `json:"channels_last"`
+	Black        []float64 `json:"black"`
+	White        []float64 `json:"white"`
+}
+
+// WiringOf is how images enter a network.
+func WiringOf(n Network) *Wiring {
+	return &Wiring{n.Input, n.Output, n.Activation, n.Shape, n.ChannelsLast, n.Black, n.White}
+}
+
+func (w *Wiring) of(m *onnx.Model) Network {
+	return Network{Model: m, Input: w.Input, Output: w.Output, Activation: w.Activation, Shape: w.Shape, ChannelsLast: w.ChannelsLast, Black: w.Black, White: w.White}
 }
 
 // pvalue compares a score with the clean images that led to the same answer.
@@ -114,8 +135,12 @@ func (a *Apart) text() vigie.Text {
 
 func (a *Apart) check(v *Verifiers) error {
 	switch {
-	case a.By == Views && len(a.Views) >= 1 && len(a.Views) <= maxViews && len(a.Members) == 0:
-	case a.By == Members && len(a.Members) >= 2 && len(a.Members) <= 256 && len(a.Views) == 0:
+	case a.By == Views && len(a.Views) >= 1 && len(a.Views) <= maxViews && len(a.Members) == 0 && a.Wiring != nil:
+		n := a.Wiring.of(nil)
+		if _, err := n.geometry(); err != nil {
+			return err
+		}
+	case a.By == Members && len(a.Members) >= 2 && len(a.Members) <= 256 && len(a.Views) == 0 && a.Wiring == nil:
 	default:
 		return fmt.Errorf("disagreement by %q of %d views and %d members", a.By, len(a.Views), len(a.Members))
 	}
@@ -162,16 +187,25 @@ func MembersOf(m *onnx.Model, output string) []string {
 // WithOutputs is a model that also gives the named tensors, float32, with its own
 // output. It shares the model's nodes and weights.
 func WithOutputs(m *onnx.Model, output string, names []string) (*onnx.Model, error) {
-	extended, err := appendTaps(m, output, nil)
+	alone, err := appendTaps(m, output, nil)
 	if err != nil {
 		return nil, err
 	}
-	b := onnx.Extend(extended)
+	return addOutputs(alone, names)
+}
+
+// addOutputs lets a graph give tensors of the shape of its first output as well.
+func addOutputs(m *onnx.Model, names []string) (*onnx.Model, error) {
+	graph := *m.Graph
+	graph.Outputs = slices.Clone(graph.Outputs)
+	copied := *m
+	copied.Graph = &graph
+	b := onnx.Extend(&copied)
 	for _, name := range names {
 		if producer, _ := m.Graph.Producer(name); producer == nil {
-			return nil, fmt.Errorf("member %q: %w: the graph computes none of that name", name, ErrOtherModel)
+			return nil, fmt.Errorf("output %q: %w: the graph computes none of that name", name, ErrOtherModel)
 		}
-		b.Output(name, onnx.Float, extended.Graph.Outputs[0].Shape...)
+		b.Output(name, onnx.Float, m.Graph.Outputs[0].Shape...)
 	}
 	return b.Build()
 }
@@ -184,8 +218,11 @@ type Second struct {
 }
 
 // OpenSecond prepares the second asking of a model by views. Close it.
-func OpenSecond(n Network, a *Apart, threads int) (*Second, error) {
-	g, err := open(n, nil, threads)
+func OpenSecond(m *onnx.Model, a *Apart, threads int) (*Second, error) {
+	if a.By != Views || a.Wiring == nil {
+		return nil, fmt.Errorf("guard: preparing views: disagreement is by %q", a.By)
+	}
+	g, err := open(a.Wiring.of(m), nil, threads)
 	if err != nil {
 		return nil, fmt.Errorf("guard: preparing views: %w", err)
 	}
@@ -250,4 +287,30 @@ func Spread(activation string, output []float32, others [][]float64) (float64, e
 		return 0, errors.Join(errNotFinite, ErrInput)
 	}
 	return min(sum, 1), nil
+}
+
+// Answered is what a model says of one image.
+type Answered struct {
+	Output []float32
+	Also   [][]float32 // of the tensors named
+}
+
+// Answers runs images through a model, and takes further tensors of its graph from
+// the same runs.
+func Answers(ctx context.Context, n Network, images [][]float32, threads int, also ...string) ([]Answered, error) {
+	g, err := open(n, nil, threads, also...)
+	if err != nil {
+		return nil, fmt.Errorf("guard: asking the model: %w", err)
+	}
+	looks, err := g.looks(ctx, images)
+	out := make([]Answered, len(looks))
+	for i, l := range looks {
+		if l != nil {
+			out[i] = Answered{l.Output, l.Also}
+		}
+	}
+	if err = errors.Join(err, g.Close()); err != nil {
+		return nil, fmt.Errorf("guard: asking the model: %w", err)
+	}
+	return out, nil
 }

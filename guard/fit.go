@@ -209,10 +209,9 @@ func (s *Statistics) expected() float64 {
 	return most
 }
 
-// divide splits the images by patient, seeded: equal images count as one
-// patient's. The calibration gets about six tenths, but of a size for which the
-// promise comes out exactly where that is possible: n+1 a multiple of 1/α.
-func divide(e Examples, o FitOptions) (fitted, calibrated []int, err error) {
+// groups gathers the images of each patient, and copies of an image: the keys, in
+// the order of their first images, and the images of each.
+func (e Examples) groups() (order []int, members map[int][]int) {
 	group := map[string]int{}
 	parent := make([]int, len(e.Images))
 	root := func(i int) int {
@@ -243,8 +242,7 @@ func divide(e Examples, o FitOptions) (fitted, calibrated []int, err error) {
 			join("patient "+e.Patients[i], i)
 		}
 	}
-	members := map[int][]int{}
-	var order []int
+	members = map[int][]int{}
 	for i := range e.Images {
 		r := root(i)
 		if members[r] == nil {
@@ -252,6 +250,14 @@ func divide(e Examples, o FitOptions) (fitted, calibrated []int, err error) {
 		}
 		members[r] = append(members[r], i)
 	}
+	return order, members
+}
+
+// divide splits the images by patient, seeded: equal images count as one
+// patient's. The calibration gets about six tenths, but of a size for which the
+// promise comes out exactly where that is possible: n+1 a multiple of 1/α.
+func divide(e Examples, o FitOptions) (fitted, calibrated []int, err error) {
+	order, members := e.groups()
 	unit := fewest(o.FalseAlarms) + 1
 	const fewestFitted = 60
 	want := min(max(len(e.Images)*6/10, unit-1), len(e.Images)-fewestFitted)

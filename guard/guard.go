@@ -22,6 +22,7 @@ var errNotFinite = errors.New("the model's computation gives values that are not
 type Options struct {
 	Subject vigie.ModelDigest // the package without its statistics; must be the one that they name
 	Threads int               // of the engine; 0 is its default
+	Also    []string          // further tensors of the graph that Look.Also takes from the same run
 }
 
 // Guard is a model with its guards, ready to run. It is safe for concurrent use.
@@ -33,6 +34,7 @@ type Guard struct {
 	slope      *slope // of one image; nil where the model has no gradient
 	labels     int
 	fixed      int64 // images that the graph insists on in a run; 0 is any number
+	also       []string
 }
 
 // Open makes the guards of a model ready. ErrOtherModel: the statistics were
@@ -43,7 +45,7 @@ func Open(m *onnx.Model, s *Statistics, o Options) (*Guard, error) {
 	}
 	n := s.network()
 	n.Model = m
-	g, err := open(n, s.Taps, o.Threads)
+	g, err := open(n, s.Taps, o.Threads, o.Also...)
 	if err != nil {
 		return nil, fmt.Errorf("guard: opening the guards of %s: %w", o.Subject, err)
 	}
@@ -63,8 +65,8 @@ func Open(m *onnx.Model, s *Statistics, o Options) (*Guard, error) {
 }
 
 // open prepares the graph with its taps, without statistics.
-func open(n Network, taps []tap, threads int) (*Guard, error) {
-	g := &Guard{network: n}
+func open(n Network, taps []tap, threads int, also ...string) (*Guard, error) {
+	g := &Guard{network: n, also: also}
 	var err error
 	if g.geometry, err = n.geometry(); err != nil {
 		return nil, err
@@ -89,6 +91,9 @@ func open(n Network, taps []tap, threads int) (*Guard, error) {
 		g.fixed = d.Value
 	}
 	m, err := appendTaps(n.Model, n.Output, taps)
+	if err == nil && len(also) > 0 {
+		m, err = addOutputs(m, also)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -119,6 +124,8 @@ type Look struct {
 	// Output is the model's answer, one number a label: the same that the graph
 	// gives without guards.
 	Output []float32
+	// Also holds the tensors that Options.Also names, in that order.
+	Also [][]float32
 
 	values []float32
 	output []float64
@@ -216,6 +223,13 @@ func (g *Guard) looks(ctx context.Context, images [][]float32) ([]*Look, error) 
 				return err
 			}
 			l.layers[k] = fold(pooled)
+		}
+		for _, name := range g.also {
+			more, err := row(name)
+			if err != nil {
+				return err
+			}
+			l.Also = append(l.Also, slices.Clone(more))
 		}
 		looks[i] = l
 		return l.read(&g.network, g.labels)

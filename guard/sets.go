@@ -48,8 +48,8 @@ type Sets struct {
 type Question struct {
 	Label    string      `json:"label,omitempty"` // empty: all labels
 	Options  []string    `json:"options"`
-	Scores   [][]float64 `json:"scores"`   // of each option, ascending
-	Labelled []int       `json:"labelled"` // images of each option, before thinning
+	Scores   [][]float64 `json:"scores,omitempty"` // of each option, ascending
+	Labelled []int       `json:"labelled"`         // images of each option, before thinning
 }
 
 // score is the nonconformity of an option.

@@ -97,9 +97,9 @@ func (v *Verifiers) confidence(predictions []vigie.Prediction) float64 {
 	return 0
 }
 
-// wrong says whether an answer that is released would be wrong: another label than
+// Wrong says whether an answer that is released would be wrong: another label than
 // the true one, or, where labels do not exclude each other, about the target.
-func (v *Verifiers) wrong(predictions []vigie.Prediction, truth []bool) bool {
+func (v *Verifiers) Wrong(predictions []vigie.Prediction, truth []bool) bool {
 	for i, p := range predictions {
 		if (v.Excluding || p.Label == v.Target) && p.Positive != truth[i] {
 			return true
@@ -163,6 +163,28 @@ func (v *Verifiers) Judge(predictions []vigie.Prediction, apart float64) (*Judge
 		j.Results = append(j.Results, r)
 	}
 	return j, nil
+}
+
+// Summary is a copy without the scores, for people to see. It judges nothing.
+func (v *Verifiers) Summary() *Verifiers {
+	if v == nil {
+		return nil
+	}
+	out := *v
+	if v.Sets != nil {
+		sets := *v.Sets
+		sets.Questions = slices.Clone(sets.Questions)
+		for i := range sets.Questions {
+			sets.Questions[i].Scores = nil
+		}
+		out.Sets = &sets
+	}
+	if v.Apart != nil {
+		apart := *v.Apart
+		apart.Scores, apart.Class = nil, nil
+		out.Apart = &apart
+	}
+	return &out
 }
 
 // Marshal writes the file. Equal verifiers give equal bytes.

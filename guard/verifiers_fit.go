@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"slices"
 	"strings"
 
@@ -118,6 +119,33 @@ func CheckVerifierOptions(o VerifierOptions) error {
 	return nil
 }
 
+// Divide says which images Fit fits on and which it calibrates on: by patient, as
+// it does itself.
+func Divide(e Examples, o FitOptions) (fitted, calibrated []int, err error) {
+	o.FalseAlarms = cmp.Or(o.FalseAlarms, DefaultFalseAlarms)
+	if fitted, calibrated, err = divide(e, o); err != nil {
+		err = fmt.Errorf("guard: dividing images: %w", err)
+	}
+	return fitted, calibrated, err
+}
+
+// Halves divides images by patient, seeded: equal images count as one patient's.
+func Halves(e Examples, seed uint64) (first, second []int) {
+	order, members := e.groups()
+	rng := rand.New(rand.NewPCG(seed, 0x9a4e))
+	rng.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
+	for _, r := range order {
+		if len(first) <= len(second) {
+			first = append(first, members[r]...)
+		} else {
+			second = append(second, members[r]...)
+		}
+	}
+	slices.Sort(first)
+	slices.Sort(second)
+	return first, second
+}
+
 // FitVerifiers fits the verifiers to a model. Without a budget, all images
 // calibrate, and thresholds are the stated ones. With one, calibrating images fix
 // what each answer scores, and choosing images, which nothing else was fitted on,
@@ -209,7 +237,7 @@ func (v *Verifiers) fitFloor(calibrating []Held, o VerifierOptions) error {
 				continue
 			}
 			f.Released++
-			if v.wrong(c.Predictions, c.Truth) {
+			if v.Wrong(c.Predictions, c.Truth) {
 				f.Wrong++
 			}
 		}

@@ -222,7 +222,8 @@ func budgeted(rng *rand.Rand, n int) []Held {
 
 func budgetOptions(budget float64) VerifierOptions {
 	return VerifierOptions{Subject: testSubject, Data: "drawn", Seed: 1, Labels: labelNames(2), Excluding: true, Target: labelled(1), Review: budget,
-		Apart: &Apart{By: Views, Views: ViewsOf(16, 16, 0, 0, false)}}
+		Apart: &Apart{By: Views, Views: ViewsOf(side, side, 0, 0, false), Wiring: &Wiring{Input: "image", Output: "logits", Activation: Softmax,
+			Shape: []int64{1, side, side}, Black: []float64{-1}, White: []float64{3}}}}
 }
 
 func TestCleanCasesSentToPeopleKeepTheBudgetInTheMean(t *testing.T) {
@@ -385,7 +386,7 @@ func TestAStatedRiskOfReleasedAnswersIsKeptAsOftenAsStated(t *testing.T) {
 		for _, c := range many {
 			if probe.confidence(c.Predictions) >= level {
 				released++
-				if probe.wrong(c.Predictions, c.Truth) {
+				if probe.Wrong(c.Predictions, c.Truth) {
 					wrong++
 				}
 			}
@@ -452,8 +453,8 @@ func TestViewsAreTheImageMovedMirroredOrLighter(t *testing.T) {
 
 func TestASteadyAnswerIsToldFromOneThatAViewTurns(t *testing.T) {
 	n := testNetwork(t, false)
-	apart := &Apart{By: Views, Views: ViewsOf(side, side, 0, 0, false)}
-	second, err := OpenSecond(n, apart, 1)
+	apart := &Apart{By: Views, Views: ViewsOf(side, side, 0, 0, false), Wiring: WiringOf(n)}
+	second, err := OpenSecond(n.Model, apart, 1)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -37,6 +37,7 @@ type Summary struct {
 	Files       []string          `json:"files"`
 	Licence     string            `json:"licence"`
 	Data        []string          `json:"training_data"`
+	Verifiers   any               `json:"verifiers,omitempty"` // what was fitted to look at its answers, for whoever can read it
 }
 
 // SummaryLabel is a label in a Summary.

@@ -295,6 +295,16 @@ func (m *Manifest) ReviewOriginal(predictions []vigie.Prediction, about *dicom.D
 	return m.review(predictions, about, true)
 }
 
+// ReviewAnswer says what of Review would be found of an answer whatever image it is
+// about: the borderline band, and rules that need no attribute of the image.
+func (m *Manifest) ReviewAnswer(predictions []vigie.Prediction) (borderline, implausible bool) {
+	for _, r := range m.Review(predictions, nil) {
+		borderline = borderline || r.Code == vigie.ReasonBorderline
+		implausible = implausible || r.Code == vigie.ReasonImplausible && !strings.HasPrefix(r.Detail, detailUnknown)
+	}
+	return borderline, implausible
+}
+
 func (m *Manifest) review(predictions []vigie.Prediction, about *dicom.DataSet, original bool) []vigie.Reason {
 	if len(predictions) == 0 {
 		return nil

@@ -4,6 +4,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/vigie/vigie/gateway"
 	"github.com/vigie/vigie/guard"
 	"github.com/vigie/vigie/guard/job"
 	"github.com/vigie/vigie/probe"
@@ -34,20 +35,32 @@ func newModelFitCommand() *cobra.Command {
 	)
 	command := &cobra.Command{
 		Use:   "fit PACKAGE --data PATH --split NAME",
-		Short: "Fit input guards to a package on images it was not trained on, and seal it anew",
+		Short: "Fit guards of the input and verifiers of the answer to a package, and seal it anew",
 		Long: `Fit looks at images of the kind that the model will meet and writes down what is
-usual of them: inside the model, in noise and detail, among each other. The enclave
-then says of every case how unusual it is, and sends the unusual ones to a person.
+usual of them: inside the model, in noise and detail, among each other, and in its
+answers. The enclave then says of every case how unusual it is and which answers
+cannot be ruled out, and sends the doubtful ones to a person.
 
-The images must not be among those that the model was trained on; their labels are
-not used. They are divided by patient into a part to fit on and a part to calibrate
-on. As long as new images are of the same kind, at most --false-alarms of them raise
-an alarm. One per cent takes 160 images or more.
+The images must not be among those that the model was trained on. They are divided
+by patient into a part to fit on and a part to calibrate on. As long as new images
+are of the same kind, at most --false-alarms of them raise an alarm. One per cent
+takes 160 images or more; --without-guards leaves the guards of the input out.
 
-The statistics go into the package as guards.safetensors and belong to this very
-model: another refuses them. The package's digest changes; pin the new one.`,
+Labels are needed for prediction sets: of the images of any one label, at least
+--coverage get a set that holds it. A set with more than one answer goes to a person.
+--risk also sends answers that are not sure enough for a stated share of wrong ones.
+If the manifest asks for disagreement, it is calibrated too.
+
+--review-budget states instead what share of clean cases may go to people: it
+chooses false alarms, coverage and disagreement so that the expected share is at most
+that, counting the manifest's borderline band, its rules and --margin, and records
+what each takes. A budget that cannot be kept is refused.
+
+guards.safetensors and verifiers.json belong to this very model: another refuses
+them. The package's digest changes; pin the new one.`,
 		Example: `  vigie model fit models/chest --data pneumoniamnist.npz --split val
-  vigie model fit models/chest --data radiographs --labels labels.csv --patient-column patient --split val --json`,
+  vigie model fit models/chest --data radiographs --labels labels.csv --patient-column patient --split val --review-budget 0.15 --json
+  vigie model fit models/breast --data breastmnist.npz --split val --without-guards --coverage 0.9`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			fit.Package = args[0]
@@ -66,8 +79,16 @@ model: another refuses them. The package's digest changes; pin the new one.`,
 	flags := command.Flags()
 	flags.SortFlags = false
 	bindImages(flags, &fit.Data)
-	flags.Float64Var(&fit.Options.FalseAlarms, "false-alarms", guard.DefaultFalseAlarms, "promised share of clean images with an alarm")
+	flags.Float64Var(&fit.Options.FalseAlarms, "false-alarms", 0, "promised share of clean images with an alarm of the guards; 0 is 0.01, or a fifth of a small budget")
 	flags.Float64Var(&fit.Options.SecondLook, "second-look", guard.DefaultSecondLook, "share of clean images that get a second, dearer look; 1 is every image")
+	flags.BoolVar(&fit.WithoutGuards, "without-guards", false, "fit the verifiers of the answer only")
+	flags.Float64Var(&fit.Verify.Coverage, "coverage", 0, "stated coverage of the prediction sets, of each label; 0 is 0.95, or what the budget allows; -1: no sets")
+	flags.StringVar(&fit.Verify.Score, "score", guard.LAC, "of the sets: lac (smallest), or aps (grow with difficulty)")
+	flags.Float64Var(&fit.Verify.Risk, "risk", 0, "share of wrong answers among the released ones, at most; 0: none is stated")
+	flags.Float64Var(&fit.Verify.Certain, "certainty", guard.DefaultCertain, "that the risk is kept")
+	flags.Float64Var(&fit.Verify.Unstable, "unstable", 0, "share of clean images with an alarm of disagreement; 0 is 0.01, or what the budget allows")
+	flags.Float64Var(&fit.Verify.Review, "review-budget", 0, "share of clean cases that may go to people; 0: none is stated")
+	flags.Float64Var(&fit.Verify.Margin, "margin", gateway.Default().Review.Margin, "review.margin of the gateway, which a budget counts")
 	flags.IntVar(&fit.Options.Threads, "threads", 0, "of the engine; 0 is two, or one on a single core")
 	flags.BoolVar(&asJSON, "json", false, "print JSON")
 	requireImages(command)
@@ -81,10 +102,12 @@ func newGuardCommand() *cobra.Command {
 	)
 	command := &cobra.Command{
 		Use:   "guard PACKAGE --data PATH --split NAME",
-		Short: "Ask a package's guards about images: how often they raise an alarm, and why",
-		Long: `Guard runs images through a package and its guards as the enclave would, and
-counts alarms. On clean images they are false ones; on images that vigie attack
-saved they are what would have been noticed.`,
+		Short: "Ask a package's guards and verifiers about images: how often they raise an alarm, and why",
+		Long: `Guard runs images through a package, its guards and its verifiers as the enclave
+would, and counts alarms. On clean images they are false ones; on images that vigie
+attack saved they are what would have been noticed. With labels it says how often
+the prediction sets held the true one, how many cases would go to people, and how
+many of the released answers are right.`,
 		Example: `  vigie guard models/chest --data pneumoniamnist.npz --split test
   vigie guard models/chest --data attacked.npz --split test --each --json`,
 		Args: cobra.ExactArgs(1),
@@ -104,6 +127,7 @@ saved they are what would have been noticed.`,
 	flags.SortFlags = false
 	bindImages(flags, &try.Data)
 	flags.IntVar(&try.Threads, "threads", 0, "of the engine; 0 is two, or one on a single core")
+	flags.Float64Var(&try.Margin, "margin", gateway.Default().Review.Margin, "review.margin of the gateway, for the share that goes to people")
 	flags.BoolVar(&try.Each, "each", false, "with --json: also what was said of each image")
 	flags.BoolVar(&asJSON, "json", false, "print JSON")
 	requireImages(command)

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/vigie/vigie/engine"
+	"github.com/vigie/vigie/guard/job"
 	"github.com/vigie/vigie/model"
 	"github.com/vigie/vigie/onnx"
 	"github.com/vigie/vigie/onnx/autodiff"
@@ -59,10 +60,21 @@ it can not, why and what to do. docs/operators.md has the whole table.`,
 			if err != nil {
 				return err
 			}
-			if asJSON {
-				return p.Summary().WriteJSON(cmd.OutOrStdout())
+			verifiers, err := job.Verifiers(p)
+			if err != nil {
+				return err
 			}
-			return p.Summary().Write(cmd.OutOrStdout())
+			summary := p.Summary()
+			if asJSON {
+				if verifiers != nil {
+					summary.Verifiers = verifiers.Summary()
+				}
+				return summary.WriteJSON(cmd.OutOrStdout())
+			}
+			if err := summary.Write(cmd.OutOrStdout()); err != nil || verifiers == nil {
+				return err
+			}
+			return job.WriteVerifiers(cmd.OutOrStdout(), verifiers)
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "write JSON")

@@ -69,26 +69,44 @@ type Fit struct {
 	Package string
 	Data    probe.Test // images that the model was not trained on
 	Options guard.FitOptions
+	Verify  Verifying
+	// WithoutGuards fits the verifiers of the answer only: the package has no input
+	// guards, because there are too few images for them.
+	WithoutGuards bool
 }
 
 // Fitted is what was fitted and where it went.
 type Fitted struct {
-	guard.Report
-	Package  string            `json:"package"`
-	Data     string            `json:"data"`
-	Digest   vigie.ModelDigest `json:"digest"` // of the package with its guards
-	Replaced vigie.ModelDigest `json:"replaced"`
-	Bytes    int               `json:"bytes"` // of the statistics
-	Patients bool              `json:"patients_known"`
+	*guard.Report                   // nil without guards
+	Package       string            `json:"package"`
+	Data          string            `json:"data"`
+	Digest        vigie.ModelDigest `json:"digest"` // of the package with its guards
+	Replaced      vigie.ModelDigest `json:"replaced"`
+	Bytes         int               `json:"bytes"` // of the statistics
+	Patients      bool              `json:"patients_known"`
+	Labelled      bool              `json:"labelled"`
+	Verifiers     *guard.Verifiers  `json:"verifiers"`
+	Promises      []guard.Promise   `json:"promises,omitempty"` // of the sets, label by label
 }
 
-// Run fits the guards, writes them into the package and seals it.
+// Run fits guards and verifiers, writes them into the package and seals it.
 func (f Fit) Run(ctx context.Context) (*Fitted, error) {
 	p, err := model.Open(f.Package)
 	if err != nil {
 		return nil, err
 	}
 	n, err := Network(p)
+	if err != nil {
+		return nil, err
+	}
+	_, subject, err := p.Guards()
+	if err == nil && f.WithoutGuards {
+		return nil, fmt.Errorf("job: %w: the package has guards, which a budget must count: fit them again too", ErrAsk)
+	}
+	if err != nil && !errors.Is(err, model.ErrNoGuards) {
+		return nil, err
+	}
+	options, err := f.options(p, subject)
 	if err != nil {
 		return nil, err
 	}
@@ -100,23 +118,80 @@ func (f Fit) Run(ctx context.Context) (*Fitted, error) {
 	if err != nil {
 		return nil, err
 	}
-	_, subject, err := p.Guards()
-	if err != nil && !errors.Is(err, model.ErrNoGuards) {
-		return nil, err
-	}
 	f.Options.Subject = subject
 	f.Options.Data = fmt.Sprintf("%s %s %s", filepath.Base(f.Data.Data), f.Data.Split, digest)
-	statistics, report, err := guard.Fit(ctx, n, guard.Examples{Images: images, Patients: set.Patients, Names: set.Names}, f.Options)
+	options.Data = f.Options.Data
+	truth := truths(p, set)
+	examples := guard.Examples{Images: images, Patients: set.Patients, Names: set.Names}
+	held, _, err := answered(ctx, p, options.Apart, images, truth, f.Verify.Margin, f.Options.Threads)
 	if err != nil {
 		return nil, err
 	}
-	data, err := statistics.Marshal()
+	first, second := guard.Halves(examples, f.Options.Seed)
+	if !f.WithoutGuards {
+		if first, second, err = guard.Divide(examples, f.Options); err != nil {
+			return nil, err
+		}
+	}
+	pick := func(at []int) (out []guard.Held) {
+		for _, i := range at {
+			out = append(out, held[i])
+		}
+		return out
+	}
+	// A budget that does not suffice is said before the guards take their time.
+	verifiers, err := guard.FitVerifiers(pick(first), pick(second), options)
 	if err != nil {
 		return nil, err
 	}
-	out := &Fitted{Report: *report, Package: f.Package, Data: f.Options.Data, Replaced: p.Digest, Bytes: len(data), Patients: set.Patients != nil}
-	out.Digest, err = p.WriteGuards(data)
+	out := &Fitted{Package: f.Package, Data: f.Options.Data, Replaced: p.Digest, Patients: set.Patients != nil, Labelled: truth != nil}
+	var data []byte
+	if !f.WithoutGuards {
+		statistics, report, err := guard.Fit(ctx, n, examples, f.Options)
+		if err != nil {
+			return nil, err
+		}
+		if data, err = statistics.Marshal(); err != nil {
+			return nil, err
+		}
+		out.Report, out.Bytes = report, len(data)
+		if err := alarms(ctx, p, statistics, subject, images, held, f.Options.Threads); err != nil {
+			return nil, err
+		}
+		options.InputsExpected = report.Expected
+		if verifiers, err = guard.FitVerifiers(pick(first), pick(second), options); err != nil {
+			return nil, err
+		}
+	}
+	written, err := verifiers.Marshal()
+	if err != nil {
+		return nil, err
+	}
+	if out.Verifiers = verifiers.Summary(); verifiers.Sets != nil {
+		out.Promises = verifiers.Sets.Promises()
+	}
+	out.Digest, err = p.WriteFitted(data, written)
 	return out, err
+}
+
+// alarms says of each image whether the guards raise one.
+func alarms(ctx context.Context, p *model.Package, s *guard.Statistics, subject vigie.ModelDigest, images [][]float32, held []guard.Held, threads int) error {
+	g, err := guard.Open(p.Graph, s, guard.Options{Subject: subject, Threads: threads})
+	if err != nil {
+		return err
+	}
+	for i, values := range images {
+		look, err := g.Run(ctx, engine.Float32(p.Manifest.Input.Shape(1), values))
+		if err != nil {
+			return errors.Join(fmt.Errorf("job: image %d: %w", i, err), g.Close())
+		}
+		results, err := g.Judge(ctx, look)
+		if err != nil {
+			return errors.Join(fmt.Errorf("job: image %d: %w", i, err), g.Close())
+		}
+		held[i].Alarm = results[len(results)-1].Alarm
+	}
+	return g.Close()
 }
 
 // read opens the images that a test names, in the size that the package wants.
@@ -166,21 +241,28 @@ func prepare(p *model.Package, set *train.Set) ([][]float32, error) {
 func (f *Fitted) Write(w io.Writer) error {
 	var s strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&s, format+"\n", args...) }
-	line("guards of %s, fitted on %d images and calibrated on %d others (%s, seed %d)", f.Package, f.Fitted, f.Calibrated, f.Data, f.Seed)
-	promise := "over all answers together"
-	if f.ByClass {
-		promise = "for each leading answer by itself"
+	if r := f.Report; r != nil {
+		line("guards of %s, fitted on %d images and calibrated on %d others (%s, seed %d)", f.Package, r.Fitted, r.Calibrated, f.Data, r.Seed)
+		promise := "over all answers together"
+		if r.ByClass {
+			promise = "for each leading answer by itself"
+		}
+		line("false alarms       at most %.2g %% promised, %.2g %% expected, %s", 100*r.FalseAlarms, 100*r.Expected, promise)
+		line("second look        at about %.2g %% of clean images", 100*r.SecondLook)
+		line("layers             %s", strings.Join(r.Layers, ", "))
+		if !r.Gradient {
+			line("gradient           none: %s", r.WithoutReason)
+		}
+	} else {
+		line("verifiers of %s, without input guards (%s, seed %d)", f.Package, f.Data, f.Verifiers.Seed)
 	}
-	line("false alarms       at most %.2g %% promised, %.2g %% expected, %s", 100*f.FalseAlarms, 100*f.Expected, promise)
-	line("second look        at about %.2g %% of clean images", 100*f.SecondLook)
-	line("layers             %s", strings.Join(f.Layers, ", "))
-	if !f.Gradient {
-		line("gradient           none: %s", f.WithoutReason)
-	}
+	writeVerifiers(&s, f.Verifiers, f.Promises)
 	if !f.Patients {
 		line("patients           not known: images were divided as if each were a patient of its own")
 	}
-	line("statistics         %s, %d bytes", model.GuardsFile, f.Bytes)
+	if f.Report != nil {
+		line("statistics         %s, %d bytes", model.GuardsFile, f.Bytes)
+	}
 	line("package            %s\n                   was %s: pin the new one where the model is used", f.Digest, f.Replaced)
 	_, err := io.WriteString(w, s.String())
 	return err

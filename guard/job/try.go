@@ -2,6 +2,7 @@ package job
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -23,7 +24,8 @@ type Try struct {
 	Package string
 	Data    probe.Test
 	Threads int
-	Each    bool // also return what was said of each image
+	Each    bool    // also return what was said of each image
+	Margin  float64 // the gateway's review.margin, for what goes to people
 }
 
 // Tried says how often the guards raised an alarm.
@@ -46,6 +48,8 @@ type Tried struct {
 	Guarded float64    `json:"guarded_seconds"`
 	Ratio   float64    `json:"ratio"` // of the sums, so that second looks count
 	Each    []TriedOne `json:"each,omitempty"`
+	// Answers is what the verifiers say of the answers; nil if there are none.
+	Answers *TriedAnswers `json:"answers,omitempty"`
 }
 
 // TriedOne is what was said of one image.
@@ -64,7 +68,14 @@ func (t Try) Run(ctx context.Context) (*Tried, error) {
 	if err != nil {
 		return nil, err
 	}
+	verifiers, err := verifiersOf(p)
+	if err != nil {
+		return nil, err
+	}
 	data, subject, err := p.Guards()
+	if errors.Is(err, model.ErrNoGuards) && verifiers != nil {
+		return t.answersOnly(ctx, p, verifiers)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -93,6 +104,7 @@ func (t Try) Run(ctx context.Context) (*Tried, error) {
 	out := &Tried{Package: t.Package, Digest: string(p.Digest), Data: digest, Split: t.Data.Split, Images: len(images),
 		ByGuard: map[string]int{}, Suspicious: map[string]int{}}
 	var plain, guarded []float64
+	alarmed := make([]bool, len(images))
 	var sums [2]float64
 	for i, values := range images {
 		input := engine.Float32(p.Manifest.Input.Shape(1), values)
@@ -126,6 +138,7 @@ func (t Try) Run(ctx context.Context) (*Tried, error) {
 		}
 		if last.Alarm {
 			out.Alarms++
+			alarmed[i] = true
 			out.ByGuard[last.Reason.Detail]++
 		}
 		if t.Each {
@@ -139,8 +152,46 @@ func (t Try) Run(ctx context.Context) (*Tried, error) {
 	out.Rate = train.Wilson(out.Alarms, out.Images)
 	out.Bare, out.Guarded = median(plain), median(guarded)
 	out.Ratio = sums[1] / sums[0]
-	return out, nil
+	if verifiers != nil {
+		out.Answers, err = tryAnswers(ctx, p, verifiers, images, truths(p, set), alarmed, t.Margin, t.Threads)
+	}
+	return out, err
 }
+
+// answersOnly is Run for a package without input guards.
+func (t Try) answersOnly(ctx context.Context, p *model.Package, v *guard.Verifiers) (*Tried, error) {
+	set, digest, err := read(ctx, p, t.Data)
+	if err != nil {
+		return nil, err
+	}
+	images, err := prepare(p, set)
+	if err != nil {
+		return nil, err
+	}
+	out := &Tried{Package: t.Package, Digest: string(p.Digest), Data: digest, Split: t.Data.Split, Images: len(images)}
+	out.Answers, err = tryAnswers(ctx, p, v, images, truths(p, set), nil, t.Margin, t.Threads)
+	return out, err
+}
+
+// verifiersOf are the verifiers of a package; nil if it has none.
+func verifiersOf(p *model.Package) (*guard.Verifiers, error) {
+	data, subject, err := p.Verifiers()
+	if errors.Is(err, model.ErrNoVerifiers) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	v, err := guard.ParseVerifiers(data)
+	if err == nil {
+		err = v.Fits(subject, labelsOf(p))
+	}
+	return v, err
+}
+
+// Verifiers are the output verifiers of a package, for people to see; nil if it
+// has none.
+func Verifiers(p *model.Package) (*guard.Verifiers, error) { return verifiersOf(p) }
 
 func median(v []float64) float64 {
 	if len(v) == 0 {
@@ -155,12 +206,20 @@ func median(v []float64) float64 {
 func (t *Tried) Write(w io.Writer) error {
 	var s strings.Builder
 	fmt.Fprintf(&s, "%s on %d images of split %s\n", t.Package, t.Images, t.Split)
+	if t.ByGuard == nil { // no input guards
+		t.Answers.write(&s)
+		_, err := io.WriteString(w, s.String())
+		return err
+	}
 	fmt.Fprintf(&s, "alarms             %d, %.2f %% (95 %% %.2f to %.2f)\n", t.Alarms, 100*t.Rate.Value, 100*t.Rate.Low, 100*t.Rate.High)
 	fmt.Fprintf(&s, "second look        %d images\n", t.Seconds)
 	for _, k := range guard.Guards() {
 		fmt.Fprintf(&s, "  %-16s led to %d alarms, p at or below the promise in %d images\n", k.Name, t.ByGuard[string(k.Name)], t.Suspicious[string(k.Name)])
 	}
 	fmt.Fprintf(&s, "time               %.3f ms an image bare, %.3f ms guarded (medians); %.2f times in all\n", 1000*t.Bare, 1000*t.Guarded, t.Ratio)
+	if t.Answers != nil {
+		t.Answers.write(&s)
+	}
 	_, err := io.WriteString(w, s.String())
 	return err
 }
