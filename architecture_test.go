@@ -59,6 +59,7 @@ var allowed = map[string][]string{
 	"attest":            {""},
 
 	// hospitals together
+	"federate":        {"train", "federate/robust", "federate/secagg"},
 	"federate/robust": {},
 	"federate/secagg": {"keys/dsse"},
 

@@ -159,6 +159,9 @@ func (s *Site) fail(doing string, err error) error {
 	return fmt.Errorf("secagg: %s in round %d at %q: %w", doing, s.round.Number, s.name, err)
 }
 
+// Masked says whether a vector was masked in this round.
+func (s *Site) Masked() bool { return s.state.Masked }
+
 // Keys is the site's first message.
 func (s *Site) Keys() Message { return s.state.Keys }
 

@@ -1,0 +1,499 @@
+package federate
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/vigie/vigie/federate/robust"
+	"github.com/vigie/vigie/federate/secagg"
+)
+
+// CoordinatorOptions says what a coordinator is.
+type CoordinatorOptions struct {
+	Terms   Terms
+	Members []secagg.Member
+	// Variables are the model's, one after the other, that the first round starts
+	// from; the first Trained of them are trained, the others running statistics.
+	Variables []float32
+	Trained   int
+	Keeper    Keeper // keeps what must outlive the process; nil: nothing does
+	// Parallel is how many sites are asked at a time; 0 is all. It does not change
+	// the result.
+	Parallel int
+}
+
+// Coordinator leads a federation. It holds the model once, whatever the number
+// of sites, and sees no update of a site.
+type Coordinator struct {
+	CoordinatorOptions
+
+	state  coordinatorState
+	server server
+}
+
+// coordinatorState is what outlives the process, besides the numbers.
+type coordinatorState struct {
+	Terms  []byte `json:"terms"`  // their digest
+	Number uint64 `json:"number"` // of the last attempt at a round
+	Index  int    `json:"index"`  // rounds that have a result
+}
+
+// NewCoordinator makes a coordinator ready, or goes on where its keeper says that
+// it was.
+func NewCoordinator(o CoordinatorOptions) (*Coordinator, error) {
+	if err := o.Terms.Check(len(o.Members)); err != nil {
+		return nil, err
+	}
+	if o.Trained < 1 || o.Trained > len(o.Variables) {
+		return nil, fmt.Errorf("federate: making a coordinator: %d variables, of which %d are trained", len(o.Variables), o.Trained)
+	}
+	c := &Coordinator{CoordinatorOptions: o}
+	c.Variables = slices.Clone(o.Variables)
+	c.server = newServer(o.Terms.Algorithm, len(o.Variables), o.Trained)
+	return c, c.restore()
+}
+
+// Weights are the global weights now, in place.
+func (c *Coordinator) Weights() *Weights { return &Weights{c.Variables, c.server.Control} }
+
+// Rounds is how many rounds have a result.
+func (c *Coordinator) Rounds() int { return c.state.Index }
+
+// Done says whether the terms' rounds are over.
+func (c *Coordinator) Done() bool { return c.state.Index >= c.Terms.Rounds }
+
+// Outcome is what came of a round.
+type Outcome struct {
+	Index  int            `json:"round"`   // from 0
+	Number uint64         `json:"number"`  // of the attempt
+	Groups []GroupOutcome `json:"groups"`  //
+	Loss   float64        `json:"loss"`    // mean over the sites' examples, before their steps
+	Length float64        `json:"length"`  // Euclidean, of the mean update
+	Sites  int            `json:"sites"`   // in the sums
+	Lost   []string       `json:"lost"`    // asked, but in no sum
+	Bytes  Traffic        `json:"traffic"` // of the vectors, both ways
+}
+
+// Traffic counts bytes.
+type Traffic struct {
+	Down int64 `json:"down"`
+	Up   int64 `json:"up"`
+}
+
+// GroupOutcome is what came of one group.
+type GroupOutcome struct {
+	Members   []string            `json:"members"`
+	Survivors []string            `json:"survivors,omitempty"`
+	Weight    float64             `json:"weight,omitempty"` // Σ of the sites' weights
+	Held      float64             `json:"held"`             // against its sum, by the rule
+	Accused   []secagg.Accusation `json:"accused,omitempty"`
+	Failure   string              `json:"failure,omitempty"`
+}
+
+// Round runs one round with the sites that the links reach. It returns an error
+// that wraps ErrRound if no group has a sum; the state is then as before, and
+// another attempt may be made. A context that ends ends the round.
+func (c *Coordinator) Round(ctx context.Context, links []Link) (Outcome, error) {
+	if c.Done() {
+		return Outcome{}, fmt.Errorf("federate: starting round %d of %d: %w: all are done", c.state.Index+1, c.Terms.Rounds, ErrRound)
+	}
+	c.state.Number++
+	if err := c.save(); err != nil { // so that no number is used twice
+		return Outcome{}, err
+	}
+	out := Outcome{Index: c.state.Index, Number: c.state.Number, Lost: []string{}}
+	links = slices.Clone(links)
+	slices.SortFunc(links, func(a, b Link) int { return strings.Compare(a.Name(), b.Name()) })
+	weights := c.Weights()
+	digest := weights.Digest()
+	var sums []groupSum
+	for _, group := range c.divide(links) {
+		g := &groupRound{coordinator: c, links: group, weights: weights, order: Order{Round: c.state.Number, Index: c.state.Index, Model: digest[:]}}
+		sum, outcome, err := g.run(ctx)
+		out.Groups = append(out.Groups, outcome)
+		out.Bytes.Down += g.traffic.Down
+		out.Bytes.Up += g.traffic.Up
+		if ctx.Err() != nil {
+			return out, ctx.Err()
+		}
+		if err == nil {
+			sums = append(sums, sum)
+			out.Sites += len(outcome.Survivors)
+		}
+		for _, name := range outcome.Members {
+			if _, in := slices.BinarySearch(outcome.Survivors, name); !in {
+				out.Lost = append(out.Lost, name)
+			}
+		}
+	}
+	return out, c.finish(&out, sums)
+}
+
+// finish moves the model by the sums, and keeps it.
+func (c *Coordinator) finish(out *Outcome, sums []groupSum) error {
+	fail := func(err error) error {
+		return fmt.Errorf("federate: ending round %d, attempt %d: %w: %w", out.Index+1, out.Number, ErrRound, err)
+	}
+	if len(sums) == 0 {
+		return fail(errors.New(out.failures()))
+	}
+	update, held, err := c.combine(sums)
+	if err != nil {
+		return fail(err)
+	}
+	total := 0.0
+	for i, s := range sums {
+		out.Groups[s.group(out)].Held = held[i]
+		total += s.weight
+		out.Loss += s.loss * s.weight
+	}
+	out.Loss /= total
+	n := len(c.Variables)
+	out.Length = length(update[:n])
+	c.server.move(c.Terms, c.Variables, c.Trained, update[:n], update[n:], float64(out.Sites)/float64(len(c.Members)))
+	c.state.Index++
+	return c.save()
+}
+
+// group finds the outcome of the group that a sum is of.
+func (s groupSum) group(out *Outcome) int {
+	return slices.IndexFunc(out.Groups, func(g GroupOutcome) bool { return g.Members[0] == s.first })
+}
+
+func (o Outcome) failures() string {
+	var all []string
+	for _, g := range o.Groups {
+		all = append(all, g.Failure)
+	}
+	return strings.Join(all, "; ")
+}
+
+// combine makes one mean update of the groups' sums, by the terms' rule.
+func (c *Coordinator) combine(sums []groupSum) (update []float32, held []float64, err error) {
+	rule, err := robust.Find(c.Terms.Rule)
+	if err != nil {
+		return nil, nil, err
+	}
+	in := robust.Input{Bad: c.Terms.Bad}
+	for _, s := range sums {
+		in.Rows = append(in.Rows, s.mean)
+		in.Weights = append(in.Weights, s.weight)
+	}
+	out, err := rule.Combine(in)
+	return out.Update, out.Held, err
+}
+
+// divide draws the groups of a round, in the order of their names each.
+func (c *Coordinator) divide(links []Link) [][]Link {
+	groups := c.Terms.groups(len(links))
+	rng := rand.New(rand.NewPCG(c.Terms.Seed^0x6a09e667f3bcc908, c.state.Number))
+	order := rng.Perm(len(links))
+	out := make([][]Link, groups)
+	for at, i := range order {
+		out[at%groups] = append(out[at%groups], links[i])
+	}
+	for _, g := range out {
+		slices.SortFunc(g, func(a, b Link) int { return strings.Compare(a.Name(), b.Name()) })
+	}
+	return out
+}
+
+// groupSum is what a group's masked vectors come to.
+type groupSum struct {
+	first  string    // member, which says which group it is
+	mean   []float32 // update, and control change, by weight
+	weight float64
+	loss   float64
+}
+
+// groupRound leads one group through the steps of a round.
+type groupRound struct {
+	coordinator *Coordinator
+	links       []Link
+	weights     *Weights
+	order       Order // fields that all orders of the round have
+	traffic     Traffic
+}
+
+func (g *groupRound) run(ctx context.Context) (groupSum, GroupOutcome, error) {
+	c := g.coordinator
+	var out GroupOutcome
+	for _, l := range g.links {
+		out.Members = append(out.Members, l.Name())
+	}
+	g.order.Group = out.Members
+	sum, aggregation, err := g.steps(ctx, &out)
+	if aggregation != nil {
+		out.Accused = aggregation.Accusations
+	}
+	if err != nil {
+		out.Survivors, out.Failure = nil, err.Error()
+		return groupSum{}, out, err
+	}
+	values := make([]float64, len(sum))
+	c.Terms.fixed(c.Terms.largest(len(c.Members))).Decode(values, sum)
+	n := len(values) - 2
+	s := groupSum{first: out.Members[0], weight: values[n], mean: make([]float32, n)}
+	if !(s.weight > 0) {
+		err := fmt.Errorf("the sites' weights come to %g", s.weight)
+		out.Survivors, out.Failure = nil, err.Error()
+		return groupSum{}, out, err
+	}
+	for j := range s.mean {
+		s.mean[j] = float32(values[j] / s.weight)
+	}
+	s.loss, out.Weight = values[n+1]/s.weight, s.weight
+	return s, out, nil
+}
+
+// steps returns the opened sum.
+func (g *groupRound) steps(ctx context.Context, out *GroupOutcome) ([]uint32, *secagg.Coordinator, error) {
+	c := g.coordinator
+	length := c.Terms.vectorLength(len(c.Variables), c.Trained)
+	g.order.Step = StepKeys
+	round, err := c.Terms.round(g.order, c.Members, length)
+	if err != nil {
+		return nil, nil, err
+	}
+	a, err := secagg.NewCoordinator(round)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := g.ask(ctx, StepKeys, out.Members, nil, func(_ string, answer Answer) error {
+		m, err := single(answer)
+		if err != nil {
+			return err
+		}
+		return a.AddKeys(m)
+	}); err != nil {
+		return nil, a, err
+	}
+	roster, err := a.CloseKeys()
+	if err != nil {
+		return nil, a, err
+	}
+	var entered []string
+	for _, m := range roster {
+		entered = append(entered, m.From)
+	}
+	if err := g.ask(ctx, StepShares, entered, func(_ string, o *Order) { o.Messages = roster }, func(name string, answer Answer) error {
+		return a.AddShares(name, answer.Messages)
+	}); err != nil {
+		return nil, a, err
+	}
+	parcels, err := a.CloseShares()
+	if err != nil {
+		return nil, a, err
+	}
+	var dealers []string
+	for _, name := range entered {
+		if parcels[name] != nil {
+			dealers = append(dealers, name)
+		}
+	}
+	if err := g.ask(ctx, StepAccept, dealers, func(name string, o *Order) { o.Messages = parcels[name] }, func(_ string, answer Answer) error {
+		m, err := single(answer)
+		if err != nil {
+			return err
+		}
+		return a.AddAcceptance(m)
+	}); err != nil {
+		return nil, a, err
+	}
+	partners, err := a.CloseAcceptances()
+	if err != nil {
+		return nil, a, err
+	}
+	sum := make([]uint32, length)
+	if err := g.ask(ctx, StepTrain, partners, func(_ string, o *Order) { o.Names, o.Weights = partners, g.weights }, func(name string, answer Answer) error {
+		if len(answer.Vector) != length {
+			return fmt.Errorf("a vector of %d numbers, want %d", len(answer.Vector), length)
+		}
+		if err := a.Arrived(name); err != nil {
+			return err
+		}
+		secagg.Add(sum, answer.Vector)
+		g.traffic.Down += 4 * int64(len(g.weights.Variables)+len(g.weights.Control))
+		g.traffic.Up += 4 * int64(length)
+		return nil
+	}); err != nil {
+		return nil, a, err
+	}
+	survivors, err := a.CloseMasked()
+	if err != nil {
+		return nil, a, err
+	}
+	out.Survivors = survivors
+	if err := g.ask(ctx, StepConfirm, survivors, func(_ string, o *Order) { o.Names = survivors }, func(_ string, answer Answer) error {
+		m, err := single(answer)
+		if err != nil {
+			return err
+		}
+		return a.AddConfirmation(m)
+	}); err != nil {
+		return nil, a, err
+	}
+	confirmations, err := a.CloseConfirmations()
+	if err != nil {
+		return nil, a, err
+	}
+	if err := g.ask(ctx, StepReveal, survivors, func(_ string, o *Order) { o.Messages = confirmations }, func(_ string, answer Answer) error {
+		m, err := single(answer)
+		if err != nil {
+			return err
+		}
+		return a.AddReveal(m)
+	}); err != nil {
+		return nil, a, err
+	}
+	return sum, a, a.Open(ctx, sum)
+}
+
+func single(answer Answer) (secagg.Message, error) {
+	if len(answer.Messages) != 1 {
+		return secagg.Message{}, fmt.Errorf("%d messages, want 1", len(answer.Messages))
+	}
+	return answer.Messages[0], nil
+}
+
+// ask sends an order to each of the named sites and takes the answers as they
+// come, one at a time. A site that fails, refuses, answers badly or is late is
+// left out: what is missing shows when the step is closed. The error is the
+// context's alone.
+func (g *groupRound) ask(ctx context.Context, step Step, among []string, fill func(string, *Order), take func(string, Answer) error) error {
+	c := g.coordinator
+	limited, cancel := context.WithTimeout(ctx, c.Terms.Deadline)
+	defer cancel()
+	parallel := c.Parallel
+	if parallel < 1 {
+		parallel = len(g.links)
+	}
+	slots := make(chan struct{}, parallel)
+	var taking sync.Mutex
+	var waiting sync.WaitGroup
+	closed := false
+	done := make(chan struct{})
+	for _, l := range g.links {
+		name := l.Name()
+		if _, in := slices.BinarySearch(among, name); !in {
+			continue
+		}
+		waiting.Go(func() {
+			select {
+			case slots <- struct{}{}:
+			case <-limited.Done():
+				return
+			}
+			defer func() { <-slots }()
+			o := g.order
+			o.Step = step
+			if step != StepKeys {
+				o.Group, o.Model, o.Index = nil, nil, 0
+			}
+			if fill != nil {
+				fill(name, &o)
+			}
+			answer, err := l.Ask(limited, o)
+			if err != nil {
+				return
+			}
+			taking.Lock()
+			defer taking.Unlock()
+			if !closed {
+				take(name, answer)
+			}
+		})
+	}
+	go func() { waiting.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-limited.Done(): // whoever has not answered is late, and must not be heard any more
+	}
+	taking.Lock()
+	defer taking.Unlock()
+	closed = true
+	return ctx.Err()
+}
+
+func length(v []float32) float64 {
+	sum := 0.0
+	for _, x := range v {
+		sum += float64(x) * float64(x)
+	}
+	return math.Sqrt(sum)
+}
+
+const coordinatorMemory = "coordinator"
+
+// save keeps the state: numbers and variables in one file, so that they cannot
+// be of different rounds.
+func (c *Coordinator) save() error {
+	if c.Keeper == nil {
+		return nil
+	}
+	terms := c.Terms.Digest()
+	c.state.Terms = terms[:]
+	header, err := json.Marshal(c.state)
+	if err != nil {
+		return fmt.Errorf("federate: keeping the coordinator's state: %w", err)
+	}
+	data := append(header, '\n')
+	for _, part := range c.numbers() {
+		data = append(data, encodeFloats(*part)...)
+	}
+	return c.Keeper.Put(coordinatorMemory, data)
+}
+
+// numbers are all that the coordinator keeps besides its state.
+func (c *Coordinator) numbers() []*[]float32 {
+	return []*[]float32{&c.Variables, &c.server.Moment, &c.server.Variance, &c.server.Control}
+}
+
+func (c *Coordinator) restore() error {
+	if c.Keeper == nil {
+		return nil
+	}
+	data, err := c.Keeper.Get(coordinatorMemory)
+	if err != nil || data == nil {
+		return err
+	}
+	fail := func(format string, arguments ...any) error {
+		return fmt.Errorf("federate: going on as a coordinator: %w: %s", ErrKept, fmt.Sprintf(format, arguments...))
+	}
+	end := slices.Index(data, '\n')
+	if end < 0 {
+		return fail("the file is damaged")
+	}
+	var state coordinatorState
+	if err := json.Unmarshal(data[:end], &state); err != nil {
+		return fail("%v", err)
+	}
+	terms := c.Terms.Digest()
+	if string(terms[:]) != string(state.Terms) {
+		return fail("it was kept under other terms; keep those of these elsewhere")
+	}
+	data = data[end+1:]
+	want := 0
+	for _, part := range c.numbers() {
+		want += 4 * len(*part)
+	}
+	if len(data) != want {
+		return fail("it holds %d bytes of numbers, this model has %d", len(data), want)
+	}
+	for _, part := range c.numbers() {
+		n := 4 * len(*part)
+		if *part, err = decodeFloats(data[:n], n/4); err != nil {
+			return fail("%v", err)
+		}
+		data = data[n:]
+	}
+	c.state = state
+	return nil
+}

@@ -1,0 +1,166 @@
+package federate
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/vigie/vigie/federate/secagg"
+)
+
+// Keeper keeps a party's memory: Put replaces what is kept under a name, whole
+// and durably, or leaves what was there; Get returns it, or nil if there is
+// nothing.
+type Keeper interface {
+	Put(name string, data []byte) error
+	Get(name string) ([]byte, error)
+}
+
+// Folder keeps in files of a folder that only their owner may read. It makes the
+// folder.
+func Folder(dir string) (Keeper, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("federate: making a folder to keep in: %w", err)
+	}
+	return folder(dir), nil
+}
+
+type folder string
+
+func (f folder) Put(name string, data []byte) (err error) {
+	path := filepath.Join(string(f), name)
+	file, err := os.CreateTemp(string(f), name+".*.tmp")
+	if err != nil {
+		return fmt.Errorf("federate: keeping %s: %w", name, err)
+	}
+	defer func() {
+		if err != nil {
+			os.Remove(file.Name())
+		}
+	}()
+	_, err = file.Write(data)
+	if err == nil {
+		err = file.Sync()
+	}
+	if closing := file.Close(); err == nil {
+		err = closing
+	}
+	if err == nil {
+		err = os.Rename(file.Name(), path)
+	}
+	if err == nil {
+		err = syncFolder(string(f))
+	}
+	if err != nil {
+		return fmt.Errorf("federate: keeping %s: %w", name, err)
+	}
+	return nil
+}
+
+// syncFolder makes a rename durable.
+func syncFolder(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
+
+func (f folder) Get(name string) ([]byte, error) {
+	data, err := os.ReadFile(filepath.Join(string(f), name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("federate: reading what was kept as %s: %w", name, err)
+	}
+	return data, nil
+}
+
+// memory is what a site must not forget.
+type memory struct {
+	Terms   []byte    `json:"terms"` // their digest
+	Round   uint64    `json:"round"` // the last that was entered
+	Order   Order     `json:"order"` // that it was entered with
+	Session []byte    `json:"session,omitempty"`
+	Control []float32 `json:"control,omitempty"`
+	Pending []float32 `json:"pending,omitempty"` // what Control becomes if the round counts
+}
+
+const siteMemory = "site.json"
+
+// save keeps the site's memory. The masked vector is kept before the memory that
+// says that there is one: see secagg.Site.Mask.
+func (s *Site) save() error {
+	if s.Keeper == nil {
+		return nil
+	}
+	if s.vector != nil {
+		if err := s.Keeper.Put(vectorName, encodeVector(s.vector)); err != nil {
+			return err
+		}
+	}
+	session, err := s.session.MarshalBinary()
+	if err != nil {
+		return fmt.Errorf("federate: keeping round %d at %q: %w", s.round.Number, s.name, err)
+	}
+	terms := s.Terms.Digest()
+	s.keep.Terms, s.keep.Session, s.keep.Control, s.keep.Pending = terms[:], session, s.control, s.pending
+	data, err := json.Marshal(s.keep)
+	if err != nil {
+		return fmt.Errorf("federate: keeping round %d at %q: %w", s.round.Number, s.name, err)
+	}
+	return s.Keeper.Put(siteMemory, data)
+}
+
+func (s *Site) restore() error {
+	if s.Keeper == nil {
+		return nil
+	}
+	data, err := s.Keeper.Get(siteMemory)
+	if err != nil || data == nil {
+		return err
+	}
+	fail := func(err error) error {
+		return fmt.Errorf("federate: going on at %q: %w: %w", s.name, ErrKept, err)
+	}
+	if err := json.Unmarshal(data, &s.keep); err != nil {
+		return fail(err)
+	}
+	terms := s.Terms.Digest()
+	if string(terms[:]) != string(s.keep.Terms) {
+		// agreed anew since: the numbers of rounds go on, what was under way is over
+		s.keep = memory{Round: s.keep.Round}
+		return nil
+	}
+	if len(s.keep.Control) == len(s.control) && s.control != nil {
+		s.control = s.keep.Control
+	}
+	if s.keep.Session == nil {
+		return nil
+	}
+	variables, trained := s.Trainer.Size()
+	round, err := s.Terms.round(s.keep.Order, s.Members, s.Terms.vectorLength(variables, trained))
+	if err != nil {
+		return nil // the members have changed: that round is over
+	}
+	session, err := secagg.RestoreSite(round, s.name, s.Signer, s.keep.Session)
+	if err != nil {
+		return fail(err)
+	}
+	s.round, s.session, s.pending = round, session, s.keep.Pending
+	if session.Masked() {
+		raw, err := s.Keeper.Get(vectorName)
+		if err != nil {
+			return fail(err)
+		}
+		if s.vector, err = decodeVector(raw, round.Length); err != nil {
+			return fail(err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,274 @@
+package federate
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/rand"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"sync"
+
+	"github.com/vigie/vigie/federate/secagg"
+)
+
+// Trainer learns from a site's own examples.
+type Trainer interface {
+	// Size is how many variables the model has, and how many of them, the first,
+	// are trained; the others are running statistics.
+	Size() (variables, trained int)
+	// Examples is how many examples the site has.
+	Examples() int
+	// Train moves the variables by one round of local training and returns the
+	// number of steps and their mean loss. The same work leads to the same
+	// variables.
+	Train(ctx context.Context, w Work) (steps int, loss float64, err error)
+}
+
+// Work is one round of local training.
+type Work struct {
+	Terms Terms
+	Round int     // of the terms, from 0
+	Rate  float64 // of this round
+	// Variables are the global ones, moved in place.
+	Variables []float32
+	// Correction is added to each gradient of the trained variables, if not nil.
+	Correction []float32
+	Seed       uint64 // of the site's order of examples
+}
+
+// SiteOptions says what a site is.
+type SiteOptions struct {
+	Name    string
+	Terms   Terms           // that the hospital agreed to
+	Members []secagg.Member // of the federation, in the order of their names, this one among them
+	Signer  crypto.Signer   // of the site's certificate
+	Trainer Trainer
+	Keeper  Keeper    // keeps what must outlive the process; nil: nothing does
+	Random  io.Reader // of keys; nil: crypto/rand
+	Seed    uint64    // of local training
+	// Tamper, if not nil, changes the update after it was clipped and weighted, as
+	// a malicious site would. For simulations of attacks alone.
+	Tamper func(round int, update []float32)
+}
+
+// Site is a hospital's side of a federation. It obeys one order at a time.
+type Site struct {
+	SiteOptions
+	name string
+
+	mu      sync.Mutex
+	keep    memory // what Keeper holds
+	round   secagg.Round
+	session *secagg.Site
+	vector  []uint32  // masked, until the round is over
+	control []float32 // of SCAFFOLD, after the last round that counted
+	pending []float32 // what it becomes if this one counts
+}
+
+// NewSite makes a site ready, or goes on where its keeper says that it was.
+func NewSite(o SiteOptions) (*Site, error) {
+	if o.Random == nil {
+		o.Random = rand.Reader
+	}
+	if o.Trainer == nil || o.Signer == nil {
+		return nil, fmt.Errorf("federate: making a site of %q: it needs a trainer and a signing key", o.Name)
+	}
+	if err := o.Terms.Check(len(o.Members)); err != nil {
+		return nil, err
+	}
+	s := &Site{SiteOptions: o, name: o.Name}
+	variables, trained := o.Trainer.Size()
+	if variables < 1 || trained < 1 || trained > variables || o.Trainer.Examples() < 1 {
+		return nil, fmt.Errorf("federate: making a site of %q: %d variables, %d of them trained, on %d examples: want at least one of each", o.Name, variables, trained, o.Trainer.Examples())
+	}
+	if o.Terms.Algorithm == SCAFFOLD {
+		s.control = make([]float32, trained)
+	}
+	if err := s.restore(); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *Site) refuse(o Order, format string, arguments ...any) (Answer, error) {
+	return Answer{}, fmt.Errorf("federate: obeying %q in round %d at %q: %w: %s", o.Step, o.Round, s.name, ErrOrder, fmt.Sprintf(format, arguments...))
+}
+
+// Obey follows an order, and returns the same answer if the same order comes
+// again. Before an answer leaves, what the site must not forget is kept.
+func (s *Site) Obey(ctx context.Context, o Order) (Answer, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if o.Step == StepKeys {
+		return s.begin(o)
+	}
+	if s.session == nil || o.Round != s.round.Number {
+		return s.refuse(o, "the site is at round %d", s.keep.Round)
+	}
+	var answer Answer
+	var err error
+	switch o.Step {
+	case StepShares:
+		answer.Messages, err = s.session.Share(o.Messages)
+	case StepAccept:
+		answer.Messages, err = one(s.session.Accept(o.Messages))
+	case StepTrain:
+		answer.Vector, err = s.train(ctx, o)
+	case StepConfirm:
+		answer.Messages, err = one(s.session.Confirm(o.Names))
+	case StepReveal:
+		answer.Messages, err = one(s.session.Reveal(o.Messages))
+		if err == nil && s.pending != nil {
+			s.control, s.pending = s.pending, nil
+		}
+	default:
+		return s.refuse(o, "there is no such step")
+	}
+	if err != nil {
+		return Answer{}, fmt.Errorf("federate: obeying %q in round %d at %q: %w", o.Step, o.Round, s.name, err)
+	}
+	if err := s.save(); err != nil {
+		return Answer{}, err
+	}
+	return answer, nil
+}
+
+func one(m secagg.Message, err error) ([]secagg.Message, error) {
+	return []secagg.Message{m}, err
+}
+
+// begin enters a round with a number above all that the site has entered.
+func (s *Site) begin(o Order) (Answer, error) {
+	if s.session != nil && o.Round == s.round.Number && sameOrder(o, s.keep.Order) {
+		return Answer{Messages: []secagg.Message{s.session.Keys()}}, nil
+	}
+	if o.Round <= s.keep.Round {
+		return s.refuse(o, "the site has entered round %d: a round that was entered does not begin again", s.keep.Round)
+	}
+	if o.Index < 0 || o.Index >= s.Terms.Rounds || len(o.Model) != sha256.Size {
+		return s.refuse(o, "round %d of %d, with a model digest of %d bytes", o.Index+1, s.Terms.Rounds, len(o.Model))
+	}
+	if s.Terms.GroupSize > 0 && len(o.Group) < s.Terms.GroupSize {
+		return s.refuse(o, "a group of %d sites; the terms want at least %d", len(o.Group), s.Terms.GroupSize)
+	}
+	if len(o.Group) > s.Terms.largest(len(s.Members)) {
+		return s.refuse(o, "a group of %d sites; the terms leave room for sums of %d", len(o.Group), s.Terms.largest(len(s.Members)))
+	}
+	variables, trained := s.Trainer.Size()
+	round, err := s.Terms.round(o, s.Members, s.Terms.vectorLength(variables, trained))
+	if err != nil {
+		return Answer{}, fmt.Errorf("federate: entering round %d at %q: %w", o.Round, s.name, err)
+	}
+	session, err := secagg.NewSite(round, s.name, s.Signer, s.Random)
+	if err != nil {
+		return Answer{}, fmt.Errorf("federate: entering round %d at %q: %w", o.Round, s.name, err)
+	}
+	s.round, s.session, s.vector, s.pending = round, session, nil, nil
+	s.keep.Round, s.keep.Order = o.Round, o
+	if err := s.save(); err != nil {
+		return Answer{}, err
+	}
+	return Answer{Messages: []secagg.Message{session.Keys()}}, nil
+}
+
+func sameOrder(a, b Order) bool {
+	if a.Index != b.Index || !bytes.Equal(a.Model, b.Model) || len(a.Group) != len(b.Group) {
+		return false
+	}
+	for i := range a.Group {
+		if a.Group[i] != b.Group[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// train trains, encodes and masks. A vector that was made once is sent again.
+func (s *Site) train(ctx context.Context, o Order) ([]uint32, error) {
+	if s.vector != nil {
+		return s.vector, nil
+	}
+	variables, trained := s.Trainer.Size()
+	w := o.Weights
+	if w == nil || len(w.Variables) != variables || len(w.Control) != len(s.control) {
+		return nil, fmt.Errorf("%w: weights of another model", ErrOrder)
+	}
+	if digest := w.Digest(); !bytes.Equal(digest[:], s.keep.Order.Model) {
+		return nil, fmt.Errorf("%w: other weights than the round began with", ErrOrder)
+	}
+	work := Work{Terms: s.Terms, Round: s.keep.Order.Index, Rate: s.Terms.rate(s.keep.Order.Index), Variables: append([]float32(nil), w.Variables...), Seed: s.Seed}
+	if s.control != nil {
+		work.Correction = make([]float32, trained)
+		for j := range work.Correction {
+			work.Correction[j] = w.Control[j] - s.control[j]
+		}
+	}
+	steps, loss, err := s.Trainer.Train(ctx, work)
+	if err != nil {
+		return nil, err
+	}
+	plain := work.Variables // becomes the update
+	for j, v := range w.Variables {
+		plain[j] -= v
+	}
+	var change []float32
+	if s.control != nil {
+		// option II: c⁺ − c_i = −c + (x − y)/(K·η), and here x − y is −update
+		s.pending, change = make([]float32, trained), make([]float32, trained)
+		scale := float32(1 / (float64(steps) * work.Rate))
+		for j := range change {
+			change[j] = -w.Control[j] - plain[j]*scale
+		}
+		clip(change, s.Terms.Bound)
+		for j, v := range change {
+			s.pending[j] = s.control[j] + v
+		}
+	}
+	clip(plain, s.Terms.Bound)
+	if s.Tamper != nil {
+		s.Tamper(work.Round, plain)
+	}
+	weight := float32(min(s.Trainer.Examples(), s.Terms.MaxExamples)) / float32(s.Terms.MaxExamples)
+	plain = append(plain, change...)
+	for j := range plain {
+		plain[j] *= weight
+	}
+	plain = append(plain, weight, weight*float32(min(max(loss, 0), max(1, s.Terms.Bound))))
+	vector := make([]uint32, len(plain))
+	if err := s.Terms.fixed(s.Terms.largest(len(s.Members))).Encode(vector, plain); err != nil {
+		return nil, err
+	}
+	if err := s.session.Mask(ctx, o.Names, vector); err != nil {
+		return nil, err
+	}
+	s.vector = vector
+	return vector, nil
+}
+
+// clip shortens a vector to the bound, if it is longer. One that is not finite
+// becomes zero: a site that has diverged adds nothing.
+func clip(v []float32, bound float64) {
+	sum := 0.0
+	for _, x := range v {
+		sum += float64(x) * float64(x)
+	}
+	length := math.Sqrt(sum)
+	if math.IsNaN(length) || math.IsInf(length, 0) {
+		clear(v)
+		return
+	}
+	if length > bound {
+		// a hair shorter, so that no rounding leads beyond the bound
+		scale := float32(bound / length * (1 - 1e-6))
+		for i := range v {
+			v[i] *= scale
+		}
+	}
+}
+
+// ErrKept is returned when what a site kept cannot be used.
+var ErrKept = errors.New("what the site has kept cannot be used")
