@@ -18,7 +18,7 @@ func newPrivacyCommand() *cobra.Command {
 		Long: `Each of the commands attacks a model package or an ONNX file and says, beside what
 the attack found, what chance, a non-member or no model at all would give.`,
 	}
-	command.AddCommand(newPrivacyMembershipCommand(), newPrivacyGradientsCommand())
+	command.AddCommand(newPrivacyMembershipCommand(), newPrivacyGradientsCommand(), newPrivacyExtractionCommand())
 	return command
 }
 
@@ -170,6 +170,47 @@ aggregation does; --clip and --noise make updates those of DP-SGD.`,
 	flags.Float64Var(&o.Clip, "clip", 0, "bound of each image's gradient; 0 is none")
 	flags.Float64Var(&o.Noise, "noise", 0, "noise in every weight of the sum, in units of the bound")
 	flags.Float64Var(&o.Limit, "ssim", 0.9, "similarity from which on an image counts as reconstructed")
+	cobra.CheckErr(command.MarkFlagRequired("data"))
+	return command
+}
+
+func newPrivacyExtractionCommand() *cobra.Command {
+	var (
+		o      job.Extraction
+		asJSON bool
+	)
+	command := &cobra.Command{
+		Use:   "extraction MODEL --data PATH --pool train --held-out val",
+		Short: "How many queries buy a copy of the model?",
+		Long: `Extraction asks the model and fits a copy to its answers, of an architecture of its
+own: queries are random, examples of --pool in random order, or those of which the
+copy is least sure (active); answers are classes alone, or probabilities. Copies are
+judged by how often they agree with the model on --held-out.
+
+Beside them stand the model's most frequent answer, and a model trained on the same
+examples with labels of people, which never saw the target. --transfer makes
+adversarial images on the copy and shows them to the model.
+
+A pool of the model's own training examples flatters the attack: name a split that
+the model was not trained on where there is one.`,
+		Example: `  vigie privacy extraction model.onnx --data pneumoniamnist.npz --budgets 10,30,100,300,1000 --transfer --report report.html
+  vigie privacy extraction risk.onnx --data patients.csv --label-column outcome --pool test --held-out val --budgets 10,50 --json`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.Model = args[0]
+			return privacyJob(cmd, &o.Common, asJSON, func(ctx context.Context) (*job.ExtractionReport, error) { return o.Run(ctx) })
+		},
+	}
+	flags := command.Flags()
+	commonPrivacyFlags(flags, &o.Common, &asJSON)
+	flags.StringVar(&o.Pool, "pool", "train", "split of the attacker's own examples")
+	flags.StringVar(&o.HeldOut, "held-out", "val", "split on which copies are judged")
+	flags.IntSliceVar(&o.Budgets, "budgets", []int{10, 30, 100, 300}, "numbers of queries")
+	flags.IntVar(&o.Steps, "steps", 300, "of fitting a copy")
+	flags.BoolVar(&o.Transfer, "transfer", false, "show the model adversarial images made on the copy")
+	flags.Float64Var(&o.Eps, "eps", 8./255, "bound of these, L∞, in units of the pixel range")
+	flags.IntVar(&o.PGDSteps, "pgd-steps", 20, "of making them")
+	flags.StringVar(&o.Save, "save", "", "FILE.onnx for the last copy of natural examples and probabilities")
 	cobra.CheckErr(command.MarkFlagRequired("data"))
 	return command
 }
