@@ -47,7 +47,8 @@ type Record struct {
 	Reasons       []vigie.ReasonCode
 	Destination   string
 	Instance      vigie.InstanceUID
-	// Guards lists what the guards of a diagnosis said, as name=p-value, separated by blanks.
+	// Guards lists what the guards of a diagnosis said, as name=p-value, separated by
+	// blanks; first, where there are prediction sets, sets=answers@coverage.
 	Guards   string
 	Decision string // what a person or triage decided; of a diagnosis, the verdict on its map
 }

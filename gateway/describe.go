@@ -200,6 +200,9 @@ func Describe(c *vigie.Case) string {
 			}
 			line("finding", "%-20s %.3f  %s (operating point %.3f)", p.Label, p.Probability, sign, p.Threshold)
 		}
+		for _, set := range f.Sets {
+			line("set", "%s", setText(set))
+		}
 		if e := f.Explanation; e != nil {
 			line("map", "%s", MapText(f))
 			for _, text := range []string{e.Label().English, e.Text.English, e.Label().French, e.Text.French} {

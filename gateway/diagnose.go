@@ -345,7 +345,7 @@ func (g *Gateway) conclude(ctx context.Context, job *river.Job[diagnoseArgs], c 
 		// the record of kind received holds the digest of the original.
 		proof.Model, proof.Configuration, proof.Input = read, finding.Configuration, finding.Input
 		proof.Instance, proof.Output = finding.Instance, vigie.DigestOf(d.result.Signed.Payload)
-		proof.Guards = guardsText(finding.Guards)
+		proof.Guards = guardsText(finding.Guards, setsWord(finding))
 		proof.Decision = mapDecision(finding)
 		if sealed, err = g.sealValue(ctx, c, valueFinding, keptFinding{d.result.Signed, d.result.Evidence}); err != nil {
 			return err

@@ -122,6 +122,7 @@ type standIn struct {
 	model  vigie.ModelDigest
 	answer func(enclave.Request) (float64, error)
 	maps   *vigie.Explanation // nil: as of an enclave that tests no maps
+	sets   []vigie.LabelSet
 
 	mu    sync.Mutex
 	asked []enclave.Request
@@ -173,6 +174,7 @@ func (s *standIn) Diagnose(_ context.Context, r enclave.Request) (enclave.Result
 		Stages:      []vigie.Stage{{Name: "infer", Duration: time.Millisecond}},
 		Time:        time.Now().UTC(),
 	}
+	finding.Sets = s.sets
 	if s.maps != nil {
 		finding.Explanation = s.maps
 	}

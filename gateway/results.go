@@ -153,7 +153,7 @@ func (g *Gateway) reportOf(c *vigie.Case) report.Result {
 				Probability: p.Probability, Threshold: p.Threshold, Positive: p.Positive,
 			})
 		}
-		r.Remarks = append(r.Remarks, mapRemarks(c.Finding).report...)
+		r.Remarks = append(append(r.Remarks, setRemarks(c.Finding)...), mapRemarks(c.Finding).report...)
 	}
 	if c.Verdict != nil {
 		for _, reason := range c.Verdict.Reasons {

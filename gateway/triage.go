@@ -44,6 +44,7 @@ func Triage(finding *vigie.Finding, referrals []vigie.Reason, policy Policy) vig
 	case finding != nil:
 		add(finding.Referrals...)
 		add(guardReasons(finding.Guards)...)
+		add(setReasons(finding)...)
 		add(predictionReasons(finding.Predictions, policy, len(reasons) > 0)...)
 	case len(referrals) == 0:
 		add(reason(vigie.ReasonInternal, "no finding and no reason for its absence"))
@@ -111,10 +112,16 @@ const maxGuardsText = 512
 
 // guardsText writes the guards' p-values for the audit log: "layers=0.31
 // combined=0.0071!", an exclamation mark for an alarm. Rules that hold are left
-// out: they say nothing that the digest of the finding does not prove.
-func guardsText(guards []vigie.GuardResult) string {
+// out: they say nothing that the digest of the finding does not prove. first is
+// said before them.
+func guardsText(guards []vigie.GuardResult, first ...string) string {
 	var words []string
 	length := 0
+	for _, word := range first {
+		if word != "" {
+			words, length = append(words, word), length+len(word)+1
+		}
+	}
 	for _, g := range guards {
 		if g.PValue == 1 && !g.Alarm && g.Reason == nil {
 			continue
