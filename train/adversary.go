@@ -166,7 +166,7 @@ func within32(x float32, d float64) float32 {
 	return v
 }
 
-// shut leaves place b as it is, but for its square if it has one.
+// shut leaves place b as it is.
 func (r *room) shut(b, per int) {
 	copy(r.low[b*per:(b+1)*per], r.centre[b*per:(b+1)*per])
 	copy(r.high[b*per:(b+1)*per], r.centre[b*per:(b+1)*per])
@@ -186,14 +186,9 @@ func (r *room) shutSquare(s square, b, channels, rows, columns int) {
 }
 
 // climb looks for the worst image in each room, from a random start, and leaves
-// it in a.images. The targets must be set. chance(b) is place b's stream.
+// it in a.images. Targets and variables must be set, and the rooms opened. chance(b) is place b's stream.
 func (a *adversary) climb(ctx context.Context, r *room, steps int, chance func(b int) *rand.Rand) error {
 	h, per := &a.spec, int(product(a.shape))
-	if h.Norm == Patch {
-		if err := a.place(ctx, r); err != nil {
-			return err
-		}
-	}
 	a.each(func(b int) { r.scatter(h, a.images, b, per, chance(b)) })
 	length := h.StepSize * r.eps
 	if steps != h.Steps {

@@ -106,7 +106,9 @@ func (h *hardened) perturb(ctx context.Context, t *trainer, images []float32, ep
 		}
 		a.loss.answers(a.logits, a.targets, a.width)
 	}
-	h.openRooms(images, laid, eps, int(h.spec.Clean*float64(a.size)))
+	if err := h.openRooms(ctx, images, laid, eps, int(h.spec.Clean*float64(a.size))); err != nil {
+		return err
+	}
 	if err := a.climb(ctx, h.room, h.spec.Steps, chance); err != nil {
 		return err
 	}
@@ -116,12 +118,17 @@ func (h *hardened) perturb(ctx context.Context, t *trainer, images []float32, ep
 
 // openRooms says what the adversary may change: nothing of the first images, nor
 // what a mask hides.
-func (h *hardened) openRooms(images []float32, laid [][]square, eps float64, clean int) {
+func (h *hardened) openRooms(ctx context.Context, images []float32, laid [][]square, eps float64, clean int) error {
 	a := h.adversary
 	per := int(product(a.shape))
 	copy(h.room.centre, images)
+	a.each(func(b int) { h.room.open(&h.spec, b, per, eps) })
+	if h.spec.Norm == Patch {
+		if err := a.place(ctx, h.room); err != nil {
+			return err
+		}
+	}
 	a.each(func(b int) {
-		h.room.open(&h.spec, b, per, eps)
 		if b < clean {
 			h.room.shut(b, per)
 		}
@@ -132,6 +139,7 @@ func (h *hardened) openRooms(images []float32, laid [][]square, eps float64, cle
 			h.room.shutSquare(s, b, int(a.shape[0]), int(a.shape[1]), int(a.shape[2]))
 		}
 	})
+	return nil
 }
 
 // noise adds the noise of each image's stream.
@@ -241,7 +249,9 @@ func (h *hardened) worst(ctx context.Context, images, targets []float32, variabl
 	}
 	a.load(variables)
 	copy(a.targets, targets)
-	h.openRooms(images, laid, h.spec.Eps, 0)
+	if err := h.openRooms(ctx, images, laid, h.spec.Eps, 0); err != nil {
+		return nil, err
+	}
 	chance := func(b int) *rand.Rand { return h.streams[b] }
 	if err := a.climb(ctx, h.room, max(validationSteps, h.spec.Steps), chance); err != nil {
 		return nil, err

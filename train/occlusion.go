@@ -27,9 +27,17 @@ type Occlusion struct {
 	// WorstOf, if more than 1, draws so many masks and takes the one that raises
 	// the loss most, one mask after the other (greedy cutout, Saha et al. 2023).
 	WorstOf int `json:"worst_of,omitempty"`
-	// Fill is what is seen in a mask's place, 0..1; 0 is black.
-	Fill float64 `json:"fill"`
+	// Fill is what is seen in a mask's place: Grey, Black or Mean, as the certificate
+	// will fill them. [grey]
+	Fill string `json:"fill"`
 }
+
+// The fillings of a mask.
+const (
+	Grey  = "grey"  // 0.5
+	Black = "black" // 0
+	Mean  = "mean"  // in each channel the mean of what stays to be seen
+)
 
 func (o *Occlusion) orDefault() *Occlusion {
 	if o == nil {
@@ -46,6 +54,9 @@ func (o *Occlusion) orDefault() *Occlusion {
 		out.Sizes = nil // as a checkpoint gives it back
 	}
 	out.Share = orElse(out.Share, 1)
+	if out.Fill == "" {
+		out.Fill = Grey
+	}
 	return &out
 }
 
@@ -65,8 +76,8 @@ func (o *Occlusion) check(rows, columns int) error {
 		return fmt.Errorf("train: hardening: masks on a share of %v of the images: %w: want more than 0, at most 1", o.Share, ErrHardening)
 	case o.WorstOf < 0 || o.WorstOf > 1<<10:
 		return fmt.Errorf("train: hardening: the worst of %d masks: %w: want 0 to %d", o.WorstOf, ErrHardening, 1<<10)
-	case !(o.Fill >= 0 && o.Fill <= 1):
-		return fmt.Errorf("train: hardening: masks filled with %v: %w: want a pixel value, 0 to 1", o.Fill, ErrHardening)
+	case o.Fill != Grey && o.Fill != Black && o.Fill != Mean:
+		return fmt.Errorf("train: hardening: masks filled with %q: %w: want %s, %s or %s", o.Fill, ErrHardening, Grey, Black, Mean)
 	case o.Patch == 0:
 		return nil
 	}
@@ -109,14 +120,41 @@ func (o *Occlusion) draw(rng *rand.Rand, rows, columns int) square {
 	return square{rng.IntN(rows - side + 1), rng.IntN(columns - side + 1), side, side}
 }
 
-// hide lays a mask over an image [channels, rows, columns].
-func (s square) hide(image []float32, channels, rows, columns int, fill float32) {
-	for c := range channels {
+// hide writes an image [channels, rows, columns] with masks over it to dst, which
+// may be the image.
+func (m *masker) hide(dst, image []float32, masks ...square) {
+	plane := m.rows * m.columns
+	hidden := make([]bool, plane)
+	for _, s := range masks {
 		for y := s.row; y < s.row+s.rows; y++ {
-			line := image[(c*rows+y)*columns:]
 			for x := s.column; x < s.column+s.columns; x++ {
-				line[x] = fill
+				hidden[y*m.columns+x] = true
 			}
+		}
+	}
+	for c := range m.channels {
+		from, to := image[c*plane:(c+1)*plane], dst[c*plane:(c+1)*plane]
+		fill := float32(0)
+		switch m.spec.Fill {
+		case Grey:
+			fill = 0.5
+		case Mean:
+			sum, n := 0.0, 0
+			for i, v := range from {
+				if !hidden[i] {
+					sum += float64(v)
+					n++
+				}
+			}
+			if n > 0 {
+				fill = float32(sum / float64(n))
+			}
+		}
+		for i, v := range from {
+			if hidden[i] {
+				v = fill
+			}
+			to[i] = v
 		}
 	}
 }
@@ -147,7 +185,6 @@ func (m *masker) masks(ctx context.Context, images, targets []float32, variables
 		}
 	}
 	laid := make([][]square, n)
-	fill := float32(m.spec.Fill)
 	for round := range m.spec.Masks {
 		var of []int // images that get one more
 		for i, count := range counts {
@@ -160,21 +197,24 @@ func (m *masker) masks(ctx context.Context, images, targets []float32, variables
 			chosen[j] = m.spec.draw(streams[i], m.rows, m.columns)
 		}
 		if m.worst != nil && len(of) > 0 {
-			if err := m.choose(ctx, images, targets, variables, of, streams, chosen); err != nil {
+			if err := m.choose(ctx, images, targets, variables, of, streams, laid, chosen); err != nil {
 				return nil, err
 			}
 		}
 		for j, i := range of {
-			chosen[j].hide(images[i*per:(i+1)*per], m.channels, m.rows, m.columns, fill)
 			laid[i] = append(laid[i], chosen[j])
 		}
+	}
+	for i, masks := range laid {
+		image := images[i*per : (i+1)*per]
+		m.hide(image, image, masks...)
 	}
 	return laid, nil
 }
 
-// choose replaces each image's mask by the worst of WorstOf, of which the one
-// that was drawn is the first.
-func (m *masker) choose(ctx context.Context, images, targets []float32, variables [][]float32, of []int, streams []*rand.Rand, chosen []square) error {
+// choose replaces each image's next mask by the worst of WorstOf, of which the one
+// that was drawn is the first; laid are those that it has.
+func (m *masker) choose(ctx context.Context, images, targets []float32, variables [][]float32, of []int, streams []*rand.Rand, laid [][]square, chosen []square) error {
 	per := m.channels * m.rows * m.columns
 	tried := make([]float32, len(of)*per)
 	highest := make([]float64, len(of))
@@ -184,8 +224,7 @@ func (m *masker) choose(ctx context.Context, images, targets []float32, variable
 			if k > 0 {
 				candidates[j] = m.spec.draw(streams[i], m.rows, m.columns)
 			}
-			copy(tried[j*per:(j+1)*per], images[i*per:(i+1)*per])
-			candidates[j].hide(tried[j*per:(j+1)*per], m.channels, m.rows, m.columns, float32(m.spec.Fill))
+			m.hide(tried[j*per:(j+1)*per], images[i*per:(i+1)*per], append(slices.Clone(laid[i]), candidates[j])...)
 		}
 		logits, err := m.worst.run(ctx, tried, variables)
 		if err != nil {

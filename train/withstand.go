@@ -58,7 +58,7 @@ func (h *Hardening) String() string {
 		if o.WorstOf > 1 {
 			what += fmt.Sprintf(", the worst of %d each", o.WorstOf)
 		}
-		parts = append(parts, what+fmt.Sprintf(", filled with %g", o.Fill))
+		parts = append(parts, what+fmt.Sprintf(", filled with %s", o.Fill))
 	}
 	if h.Noise > 0 {
 		parts = append(parts, fmt.Sprintf("Gaussian noise of deviation %g", h.Noise))

@@ -41,12 +41,19 @@ type Options struct {
 	// one, as shares of it.
 	Between []float64
 
+	// Mean and Std, of an ONNX file that wants normalised input: one number, or one
+	// for each channel. As a package's preparation does, they become part of the
+	// graph: what comes out takes pixels of 0..1.
+	Mean, Std []float64
+
 	Bounds  []Bound     // of the curve, rising; none: no curve
 	Attack  attack.Name // that draws the curve
 	Steps   int         // of the attack; 0: its default
 	Verdict attack.Name // of the kept model at the last bound, and at the others; empty: none
 	Limit   int         // validation images that are attacked; 0: all
 	Command string      // as a person would type it again; part of the report
+
+	preparation preparation
 }
 
 // Bound is a bound of an attack as it was written and as a number.
@@ -82,6 +89,7 @@ const (
 	ReportFile  = "hardening.json"
 	TradeOffSVG = "trade-off.svg"
 	TradeOffPNG = "trade-off.png"
+	BeforeFile  = "before.onnx" // of a model whose pixels are prepared outside of its graph
 )
 
 // check finds what can be found wrong before data are read.
@@ -141,6 +149,9 @@ func (o *Options) complete() error {
 		o.Hardening = train.Hardening{Occlusion: o.Hardening.Occlusion, Noise: o.Hardening.Noise, AWP: o.Hardening.AWP}
 	}
 	if o.Model == "" {
+		if len(o.Mean) > 0 || len(o.Std) > 0 {
+			return fmt.Errorf("harden: %w: mean and std are of an ONNX file; a network that is built here normalises by itself", ErrAsk)
+		}
 		return nil
 	}
 	info, err := os.Stat(o.Model)
@@ -152,19 +163,20 @@ func (o *Options) complete() error {
 	}
 	o.Job.From = o.Model
 	if !info.IsDir() {
-		return nil
+		o.preparation, err = normalised(o.Mean, o.Std)
+		return err
 	}
 	p, err := model.Open(o.Model)
 	if err != nil {
 		return fmt.Errorf("harden: opening a package: %w", err)
 	}
-	in := p.Manifest.Input
-	plain := func(v []float64, want float64) bool {
-		return !slices.ContainsFunc(v, func(x float64) bool { return x != want })
+	if len(o.Mean) > 0 || len(o.Std) > 0 {
+		return fmt.Errorf("harden: %s: %w: a package's manifest says how its input is prepared; leave mean and std out", o.Model, ErrAsk)
 	}
-	if in.Range.Low != 0 || in.Range.High != 1 || !plain(in.Mean, 0) || !plain(in.Std, 1) || in.Layout != "NCHW" {
-		return fmt.Errorf("harden: %s: %w: its manifest brings pixels to %v to %v, less %v, by %v, %s; training feeds 0 to 1 in NCHW: build that step into the graph", o.Model, ErrAsk, in.Range.Low, in.Range.High, in.Mean, in.Std, in.Layout)
+	if p.Manifest.Input.Layout != "NCHW" {
+		return fmt.Errorf("harden: %s: %w: its input is %s; training feeds NCHW: put a Transpose into the graph", o.Model, ErrAsk, p.Manifest.Input.Layout)
 	}
+	o.preparation = prepared(p.Manifest.Input)
 	o.Job.From = filepath.Join(o.Model, model.GraphFile)
 	o.Job.Output = p.Manifest.Output.Name
 	if o.Job.Data.Classes == nil && !strings.EqualFold(filepath.Ext(o.Job.Data.Data), ".npz") {
@@ -187,6 +199,10 @@ func (o Options) Run(ctx context.Context, p Progress) (r *Report, err error) {
 		return nil, fmt.Errorf("harden: %w", err)
 	}
 	defer func() { err = errors.Join(err, held.Release()) }()
+	note, err := o.prepare()
+	if err != nil {
+		return nil, err
+	}
 	f, studies, err := o.Job.Prepare(ctx, p.Hardening.Reading)
 	if err != nil {
 		return nil, err
@@ -215,6 +231,9 @@ func (o Options) Run(ctx context.Context, p Progress) (r *Report, err error) {
 	h.Floor = max(0, r.Baseline.Value-o.Budget)
 	f.Recipe = withHardening(f.Recipe, &h)
 	r.Floor = h.Floor
+	if note != "" {
+		r.Notes = append(r.Notes, note)
+	}
 	if p.Baseline != nil {
 		p.Baseline(r.Baseline, h.Floor)
 	}
@@ -245,6 +264,26 @@ func (o Options) Run(ctx context.Context, p Progress) (r *Report, err error) {
 func withHardening(r train.Recipe, h *train.Hardening) train.Recipe {
 	r.Hardening = h
 	return r
+}
+
+// prepare writes the network before with its preparation inside, where it has one,
+// and says so.
+func (o *Options) prepare() (note string, err error) {
+	if o.Model == "" || o.preparation.none() {
+		return "", nil
+	}
+	m, err := onnx.Load(o.Job.From)
+	if err != nil {
+		return "", fmt.Errorf("harden: opening %s: %w", o.Job.From, err)
+	}
+	if m, err = o.preparation.within(m); err != nil {
+		return "", err
+	}
+	o.Job.From = filepath.Join(o.Job.Out, BeforeFile)
+	if err := m.Save(o.Job.From); err != nil {
+		return "", fmt.Errorf("harden: writing the network before: %w", err)
+	}
+	return "the preparation of the pixels is part of the graph now: the hardened model takes values of 0 to 1, and its manifest's range is {low: 0, high: 1}, without mean and std", nil
 }
 
 // network is a model with its validation logits.

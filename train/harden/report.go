@@ -37,6 +37,7 @@ type Report struct {
 	Seed       uint64        `json:"seed"`
 	Command    string        `json:"command,omitempty"`
 	Seconds    float64       `json:"seconds"`
+	Notes      []string      `json:"notes,omitempty"`
 
 	byCurve bool // candidates are compared by their curves
 }
@@ -146,6 +147,9 @@ func (r *Report) Write(w io.Writer, out string) error {
 	}
 	if r.Commonest > 0 {
 		fmt.Fprintf(&b, "a model that always answers the commonest class is right on %.1f %%, attacked or not\n", 100*r.Commonest)
+	}
+	for _, note := range r.Notes {
+		fmt.Fprintf(&b, "%s\n", note)
 	}
 	fmt.Fprintf(&b, "all of it on the validation split, on which it was chosen\nwritten to %s\n", out)
 	_, err := io.WriteString(w, b.String())
