@@ -33,27 +33,29 @@ type Row struct {
 	Steps   int  // default
 	Bounded bool // looks within a bound; otherwise for the nearest example, and the bound only judges it
 	Sized   bool // bounded by a size in pixels instead
+	Shared  bool // one change for all images: made of half of them, judged on the others
 	run     func(context.Context, *task) error
 }
 
 // attacks is the whole table.
 var attacks = []Row{
-	{Auto, "the ensemble: apgd-ce, apgd-dlr, of more than two classes apgd-t, fab and square, each on what is left (AutoAttack, Croce and Hein 2020)", []Norm{Linf, L2}, whiteBox, 100, true, false, runAuto},
-	{FGSM, "one step to where the linearised loss is highest in the ball and the pixel range (Goodfellow et al. 2015)", []Norm{Linf, L2, L1}, whiteBox, 1, true, false, runFGSM},
-	{PGD, "steps along the gradient, each projected back exactly, from random starts (Madry et al. 2018; in L1 sparse steps, Tramèr and Boneh 2019)", []Norm{Linf, L2, L1}, whiteBox, 50, true, false, runPGD},
-	{APGDCE, "gradient steps whose length adapts, on cross-entropy (Croce and Hein 2020)", []Norm{Linf, L2}, whiteBox, 100, true, false, runAPGD(CrossEntropy)},
-	{APGDDLR, "the same on the difference of logits ratio, of two classes on the margin (Croce and Hein 2020)", []Norm{Linf, L2}, whiteBox, 100, true, false, runAPGD(DLR)},
-	{APGDT, "the same towards each of the nine likeliest other classes in turn (Croce and Hein 2020); of two classes as apgd-dlr", []Norm{Linf, L2}, whiteBox, 100, true, false, runAPGDTargeted},
-	{FAB, "the nearest adversarial example, by steps onto the linearised boundary with a pull towards the original (Croce and Hein 2020, Fast Adaptive Boundary)", []Norm{Linf, L2, L1}, whiteBox, 100, false, false, runFAB},
-	{DeepFool, "onto the nearest linearised boundary until the answer changes (Moosavi-Dezfooli et al. 2016)", []Norm{L2, Linf}, whiteBox, 50, false, false, runDeepFool},
-	{CW, "least squared distance and margin, weighed by search (Carlini and Wagner 2017)", []Norm{L2}, whiteBox, 100, false, false, runCW},
-	{Adaptive, "the attacker who knows the guards: confidence, one slope after the other, orthogonal slopes (Bryniarski et al. 2021), a weight for the guards, imitation (Yao et al. 2021), each on what is left", []Norm{Linf, L2}, whiteBox, 100, true, false, runAdaptive},
-	{Universal, "one perturbation for all images (Moosavi-Dezfooli et al. 2017, by gradient as Shafahi et al. 2020), judged on the images that it is made of", []Norm{Linf, L2}, whiteBox, 100, true, false, runUniversal},
-	{Sparse, "few places, each as dark or bright as it takes: eps is their number", []Norm{L0}, whiteBox, 1, true, false, runSparse},
-	{Patch, "a square of any content at the worst place of each image: every place screened, then climbed and searched from the best", []Norm{L0}, whiteBox, 25, false, true, runPatch},
-	{Square, "random squares, by scores alone (Andriushchenko et al. 2020)", []Norm{Linf, L2}, blackBox, 5000, true, false, runSquare},
-	{NES, "steps along slopes estimated from scores alone (Ilyas et al. 2018)", []Norm{Linf, L2}, blackBox, 50, true, false, runNES},
-	{HopSkipJump, "from a random image along the boundary, by answers alone (Chen et al. 2020)", []Norm{L2, Linf}, blackBox, 20, false, false, runHopSkipJump},
+	{Auto, "the ensemble: apgd-ce, apgd-dlr, of more than two classes apgd-t, fab and square, each on what is left (AutoAttack, Croce and Hein 2020)", []Norm{Linf, L2}, whiteBox, 100, true, false, false, runAuto},
+	{FGSM, "one step to where the linearised loss is highest in the ball and the pixel range (Goodfellow et al. 2015)", []Norm{Linf, L2, L1}, whiteBox, 1, true, false, false, runFGSM},
+	{PGD, "steps along the gradient, each projected back exactly, from random starts (Madry et al. 2018; in L1 sparse steps, Tramèr and Boneh 2019)", []Norm{Linf, L2, L1}, whiteBox, 50, true, false, false, runPGD},
+	{APGDCE, "gradient steps whose length adapts, on cross-entropy (Croce and Hein 2020)", []Norm{Linf, L2}, whiteBox, 100, true, false, false, runAPGD(CrossEntropy)},
+	{APGDDLR, "the same on the difference of logits ratio, of two classes on the margin (Croce and Hein 2020)", []Norm{Linf, L2}, whiteBox, 100, true, false, false, runAPGD(DLR)},
+	{APGDT, "the same towards each of the nine likeliest other classes in turn (Croce and Hein 2020); of two classes as apgd-dlr", []Norm{Linf, L2}, whiteBox, 100, true, false, false, runAPGDTargeted},
+	{FAB, "the nearest adversarial example, by steps onto the linearised boundary with a pull towards the original (Croce and Hein 2020, Fast Adaptive Boundary)", []Norm{Linf, L2, L1}, whiteBox, 100, false, false, false, runFAB},
+	{DeepFool, "onto the nearest linearised boundary until the answer changes (Moosavi-Dezfooli et al. 2016)", []Norm{L2, Linf}, whiteBox, 50, false, false, false, runDeepFool},
+	{CW, "least squared distance and margin, weighed by search (Carlini and Wagner 2017)", []Norm{L2}, whiteBox, 100, false, false, false, runCW},
+	{Adaptive, "the attacker who knows the guards: confidence, one slope after the other, orthogonal slopes (Bryniarski et al. 2021), a weight for the guards, imitation (Yao et al. 2021), each on what is left", []Norm{Linf, L2}, whiteBox, 100, true, false, false, runAdaptive},
+	{Universal, "one perturbation for all images (Moosavi-Dezfooli et al. 2017, by gradient as Shafahi et al. 2020): made of half of them, judged on the others", []Norm{Linf, L2}, whiteBox, 100, true, false, true, runUniversal},
+	{Sparse, "few places, each as dark or bright as it takes: eps is their number", []Norm{L0}, whiteBox, 1, true, false, false, runSparse},
+	{Patch, "a square of any content at the worst place of each image: every place screened, then climbed and searched from the best", []Norm{L0}, whiteBox, 25, false, true, false, runPatch},
+	{UniversalPatch, "one square of any content at one place for all images (after Brown et al. 2017): made of half of them, judged on the others", []Norm{L0}, whiteBox, 60, false, true, true, runUniversalPatch},
+	{Square, "random squares, by scores alone (Andriushchenko et al. 2020)", []Norm{Linf, L2}, blackBox, 5000, true, false, false, runSquare},
+	{NES, "steps along slopes estimated from scores alone (Ilyas et al. 2018)", []Norm{Linf, L2}, blackBox, 50, true, false, false, runNES},
+	{HopSkipJump, "from a random image along the boundary, by answers alone (Chen et al. 2020)", []Norm{L2, Linf}, blackBox, 20, false, false, false, runHopSkipJump},
 }
 
 // Blind says that the attack needs no gradients.
@@ -88,6 +90,9 @@ type Options struct {
 	Loss     Loss    // of PGD and FGSM; empty: cross-entropy
 	FromHere bool    // PGD's first start is the image itself and not a random point
 	Side     int     // of a patch, pixels; 0: 3
+	// Printable, of patches, is the darkest and the brightest that a patch's pixel
+	// may be, such as what a printer or a marker gives; nil: the range of a pixel.
+	Printable *[2]float64
 	// AlsoHeld attacks images, too, that a guard holds as they are: they might pass
 	// after a change.
 	AlsoHeld bool
@@ -117,6 +122,14 @@ func (o Options) check(r Row, d Description) (Options, error) {
 	}
 	if o.Side == 0 {
 		o.Side = 3
+	}
+	if p := o.Printable; p != nil {
+		if !r.Sized {
+			return o, fmt.Errorf("a printable range: %w: it is for patches", ErrAsk)
+		}
+		if !(p[0] < p[1] && p[0] >= d.Low && p[1] <= d.High) {
+			return o, fmt.Errorf("printable from %v to %v: %w: want a range within %v to %v", p[0], p[1], ErrAsk, d.Low, d.High)
+		}
 	}
 	if o.Eps == 0 {
 		o.Eps = math.Inf(1)
@@ -158,6 +171,9 @@ type Result struct {
 	// Queries and Gradients count the examples that the target was asked about,
 	// and those with a gradient among them.
 	Queries, Gradients int
+	// Made is the number of images that a shared change was made of, and MadeFooled
+	// how many of these it fools; they count nowhere else.
+	Made, MadeFooled int
 }
 
 // Case is what became of one image.
@@ -168,6 +184,7 @@ type Case struct {
 	Held     bool // a guard holds the clean image
 	Attacked bool // correct, not held and not of the class that is aimed at
 	Fooled   bool
+	Made     bool             // a shared change was made of it
 	After    int              // class of the image after the attack
 	Margin   float64          // clean: its own logit less the largest other
 	Distance map[Norm]float64 // of a fooled image from the clean one
@@ -190,15 +207,19 @@ func (r *Result) count(ok func(Case) bool) int {
 	return n
 }
 
+func (r *Result) counts(c Case) bool {
+	return !c.Made && (r.Options.Class == nil || c.Label != *r.Options.Class)
+}
+
 // Considered is the number of images that count: all, but those of the class
-// that is aimed at.
+// that is aimed at and those that a shared change was made of.
 func (r *Result) Considered() int {
-	return r.count(func(c Case) bool { return r.Options.Class == nil || c.Label != *r.Options.Class })
+	return r.count(r.counts)
 }
 
 // Correct is how many of them are answered rightly without an attack.
 func (r *Result) Correct() int {
-	return r.count(func(c Case) bool { return c.Correct && (r.Options.Class == nil || c.Label != *r.Options.Class) })
+	return r.count(func(c Case) bool { return c.Correct && r.counts(c) })
 }
 
 // Attacked is how many were attacked, Fooled how many of these were fooled.
@@ -265,11 +286,27 @@ func run(ctx context.Context, t Target, row Row, pixels []float32, labels []int,
 	if len(k.goals) == 0 {
 		return nil, fmt.Errorf("%d images: %w: none is answered rightly and of another class than the one aimed at", n, ErrNothing)
 	}
+	if row.Shared {
+		if len(k.goals) < 2 {
+			return nil, fmt.Errorf("%d images: %w: one is answered rightly; a shared change is made of some and judged on others", n, ErrNothing)
+		}
+		k.divide()
+		for j, made := range k.made {
+			if made {
+				r.Cases[k.at[j]].Made, r.Cases[k.at[j]].Attacked = true, false
+			}
+		}
+	}
 	if err := row.run(ctx, k); err != nil {
 		return nil, err
 	}
 	if err := k.judge(ctx, r); err != nil {
 		return nil, err
+	}
+	for _, made := range k.made {
+		if made {
+			r.Made++
+		}
 	}
 	r.Queries, r.Gradients = r.Queries+k.queries, k.gradients
 	return r, nil
@@ -318,6 +355,10 @@ func (k *task) judge(ctx context.Context, r *Result) error {
 			continue
 		}
 		c := &r.Cases[k.at[j]]
+		if c.Made {
+			r.MadeFooled++
+			continue
+		}
 		c.Fooled, c.After, c.Place = true, argmax(z), k.places[j]
 		c.Distance = map[Norm]float64{}
 		for _, norm := range []Norm{Linf, L2, L1} {

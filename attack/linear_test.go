@@ -249,10 +249,13 @@ func TestAUniversalPerturbationIsBestForEveryImageOfALinearModel(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if zeros := r.count(func(c Case) bool { return c.Label == 0 }); r.Made != zeros/2 || r.Attacked() != zeros-zeros/2 || r.Considered() != r.Attacked() {
+			t.Errorf("%s: made of %d and judged on %d of %d", norm, r.Made, r.Attacked(), zeros)
+		}
 		var shared []float32
 		for i, c := range r.Cases {
-			if c.Attacked != (labels[i] == 0) {
-				t.Errorf("image %d of class %d: attacked %v", i, labels[i], c.Attacked)
+			if (c.Attacked || c.Made) != (labels[i] == 0) || c.Attacked && c.Made || c.Made && c.Fooled {
+				t.Errorf("image %d of class %d: attacked %v, made of %v, fooled %v", i, labels[i], c.Attacked, c.Made, c.Fooled)
 			}
 			reach := eps * dual(norm, slope) / margins[i]
 			if c.Attacked && c.Fooled != (reach > 1) && math.Abs(reach-1) > 0.02 {
@@ -274,5 +277,80 @@ func TestAUniversalPerturbationIsBestForEveryImageOfALinearModel(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// Where one place and one content is best for every image of a linear model, the
+// shared patch must find it, and do to images that it never saw what it can.
+func TestAUniversalPatchFindsTheBestPlaceOfALinearModel(t *testing.T) {
+	const rows, columns, count = 9, 10, 40
+	rng := rand.New(rand.NewPCG(8, 1))
+	weights := [][]float32{make([]float32, rows*columns), make([]float32, rows*columns)}
+	for i := range weights[0] {
+		weights[1][i] = float32(0.3 * rng.NormFloat64())
+	}
+	for _, at := range []int{35, 36, 37, 45, 46, 47, 55, 56, 57} { // row 3, column 5
+		weights[1][at] = float32(2 * (1 - 2*rng.IntN(2)))
+	}
+	middle := float32(0) // of the answers to grey images
+	for _, w := range weights[1] {
+		middle += w / 2
+	}
+	var n *Network
+	for _, printable := range []*[2]float64{nil, {0.2, 0.9}} {
+		// Class 0 leads by what a patch gains at the best place, more or less.
+		low, high, lead := 0.0, 1.0, 9.0
+		if printable != nil {
+			low, high, lead = printable[0], printable[1], 6.3
+		}
+		n = linear(t, weights, []float32{middle + float32(lead), 0}, NetworkOptions{})
+		n.about.Shape = []int64{1, rows, columns}
+		var pixels []float32
+		var labels []int
+		reach := []bool{}
+		for range count {
+			x, z, gain := make([]float32, rows*columns), -float64(middle)-lead, 0.0
+			for i := range x {
+				x[i] = float32(0.2 + 0.6*rng.Float64())
+				w := float64(weights[1][i])
+				z += w * float64(x[i])
+				if r, c := i/columns, i%columns; r >= 3 && r < 6 && c >= 5 && c < 8 {
+					gain += max(w*(low-float64(x[i])), w*(high-float64(x[i])))
+				}
+			}
+			if z >= 0 {
+				continue
+			}
+			pixels, labels, reach = append(pixels, x...), append(labels, 0), append(reach, z+gain > 0)
+		}
+		class := 1
+		r, err := Run(context.Background(), n, UniversalPatch, pixels, labels, Options{Class: &class, Seed: 2, Printable: printable, Steps: 20})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.Fooled() < 3 || r.Attacked()-r.Fooled() < 3 {
+			t.Errorf("%d of %d images are fooled: the test says nothing", r.Fooled(), r.Attacked())
+		}
+		for i, c := range r.Cases {
+			if c.Attacked && c.Fooled != reach[i] {
+				t.Errorf("image %d: fooled %v, the best patch fools it: %v", i, c.Fooled, reach[i])
+			}
+			if c.Fooled && *c.Place != (Place{3, 5, 3}) {
+				t.Errorf("image %d: patch at %+v", i, *c.Place)
+			}
+			for p := range rows * columns {
+				if v := r.Pixels[i*rows*columns+p]; v != pixels[i*rows*columns+p] && (float64(v) < low-1e-6 || float64(v) > high+1e-6) {
+					t.Fatalf("image %d: a pixel of %v, printable are %v to %v", i, v, low, high)
+				}
+			}
+		}
+	}
+	for _, bad := range []Options{{Printable: &[2]float64{0.5, 0.5}}, {Printable: &[2]float64{0, 1.5}}} {
+		if _, err := Run(context.Background(), n, Patch, make([]float32, rows*columns), []int{0}, bad); !errors.Is(err, ErrAsk) {
+			t.Errorf("printable %v: got %v", *bad.Printable, err)
+		}
+	}
+	if _, err := Run(context.Background(), n, PGD, make([]float32, rows*columns), []int{0}, Options{Eps: 0.1, Printable: &[2]float64{0, 0.5}}); !errors.Is(err, ErrAsk) {
+		t.Errorf("a printable range of no patch: got %v", err)
 	}
 }

@@ -29,7 +29,9 @@ const (
 // bright square; from the best, and from grey and random squares there, the
 // patch's pixels climb along the sign of the margin's slope; what comes out is
 // searched on by jumps of all pixels to the ends of the range and of one pixel at
-// a time. The first patch that fools ends the search.
+// a time. The first patch that fools, and is not held, ends the search. Where the
+// target has guards, the search is done again with their penalty at several
+// weights.
 func runPatch(ctx context.Context, k *task) error {
 	for j := range k.goals {
 		s, err := newSearch(k, j)
@@ -54,13 +56,35 @@ type search struct {
 	columns  int
 	rng      *rand.Rand
 	done     bool
+
+	low, high float32 // range of a patch's pixel
+	guards    bool    // the target has them
+	weight    float64 // of their penalty, in clean margins
+	clear     float64 // clean margin: of the wrong class no more is wanted than patchEnough of it
 }
 
 // patched is the image with a patch, and how far it carries.
 type patched struct {
 	Place
-	pixels []float32 // the patch's, [channels, side, side]
-	margin float64   // positive: fooled
+	pixels  []float32 // the patch's, [channels, side, side]
+	margin  float64   // by which it is ranked; without guards positive where it fools
+	raw     float64   // without the guards
+	penalty float64
+}
+
+// The weights of the guards' penalty with which a guarded target is searched,
+// after a search that leaves them aside.
+var patchWeights = []float64{0.1, 1, 0.02}
+
+// patchEnough is the share of the clean margin that a guarded patch aims at
+// beyond the boundary.
+const patchEnough = 0.5
+
+// rank says how far a patch carries.
+func (s *search) rank(p *patched) {
+	if p.margin = p.raw; s.guards && s.weight > 0 {
+		p.margin = min(p.raw, patchEnough*s.clear) - s.weight*s.clear*p.penalty
+	}
 }
 
 func newSearch(k *task, j int) (*search, error) {
@@ -69,6 +93,8 @@ func newSearch(k *task, j int) (*search, error) {
 		return nil, fmt.Errorf("examples of shape %v: %w: a patch is of an image, [channels, rows, columns]", shape, ErrAsk)
 	}
 	s := &search{task: k, of: j, side: k.options.Side, channels: int(shape[0]), rows: int(shape[1]), columns: int(shape[2]), rng: k.random(j, 0)}
+	s.low, s.high = k.printable()
+	s.clear = math.Abs(k.goals[j].margin(k.before[j*k.about.Classes : (j+1)*k.about.Classes]))
 	if s.side > s.rows || s.side > s.columns {
 		return nil, fmt.Errorf("a patch of %d×%d for images of %d×%d: %w", s.side, s.side, s.rows, s.columns, ErrAsk)
 	}
@@ -80,6 +106,22 @@ func (s *search) run(ctx context.Context) error {
 	if err != nil || s.done {
 		return err
 	}
+	if err := s.from(ctx, screened); err != nil || s.done || !s.guards {
+		return err
+	}
+	for _, s.weight = range patchWeights {
+		for i := range screened {
+			s.rank(&screened[i])
+		}
+		if err := s.from(ctx, sorted(screened)); err != nil || s.done {
+			return err
+		}
+	}
+	return nil
+}
+
+// from climbs and searches from what was screened.
+func (s *search) from(ctx context.Context, screened []patched) error {
 	for range s.options.Restarts {
 		climbed, err := s.climbFrom(ctx, s.starts(screened))
 		if err != nil || s.done {
@@ -92,6 +134,14 @@ func (s *search) run(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// printable is the range of a patch's pixels.
+func (k *task) printable() (low, high float32) {
+	if p := k.options.Printable; p != nil {
+		return float32(p[0]), float32(p[1])
+	}
+	return float32(k.about.Low), float32(k.about.High)
 }
 
 // screen tries dark and bright squares at every place and returns them, the best
@@ -135,10 +185,10 @@ func (s *search) screen(ctx context.Context) ([]patched, error) {
 // fills tries a dark and a bright square at places.
 func (s *search) fills(ctx context.Context, places []Place) ([]patched, error) {
 	all := make([]patched, 0, 2*len(places))
-	for _, v := range []float64{s.about.Low, s.about.High} {
-		square := slices.Repeat([]float32{float32(v)}, s.channels*s.side*s.side)
+	for _, v := range []float32{s.low, s.high} {
+		square := slices.Repeat([]float32{v}, s.channels*s.side*s.side)
 		for _, at := range places {
-			all = append(all, patched{at, square, 0})
+			all = append(all, patched{Place: at, pixels: square})
 		}
 	}
 	err := s.measure(ctx, all)
@@ -157,16 +207,16 @@ func (s *search) starts(screened []patched) []patched {
 	var places []Place
 	for _, p := range screened {
 		if len(out) < patchTops {
-			out = append(out, patched{p.Place, slices.Clone(p.pixels), 0})
+			out = append(out, patched{Place: p.Place, pixels: slices.Clone(p.pixels)})
 		}
 		if len(places) < patchSpread && !slices.Contains(places, p.Place) {
 			places = append(places, p.Place)
 		}
 	}
-	low, high := float32(s.about.Low), float32(s.about.High)
+	low, high := s.low, s.high
 	for _, at := range places {
 		area := s.channels * s.side * s.side
-		out = append(out, patched{at, slices.Repeat([]float32{low + (high-low)/2}, area), 0}, patched{at, s.cut(at), 0})
+		out = append(out, patched{Place: at, pixels: slices.Repeat([]float32{low + (high-low)/2}, area)}, patched{Place: at, pixels: s.cut(at)})
 		for range patchRandoms {
 			square := make([]float32, area)
 			for i := range square {
@@ -175,7 +225,7 @@ func (s *search) starts(screened []patched) []patched {
 					square[i] = high
 				}
 			}
-			out = append(out, patched{at, square, 0})
+			out = append(out, patched{Place: at, pixels: square})
 		}
 	}
 	return out
@@ -198,7 +248,7 @@ func (s *search) each(p Place, visit func(i, at int)) {
 // cut is what the image has at a place.
 func (s *search) cut(at Place) []float32 {
 	out := make([]float32, s.channels*s.side*s.side)
-	s.each(at, func(i, from int) { out[i] = s.clean(s.of)[from] })
+	s.each(at, func(i, from int) { out[i] = min(max(s.clean(s.of)[from], s.low), s.high) })
 	return out
 }
 
@@ -222,19 +272,22 @@ func (s *search) measure(ctx context.Context, all []patched) error {
 		if err != nil {
 			return err
 		}
-		if s.note(part, a) {
+		if s.note(part, a, 1) {
 			return nil
 		}
 	}
 	return nil
 }
 
-// note takes the margins of an answer and keeps the best patch that fools.
-func (s *search) note(part []patched, a Answer) bool {
+// note takes the margins of an answer, whose penalties are weighed by weighed,
+// and keeps the best patch that fools.
+func (s *search) note(part []patched, a Answer, weighed float64) bool {
 	best := -1
 	for i := range part {
 		z := s.logits(a, i)
-		part[i].margin = s.goals[s.of].margin(z) - a.penalty(i)
+		part[i].raw, part[i].penalty = s.goals[s.of].margin(z), a.penalty(i)/weighed
+		s.guards = s.guards || a.Penalty != nil
+		s.rank(&part[i])
 		if s.goals[s.of].reached(z) && !a.held(i) && (best < 0 || part[i].margin > part[best].margin) {
 			best = i
 		}
@@ -258,7 +311,10 @@ func (s *search) climbFrom(ctx context.Context, starts []patched) ([]patched, er
 	for i := range best {
 		best[i].margin = math.Inf(-1)
 	}
-	stride := float32(patchStride * (s.about.High - s.about.Low))
+	stride := float32(patchStride) * (s.high - s.low)
+	if s.weight > 0 {
+		stride /= 2 // guards leave less room
+	}
 	for step := range s.options.Steps {
 		slopes, err := s.slopes(ctx, now)
 		if err != nil || s.done {
@@ -266,7 +322,8 @@ func (s *search) climbFrom(ctx context.Context, starts []patched) ([]patched, er
 		}
 		for i, p := range now {
 			if p.margin > best[i].margin {
-				best[i] = patched{p.Place, slices.Clone(p.pixels), p.margin}
+				best[i] = p
+				best[i].pixels = slices.Clone(p.pixels)
 			}
 			// The last steps are shorter, to settle between the ends of the range.
 			length := stride
@@ -275,7 +332,7 @@ func (s *search) climbFrom(ctx context.Context, starts []patched) ([]patched, er
 			}
 			for at, g := range slopes[i] {
 				v := p.pixels[at] + length*float32(sign(g))
-				p.pixels[at] = min(max(v, float32(s.about.Low)), float32(s.about.High))
+				p.pixels[at] = min(max(v, s.low), s.high)
 			}
 		}
 	}
@@ -291,11 +348,11 @@ func (s *search) slopes(ctx context.Context, all []patched) ([][]float32, error)
 		for i, p := range part {
 			s.draw(p, pixels[i*s.size:(i+1)*s.size])
 		}
-		a, _, err := s.climb(ctx, pixels, goals, Margin)
+		a, weighed, err := s.slope(ctx, pixels, goals, part)
 		if err != nil {
 			return nil, err
 		}
-		if s.note(part, a) {
+		if s.note(part, a, weighed) {
 			return nil, nil
 		}
 		for i, p := range part {
@@ -307,12 +364,50 @@ func (s *search) slopes(ctx context.Context, all []patched) ([][]float32, error)
 	return out, nil
 }
 
+// slope asks for the slope by which patches are ranked. Guards are left aside
+// until they have a weight; then an image that was far enough beyond the boundary
+// when it was asked about last only gets past them.
+func (s *search) slope(ctx context.Context, pixels []float32, goals []goal, part []patched) (a Answer, weighed float64, err error) {
+	if !s.guards {
+		a, _, err = s.climb(ctx, pixels, goals, Margin)
+		return a, 1, err
+	}
+	n, classes := len(part), s.about.Classes
+	var z []float32
+	if classes > 2 {
+		first, err := s.ask(ctx, pixels, nil)
+		if err != nil {
+			return a, 1, err
+		}
+		z = first.Logits
+	}
+	o := &Objective{Weights: make([]float32, n*classes), Guards: make([]float32, n)}
+	for i, p := range part {
+		row := o.Weights[i*classes : (i+1)*classes]
+		var logits []float32
+		if z != nil {
+			logits = z[i*classes : (i+1)*classes]
+		}
+		Margin.slope(logits, goals[i], row)
+		if s.weight > 0 && p.raw > patchEnough*s.clear {
+			for c := range row {
+				row[c] *= 1e-20 // tells the guards the class that is wanted
+			}
+		}
+		o.Guards[i] = float32(s.weight * s.clear)
+	}
+	if a, err = s.ask(ctx, pixels, o); s.weight > 0 && s.clear > 0 {
+		return a, float64(float32(s.weight * s.clear)), err
+	}
+	return a, 1, err
+}
+
 // refine improves one patch: all pixels to the end that their slope points to,
 // and each pixel by itself to either end, as long as that carries further.
 func (s *search) refine(ctx context.Context, p patched) error {
-	low, high := float32(s.about.Low), float32(s.about.High)
+	low, high := s.low, s.high
 	for range patchRounds {
-		slopes, err := s.slopes(ctx, []patched{{p.Place, p.pixels, 0}})
+		slopes, err := s.slopes(ctx, []patched{p})
 		if err != nil || s.done {
 			return err
 		}
@@ -324,14 +419,19 @@ func (s *search) refine(ctx context.Context, p patched) error {
 				jump[i] = low
 			}
 		}
-		tries := []patched{{p.Place, jump, 0}}
+		tries := []patched{{Place: p.Place, pixels: jump}}
 		// Of a large patch the steepest pixels only.
 		for _, i := range byMagnitude(slopes[0])[:min(128, len(p.pixels))] {
-			for _, v := range []float32{low, high} {
+			ends := []float32{low, high}
+			if s.weight > 0 { // a little way, too
+				step := (high - low) / 16
+				ends = append(ends, max(low, p.pixels[i]-step), min(high, p.pixels[i]+step))
+			}
+			for _, v := range ends {
 				if p.pixels[i] != v {
 					other := slices.Clone(p.pixels)
 					other[i] = v
-					tries = append(tries, patched{p.Place, other, 0})
+					tries = append(tries, patched{Place: p.Place, pixels: other})
 				}
 			}
 		}

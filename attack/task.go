@@ -20,6 +20,7 @@ type task struct {
 	best    []float32 // adversarial image of each that is fooled
 	fooled  []bool
 	places  []*Place // of a patch
+	made    []bool   // a shared change is made of it; nil: of none
 
 	queries, gradients int
 }
@@ -36,6 +37,41 @@ func (k *task) add(at int, pixels, logits []float32, label int) {
 	k.goals = append(k.goals, g)
 	k.fooled = append(k.fooled, false)
 	k.places = append(k.places, nil)
+}
+
+// divide draws the images that a shared change is made of: half of every class,
+// rounded down, and one at least.
+func (k *task) divide() {
+	k.made = make([]bool, len(k.goals))
+	rng := rand.New(rand.NewPCG(k.options.Seed, 0xD117DE))
+	made := 0
+	for class := range k.about.Classes {
+		var of []int
+		for j, g := range k.goals {
+			if g.label == class {
+				of = append(of, j)
+			}
+		}
+		rng.Shuffle(len(of), func(a, b int) { of[a], of[b] = of[b], of[a] })
+		for _, j := range of[:len(of)/2] {
+			k.made[j] = true
+			made++
+		}
+	}
+	if made == 0 {
+		k.made[0] = true
+	}
+}
+
+// makers lists the images that a shared change is made of.
+func (k *task) makers() []int {
+	var of []int
+	for j, made := range k.made {
+		if made {
+			of = append(of, j)
+		}
+	}
+	return of
 }
 
 // clean and found are image j before and after, in place.

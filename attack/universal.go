@@ -9,13 +9,17 @@ import (
 // Universal is one perturbation for all images.
 const Universal Name = "universal"
 
-// runUniversal climbs the mean margin of all images, cut off where one is fooled
-// by enough (Shafahi et al. 2020), by the sign of the mean slope in Linf and
-// along it in L2, and keeps the perturbation that fools most. It is made of the
-// very images that it is judged on: what it does to others is found by saving it
-// from one split and replaying it on another.
+// runUniversal climbs the mean margin of the images that it is made of, cut off
+// where one is fooled by enough (Shafahi et al. 2020), by the sign of the mean
+// slope in Linf and along it in L2, and keeps the perturbation that fools most of
+// them. It is judged on the others.
 func runUniversal(ctx context.Context, k *task) error {
-	n := len(k.goals)
+	makers := k.makers()
+	n := len(makers)
+	goals := make([]goal, n)
+	for i, j := range makers {
+		goals[i] = k.goals[j]
+	}
 	best, bestFooled := []float64(nil), -1
 	for restart := range k.options.Restarts {
 		rng := k.random(0, 0x0A0000+restart)
@@ -27,21 +31,21 @@ func runUniversal(ctx context.Context, k *task) error {
 		}
 		kept := make([]float64, k.size) // momentum
 		for step := 0; step <= k.options.Steps; step++ {
-			pixels := k.apply(delta)
+			pixels := k.apply(makers, delta)
 			o := &Objective{Weights: make([]float32, n*k.about.Classes)}
 			a, err := k.ask(ctx, pixels, nil)
 			if err != nil {
 				return err
 			}
 			fooled := 0
-			for j, g := range k.goals {
-				z := k.logits(a, j)
-				if g.reached(z) && !a.held(j) {
+			for i, g := range goals {
+				z := k.logits(a, i)
+				if g.reached(z) && !a.held(i) {
 					fooled++
 				}
 				// Far beyond the boundary an image has nothing more to give.
-				if g.margin(z)-a.penalty(j) < k.slack() {
-					Margin.slope(z, g, o.Weights[j*k.about.Classes:(j+1)*k.about.Classes])
+				if g.margin(z)-a.penalty(i) < k.slack() {
+					Margin.slope(z, g, o.Weights[i*k.about.Classes:(i+1)*k.about.Classes])
 				}
 			}
 			if fooled > bestFooled {
@@ -57,17 +61,25 @@ func runUniversal(ctx context.Context, k *task) error {
 			k.progress((float64(restart) + float64(step)/float64(k.options.Steps)) / float64(k.options.Restarts))
 		}
 	}
-	pixels := k.apply(best)
+	all := k.all()
+	if err := k.takeAll(ctx, all, k.apply(all, best)); err != nil {
+		return err
+	}
+	k.progress(1)
+	return nil
+}
+
+// takeAll asks about changed images and takes those that are fooled.
+func (k *task) takeAll(ctx context.Context, of []int, pixels []float32) error {
 	a, err := k.ask(ctx, pixels, nil)
 	if err != nil {
 		return err
 	}
-	for j, g := range k.goals {
-		if g.reached(k.logits(a, j)) && !a.held(j) {
-			k.take(j, pixels[j*k.size:(j+1)*k.size])
+	for i, j := range of {
+		if k.goals[j].reached(k.logits(a, i)) && !a.held(i) {
+			k.take(j, pixels[i*k.size:(i+1)*k.size])
 		}
 	}
-	k.progress(1)
 	return nil
 }
 
@@ -81,15 +93,15 @@ func (k *task) slack() float64 {
 	return sum / float64(len(k.goals)) / 2
 }
 
-// apply adds one perturbation to every image.
-func (k *task) apply(delta []float64) []float32 {
-	pixels := make([]float32, len(k.start))
+// apply adds one perturbation to images.
+func (k *task) apply(of []int, delta []float64) []float32 {
+	pixels := make([]float32, len(of)*k.size)
 	y := make([]float64, k.size)
-	for j := range k.goals {
-		for i, v := range k.clean(j) {
-			y[i] = float64(v) + delta[i]
+	for i, j := range of {
+		for p, v := range k.clean(j) {
+			y[p] = float64(v) + delta[p]
 		}
-		k.ball.project(k.clean(j), y, pixels[j*k.size:(j+1)*k.size])
+		k.ball.project(k.clean(j), y, pixels[i*k.size:(i+1)*k.size])
 	}
 	return pixels
 }

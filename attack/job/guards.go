@@ -297,6 +297,10 @@ func (s *subject) meet(ctx context.Context, o Options, row attack.Row, options a
 	if err != nil {
 		return nil, err
 	}
+	adaptive, err := attack.Find(attack.Adaptive)
+	if err != nil {
+		return nil, err
+	}
 	var open []int
 	var pixels []float32
 	var labels []int
@@ -310,8 +314,9 @@ func (s *subject) meet(ctx context.Context, o Options, row attack.Row, options a
 		knowing := options
 		knowing.AlsoHeld = true
 		if name != row.Name {
-			// The bound, the aim and the seed are the same; how to climb is its own.
-			knowing = attack.Options{Norm: r.Options.Norm, Eps: options.Eps, Class: options.Class, Seed: options.Seed, Restarts: options.Restarts, AlsoHeld: true}
+			// The bound, the aim and the seed are the same; how to climb is its own, and
+			// never shorter than its default.
+			knowing = attack.Options{Steps: max(r.Options.Steps, adaptive.Steps), Norm: r.Options.Norm, Eps: options.Eps, Class: options.Class, Seed: options.Seed, Restarts: options.Restarts, AlsoHeld: true}
 		}
 		knowing.Progress = func(done float64) { progress(string(name), done) }
 		k, err := attack.Run(ctx, g.target, name, pixels, labels, knowing)

@@ -37,6 +37,12 @@ type pictured struct {
 	Place                     *attack.Place
 }
 
+// guardedRow is an attacker at a bound.
+type guardedRow struct {
+	Bound, Attacker string
+	P               *Passing
+}
+
 // SaveHTML writes the report as one page that needs nothing else: figures with
 // intervals, a curve over the bounds, pictures, and how to get it again. The file
 // appears whole or not at all.
@@ -55,11 +61,17 @@ func (r *Report) SaveHTML(path string) error {
 		Within    string
 		Chart     template.HTML
 		Rows      []row
+		Guarded   []guardedRow
 		Distances []distance
 		Cases     []pictured
 	}{R: r, Name: filepath.Base(r.Model), Within: r.within(r.Point), Chart: r.chart()}
 	for _, p := range r.Curve {
 		data.Rows = append(data.Rows, row{r.within(p), p})
+		if p.Guarded != nil {
+			for _, c := range p.Guarded.columns() {
+				data.Guarded = append(data.Guarded, guardedRow{r.within(p), c.Attacker, c.Passing})
+			}
+		}
 	}
 	for _, norm := range []attack.Norm{attack.Linf, attack.L2, attack.L1, attack.L0} {
 		if q, ok := r.Distances[norm]; ok {

@@ -1,10 +1,13 @@
 package job
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
+	"math/rand/v2"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -25,7 +28,7 @@ var ErrAsk = errors.New("cannot be attacked like this")
 type Options struct {
 	Model  string // ONNX file or package
 	Data   probe.Test
-	Limit  int // images, the first of the split; 0: all
+	Limit  int // images, a seeded draw that keeps the classes' shares; 0: all
 	Attack attack.Name
 	Eps    []Eps  // one report line each, ascending; none: for attacks that look for the nearest example
 	Class  string // name or number of the class that every image is to be taken for
@@ -254,8 +257,8 @@ func (o Options) open(ctx context.Context) (*subject, error) {
 		return nil, errors.Join(err, s.target.Close())
 	}
 	if s.dicom = asDICOM(o.Data.Data, s.set); s.dicom {
-		if o.Attack == attack.Universal || strings.EqualFold(filepath.Ext(o.Save), ".npz") {
-			return nil, errors.Join(fmt.Errorf("job: DICOM files: %w: they differ in size, so that there is no universal perturbation and no .npz of them; choose another attack, or a folder", ErrAsk), s.close())
+		if row, err := attack.Find(o.Attack); err == nil && row.Shared || strings.EqualFold(filepath.Ext(o.Save), ".npz") {
+			return nil, errors.Join(fmt.Errorf("job: DICOM files: %w: they differ in size, so that there is no change for all and no .npz of them; choose another attack, or a folder", ErrAsk), s.close())
 		}
 		if n.Manifest == nil {
 			if n.Manifest, err = o.bareManifest(s.replay); err != nil {
@@ -386,32 +389,67 @@ func (s *subject) names() []string {
 	return nil
 }
 
-// examples takes the first images of the split, as the target wants them.
+// examples takes the images, as the target wants them.
 func (s *subject) examples(o Options, label *int) error {
 	n := s.set.Len()
 	if o.Limit < 0 {
 		return fmt.Errorf("job: a limit of %d: %w: want 0 for all, or more", o.Limit, ErrAsk)
 	}
-	if o.Limit > 0 {
-		n = min(n, o.Limit)
-	}
 	d := s.target.Describe()
-	s.pixels = make([]float32, n*d.Size())
+	classes := make([]int, n)
 	for i := range n {
-		s.set.Fill(s.pixels[i*d.Size():(i+1)*d.Size()], i)
-		class := 0
 		switch {
 		case label == nil:
-			class = s.set.Labels[i]
+			classes[i] = s.set.Labels[i]
 		case s.set.Has(i, *label):
-			class = 1
+			classes[i] = 1
 		}
+	}
+	drawn := draw(classes, o.Limit, o.Attacking.Seed)
+	s.pixels = make([]float32, len(drawn)*d.Size())
+	for k, i := range drawn {
+		s.set.Fill(s.pixels[k*d.Size():(k+1)*d.Size()], i)
+		class := classes[i]
 		if class >= d.Classes {
 			return fmt.Errorf("job: %s: %w: its image %d is of class %d, the model tells %d apart", o.Data.Data, ErrAsk, i, class, d.Classes)
 		}
 		s.labels, s.index = append(s.labels, class), append(s.index, i)
 	}
 	return nil
+}
+
+// draw picks limit of the images at random, of each class its share of all
+// (largest remainders), in their order; all if limit is 0 or no less.
+func draw(classes []int, limit int, seed uint64) []int {
+	by := map[int][]int{}
+	for i, c := range classes {
+		by[c] = append(by[c], i)
+	}
+	order := slices.Sorted(maps.Keys(by))
+	var drawn []int
+	if limit <= 0 || limit >= len(classes) {
+		limit = len(classes)
+	}
+	take, left := map[int]int{}, limit
+	for _, c := range order {
+		take[c] = limit * len(by[c]) / len(classes)
+		left -= take[c]
+	}
+	rest := slices.Clone(order) // by what is cut off, the largest first
+	slices.SortStableFunc(rest, func(a, b int) int {
+		return cmp.Compare(limit*len(by[b])%len(classes), limit*len(by[a])%len(classes))
+	})
+	for _, c := range rest[:left] {
+		take[c]++
+	}
+	rng := rand.New(rand.NewPCG(seed, 0x117))
+	for _, c := range order {
+		of := by[c]
+		rng.Shuffle(len(of), func(i, j int) { of[i], of[j] = of[j], of[i] })
+		drawn = append(drawn, of[:take[c]]...)
+	}
+	slices.Sort(drawn)
+	return drawn
 }
 
 func (s *subject) report(o Options, row attack.Row) *Report {

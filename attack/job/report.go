@@ -36,6 +36,13 @@ type Report struct {
 	Point
 	Curve []Point `json:"curve"`
 
+	// Made is the number of images that a change for all was made of, and
+	// MadeFooled how many of these it fools; the points are of the others.
+	Made       int `json:"made_of,omitempty"`
+	MadeFooled int `json:"made_of_fooled,omitempty"`
+	// Printable is the range of a patch's pixels, where it was narrowed.
+	Printable *[2]float64 `json:"printable,omitempty"`
+
 	// Distances are those of the images that were fooled at the largest bound, by
 	// norm.
 	Distances map[attack.Norm]Quantiles `json:"distances"`
@@ -109,6 +116,7 @@ func (r *Report) finish(last *attack.Result, s *subject) {
 	if row, err := attack.Find(r.Attack); err == nil && row.Sized {
 		r.Side = last.Options.Side
 	}
+	r.Made, r.MadeFooled, r.Printable = last.Made, last.MadeFooled, last.Options.Printable
 	r.Norm, r.Steps, r.Restarts = last.Options.Norm, last.Options.Steps, last.Options.Restarts
 	if c := last.Options.Class; c != nil {
 		r.Aim = fmt.Sprint(*c)
@@ -171,6 +179,12 @@ func (r *Report) Write(w io.Writer) error {
 				fmt.Fprintf(&b, "    fooled and released             %3d of %d, %s\n", c.Released, c.Attacked, share(c.Intervals.ReleasedRate))
 			}
 		}
+	}
+	if r.Made > 0 {
+		fmt.Fprintf(&b, "the change was made of %d other images, of which it fools %d; these count nowhere else\n", r.Made, r.MadeFooled)
+	}
+	if r.Printable != nil {
+		fmt.Fprintf(&b, "patches are of pixels from %g to %g\n", r.Printable[0], r.Printable[1])
 	}
 	if g := r.Guarding; g != nil {
 		fmt.Fprintf(&b, "without an attack  %d alarms on %d images, %s, at a promise of %.2g %%", g.Clean.Alarms, g.Clean.Images, share(g.Clean.Intervals.FalseAlarmRate), 100*g.FalseAlarms)

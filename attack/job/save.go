@@ -53,7 +53,8 @@ func (o Options) checkSave() error {
 // save keeps the images, so that anyone can replay them elsewhere. The file is
 // in MedMNIST's layout: SPLIT_images are those after the attack as float32,
 // SPLIT_labels their classes; beside them clean_images, fooled, answer before
-// and after, and index in the split.
+// and after, and index in the split. With guards, released says which passed
+// them, and the image is the one that did.
 func (s *subject) save(o Options, report *Report, r *attack.Result) error {
 	if o.Save == "" {
 		return nil
@@ -78,7 +79,7 @@ func (s *subject) save(o Options, report *Report, r *attack.Result) error {
 			}
 		}
 		column := []int64{n}
-		return probe.Save(o.Save, map[string]engine.Tensor{
+		all := map[string]engine.Tensor{
 			o.Data.Split + "_images": engine.Float32(shape, r.Pixels),
 			o.Data.Split + "_labels": engine.Int64([]int64{n, 1}, labels),
 			"clean_images":           engine.Float32(shape, s.pixels),
@@ -87,7 +88,17 @@ func (s *subject) save(o Options, report *Report, r *attack.Result) error {
 			"answer_before":          engine.Int64(column, before),
 			"answer_after":           engine.Int64(column, after),
 			"index":                  engine.Int64(column, index),
-		}, nil)
+		}
+		if s.guards != nil {
+			released := make([]uint8, n)
+			for i, passed := range s.guards.passed {
+				if passed {
+					released[i] = 1
+				}
+			}
+			all["released"] = engine.Uint8(column, released)
+		}
+		return probe.Save(o.Save, all, nil)
 	}
 	return s.savePictures(o.Save, r)
 }

@@ -15,7 +15,7 @@ func newAttackCommand() *cobra.Command {
 	var (
 		o                     job.Options
 		name, norm, eps, loss string
-		pixels                []float64
+		pixels, printable     []float64
 		asJSON                bool
 	)
 	var names []string
@@ -26,7 +26,7 @@ func newAttackCommand() *cobra.Command {
 		for _, n := range row.Norms {
 			norms = append(norms, string(n))
 		}
-		about += fmt.Sprintf("  %-12s %s [%s]\n", row.Name, row.About, strings.Join(norms, ", "))
+		about += fmt.Sprintf("  %-15s %s [%s]\n", row.Name, row.About, strings.Join(norms, ", "))
 	}
 	command := &cobra.Command{
 		Use:   "attack MODEL --data PATH --split NAME --attack NAME --eps 8/255",
@@ -86,6 +86,12 @@ curve and pictures.`,
 				}
 				o.Low, o.High = pixels[0], pixels[1]
 			}
+			if len(printable) > 0 {
+				if len(printable) != 2 {
+					return fmt.Errorf("--printable: %d numbers: want the darkest and the brightest", len(printable))
+				}
+				o.Attacking.Printable = &[2]float64{printable[0], printable[1]}
+			}
 			r, err := o.Run(cmd.Context())
 			if err != nil {
 				return err
@@ -103,10 +109,11 @@ curve and pictures.`,
 	flags.StringVar(&name, "attack", string(attack.Auto), strings.Join(names, ", "))
 	flags.StringVar(&norm, "norm", "", "linf, l2, l1 or l0 (default the attack's first)")
 	flags.StringVar(&eps, "eps", "", "bound on the perturbation, such as 8/255; several with commas for a curve")
-	flags.IntVar(&o.Limit, "limit", 0, "attack the first N images of the split (default all)")
+	flags.IntVar(&o.Limit, "limit", 0, "attack N images of the split, drawn by --seed with the classes in their shares (default all)")
 	flags.IntVar(&o.Attacking.Steps, "steps", 0, "steps (default by attack)")
 	flags.IntVar(&o.Attacking.Restarts, "restarts", 1, "starts at random points")
 	flags.IntVar(&o.Attacking.Side, "patch-size", 3, "side of a patch, pixels")
+	flags.Float64SliceVar(&printable, "printable", nil, "darkest and brightest pixel of a patch, such as 0.1,0.9 (default the range)")
 	flags.Float64Var(&o.Attacking.StepSize, "step-size", 0, "of pgd: share of eps (default 2.5/steps)")
 	flags.Float64Var(&o.Attacking.Momentum, "momentum", 0, "of pgd: share of the former direction that is kept")
 	flags.StringVar(&loss, "loss", "", "of fgsm and pgd: ce, margin or dlr (default ce)")
