@@ -76,6 +76,12 @@ type Logistic struct {
 // FitLogistic fits one with an L2 penalty, by Newton's method; both kinds weigh
 // alike.
 func FitLogistic(x [][]float64, y []bool, penalty float64) (*Logistic, error) {
+	return fitLogistic(x, y, penalty, true)
+}
+
+// fitLogistic with balanced false weighs every example alike, so that its score is
+// that of the kinds as frequent as they are.
+func fitLogistic(x [][]float64, y []bool, penalty float64, balanced bool) (*Logistic, error) {
 	if len(x) == 0 || len(x) != len(y) {
 		return nil, fmt.Errorf("%d examples with %d labels: %w", len(x), len(y), ErrAsk)
 	}
@@ -123,7 +129,10 @@ func FitLogistic(x [][]float64, y []bool, penalty float64) (*Logistic, error) {
 		}
 		gradient[d], hessian[d][d] = 0, 1e-9
 		for i, row := range rows {
-			weight := n / (2 * kinds[kind(y[i])])
+			weight := 1.0
+			if balanced {
+				weight = n / (2 * kinds[kind(y[i])])
+			}
 			p := sigmoid(dot(beta, row))
 			r := -p
 			if y[i] {

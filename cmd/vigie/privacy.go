@@ -18,7 +18,7 @@ func newPrivacyCommand() *cobra.Command {
 		Long: `Each of the commands attacks a model package or an ONNX file and says, beside what
 the attack found, what chance, a non-member or no model at all would give.`,
 	}
-	command.AddCommand(newPrivacyMembershipCommand(), newPrivacyGradientsCommand(), newPrivacyExtractionCommand())
+	command.AddCommand(newPrivacyMembershipCommand(), newPrivacyAttributeCommand(), newPrivacyInversionCommand(), newPrivacyGradientsCommand(), newPrivacyExtractionCommand())
 	return command
 }
 
@@ -211,6 +211,77 @@ the model was not trained on where there is one.`,
 	flags.Float64Var(&o.Eps, "eps", 8./255, "bound of these, L∞, in units of the pixel range")
 	flags.IntVar(&o.PGDSteps, "pgd-steps", 20, "of making them")
 	flags.StringVar(&o.Save, "save", "", "FILE.onnx for the last copy of natural examples and probabilities")
+	cobra.CheckErr(command.MarkFlagRequired("data"))
+	return command
+}
+
+func newPrivacyInversionCommand() *cobra.Command {
+	var (
+		o      job.Inversion
+		asJSON bool
+	)
+	command := &cobra.Command{
+		Use:   "inversion MODEL --data PATH",
+		Short: "What does the model take for its classes, and is it anybody?",
+		Long: `Inversion climbs, from several starts, to images that the model takes for each of its
+classes (gradient ascent on log p with total variation, after Fredrikson et al.
+2015), and compares them by structural similarity with the mean of the class's
+members, with the nearest member and with the nearest image that was not trained on.
+
+An image that is no nearer to a member than the class's mean is, or no nearer than
+to strangers, shows nobody: the report says so. Of members it counts as many as
+there are others, because the nearest of a larger group is nearer.`,
+		Example: `  vigie privacy inversion model.onnx --data breastmnist.npz --report report.html
+  vigie privacy inversion models/chest-pneumonia-28 --data pneumoniamnist.npz --restarts 16 --from-mean --json`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.Model = args[0]
+			return privacyJob(cmd, &o.Common, asJSON, func(ctx context.Context) (*job.InversionReport, error) { return o.Run(ctx) })
+		},
+	}
+	flags := command.Flags()
+	commonPrivacyFlags(flags, &o.Common, &asJSON)
+	flags.StringVar(&o.Members, "members", "train", "split that the model was trained on")
+	flags.StringVar(&o.NonMembers, "nonmembers", "val", "split that it was not trained on")
+	flags.IntVar(&o.Restarts, "restarts", 8, "images of each class")
+	flags.IntVar(&o.Steps, "steps", 0, "of each image (default 300)")
+	flags.Float64Var(&o.TV, "tv", 1, "weight of the mean total variation")
+	flags.Float64Var(&o.Pull, "pull", 0, "weight of the mean squared distance from the start")
+	flags.BoolVar(&o.FromMean, "from-mean", false, "start at the mean of the class's others, not at grey")
+	cobra.CheckErr(command.MarkFlagRequired("data"))
+	return command
+}
+
+func newPrivacyAttributeCommand() *cobra.Command {
+	var (
+		o      job.Attribute
+		asJSON bool
+	)
+	command := &cobra.Command{
+		Use:   "attribute MODEL --data PATH --attribute NAME",
+		Short: "What does the model add to guessing a person's missing value?",
+		Long: `Attribute guesses an attribute of a person from all others, the label and the answers
+of a model of a table (Fredrikson et al. 2014; Yeom et al. 2018): which value makes
+the known label most probable?
+
+Beside it stand the most frequent value, imputation from the other attributes
+without the model, and the same of people who were not trained on. What the model
+adds for those too, it learnt of people in general; only the difference is about its
+members.`,
+		Example: `  vigie privacy attribute risk.onnx --data patients.csv --label-column outcome --attribute sex,smoker
+  vigie privacy attribute risk.onnx --data patients.csv --label-column outcome --json --report report.html`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.Model = args[0]
+			return privacyJob(cmd, &o.Common, asJSON, func(ctx context.Context) (*job.AttributeReport, error) { return o.Run(ctx) })
+		},
+	}
+	flags := command.Flags()
+	commonPrivacyFlags(flags, &o.Common, &asJSON)
+	flags.StringVar(&o.Members, "members", "train", "split that the model was trained on")
+	flags.StringVar(&o.NonMembers, "nonmembers", "val", "split that it was not trained on")
+	flags.StringSliceVar(&o.Attributes, "attribute", nil, "columns to guess (default every column)")
+	flags.IntVar(&o.Bins, "bins", 3, "parts that a column of more than ten numbers is cut into")
 	cobra.CheckErr(command.MarkFlagRequired("data"))
 	return command
 }
