@@ -130,6 +130,9 @@ func (o Options) Run(ctx context.Context) (*Report, error) {
 	if len(o.Eps) == 0 && row.Bounded {
 		return nil, fmt.Errorf("job: %s: %w: it needs a bound: --eps 8/255", row.Name, ErrAsk)
 	}
+	if o.Attacking.Printable != nil && !row.Sized {
+		return nil, fmt.Errorf("job: %s: a printable range: %w: it is for patches", row.Name, ErrAsk)
+	}
 	if o.JPEG < 0 || o.JPEG > 100 {
 		return nil, fmt.Errorf("job: JPEG of quality %d: %w: want 1 to 100", o.JPEG, ErrAsk)
 	}
