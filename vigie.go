@@ -303,6 +303,15 @@ const (
 	CertificateFailed    CertificateVerdict = "failed"    // one was asked for and could not be made: see Text
 )
 
+// CertificateVerdicts lists the verdicts, the best first.
+var CertificateVerdicts = []CertificateVerdict{CertificateProven, CertificateAgreed, CertificateNone, CertificateDisagreed, CertificateFailed}
+
+// Sends reports whether a person must read a case with such a verdict. One that
+// is not known does.
+func (v CertificateVerdict) Sends() bool {
+	return v != CertificateProven && v != CertificateAgreed && v != CertificateNone
+}
+
 // Certificate is what is proven of an answer, whatever an attacker knows, as far
 // as the model's package asks for it. The conditions are in docs/certificates.md.
 type Certificate struct {

@@ -13,6 +13,7 @@ type metrics struct {
 	cases     *prometheus.CounterVec   // by outcome
 	referrals *prometheus.CounterVec   // by reason code
 	maps      *prometheus.CounterVec   // by verdict
+	proofs    *prometheus.CounterVec   // by verdict
 	stages    *prometheus.HistogramVec // by stage, seconds
 	running   prometheus.Gauge
 	panics    prometheus.Counter
@@ -28,6 +29,8 @@ func newMetrics(about description, options Options) *metrics {
 			Help: "Reasons given for referral to a person, by code."}, []string{"reason"}),
 		maps: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "vigie_enclave_maps_total",
 			Help: "Explanations of answers by verdict: passed, failed, untested, none."}, []string{"verdict"}),
+		proofs: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "vigie_enclave_certificates_total",
+			Help: "Certificates of answers by verdict: proven, agreed, none, disagreed, failed."}, []string{"verdict"}),
 		stages: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "vigie_enclave_stage_seconds",
 			Help: "Time of each stage of a case.", Buckets: prometheus.ExponentialBuckets(0.0005, 2, 17)}, []string{"stage"}),
 		running: prometheus.NewGauge(prometheus.GaugeOpts{Name: "vigie_enclave_running_cases",
@@ -43,9 +46,12 @@ func newMetrics(about description, options Options) *metrics {
 	info := prometheus.NewGauge(prometheus.GaugeOpts{Name: "vigie_enclave_info", Help: "Always 1; the labels say what is served.",
 		ConstLabels: prometheus.Labels{"model": about.name, "version": about.version, "digest": string(about.model), "build": options.Build}})
 	info.Set(1)
-	m.registry.MustRegister(m.cases, m.referrals, m.maps, m.stages, m.running, m.panics, m.rotations, slots, info)
+	m.registry.MustRegister(m.cases, m.referrals, m.maps, m.proofs, m.stages, m.running, m.panics, m.rotations, slots, info)
 	for _, verdict := range []vigie.MapVerdict{vigie.MapPassed, vigie.MapFailed, vigie.MapUntested, vigie.MapNone} {
 		m.maps.WithLabelValues(string(verdict))
+	}
+	for _, verdict := range vigie.CertificateVerdicts {
+		m.proofs.WithLabelValues(string(verdict))
 	}
 	for _, outcome := range []string{"analysed", "referred", "refused", "abandoned"} {
 		m.cases.WithLabelValues(outcome)
@@ -65,6 +71,9 @@ func (m *metrics) finding(finding vigie.Finding) {
 	}
 	if e := finding.Explanation; e != nil {
 		m.maps.WithLabelValues(string(e.Verdict)).Inc()
+	}
+	if c := finding.Certificate; c != nil {
+		m.proofs.WithLabelValues(string(c.Verdict)).Inc()
 	}
 	for _, stage := range finding.Stages {
 		m.stages.WithLabelValues(stage.Name).Observe(stage.Duration.Seconds())

@@ -20,6 +20,7 @@ const (
 	stageDecode   = "decode"
 	stageGuardIn  = "guard-in"
 	stageInfer    = "infer"
+	stageCertify  = "certify"
 	stageExplain  = "explain"
 	stageGuardOut = "guard-out"
 )
@@ -50,6 +51,7 @@ type pipeline struct {
 	server  *served        // the session, where a model server computes it; nil in process
 	fitted  *fitted        // input guards, or their absence
 	verify  *verifiers     // of the answer; nil: none were fitted
+	prover  *prover        // nil: the manifest wants no certificate
 	maps    *mapper        // nil: the manifest wants no map
 	timeout time.Duration
 	now     func() time.Time
@@ -105,6 +107,9 @@ func (p *pipeline) warmUp(options Options) error {
 	if _, err := p.pkg.Predictions(output); err != nil {
 		return fmt.Errorf("its answer on a blank image: %w", err)
 	}
+	if p.prover, err = newProver(p.pkg, options); err != nil {
+		return err
+	}
 	if p.maps, err = newMapper(p.pkg, options); err != nil || p.maps == nil {
 		return err
 	}
@@ -126,6 +131,9 @@ func (p *pipeline) describe() description {
 	if p.maps != nil {
 		settings["explanation"], settings["explain_budget"] = p.maps.method(), p.maps.budget.String()
 	}
+	if p.prover != nil {
+		settings["certificate"], settings["certificate_budget"] = p.pkg.Manifest.Certificate.String(), p.prover.budget.String()
+	}
 	p.fitted.describe(settings)
 	p.verify.describe(settings)
 	return description{model: p.pkg.Digest, name: p.pkg.Manifest.Name, version: p.pkg.Manifest.Version, settings: settings}
@@ -143,7 +151,7 @@ func (p *pipeline) close() error {
 	if p.maps != nil {
 		err = p.maps.close()
 	}
-	return errors.Join(err, p.verify.close(), p.fitted.close(), p.session.Close())
+	return errors.Join(err, p.prover.close(), p.verify.close(), p.fitted.close(), p.session.Close())
 }
 
 // analyse takes one case down the line. Each step adds to the finding what it
@@ -208,6 +216,13 @@ func (p *pipeline) read(ctx context.Context, patient vigie.PatientPseudonym, fil
 	}
 	p.fitted.verdict(ctx, patient, look, unguarded, finding)
 	watch.lap(stageGuardIn)
+	if p.prover != nil {
+		// What makes no sense is nothing to certify: guardOutput says so.
+		if predictions, err := p.pkg.Predictions(output); err == nil {
+			p.prover.certify(ctx, input, image, predictions, finding)
+		}
+		watch.lap(stageCertify)
+	}
 	var second []float32 // the same answer, computed again; nil if it was not
 	if p.maps != nil {
 		if made, err := p.maps.explain(ctx, input); err != nil {
@@ -310,7 +325,7 @@ func (p *pipeline) guardOutput(finding *vigie.Finding, output, second []float32,
 				finding.Referrals = append(finding.Referrals, *guard.Reason)
 			}
 		}
-		finding.Explanation = nil
+		finding.Explanation, finding.Certificate = nil, nil
 		return
 	}
 	finding.Predictions = predictions

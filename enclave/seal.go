@@ -202,6 +202,9 @@ func checkFinding(finding vigie.Finding) error {
 	if err := checkExplanation(finding.Explanation); err != nil {
 		return err
 	}
+	if err := checkCertificate(finding); err != nil {
+		return err
+	}
 	if len(finding.Predictions) == 0 && len(finding.Referrals) == 0 {
 		return fmt.Errorf("it has neither a prediction nor a reason why not")
 	}

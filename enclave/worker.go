@@ -21,6 +21,7 @@ type Options struct {
 	Threads       int              // threads of the engine for one operator; 0 is two, or one on a single core
 	Timeout       time.Duration    // for one case, after which it is referred; 0 is DefaultTimeout
 	ExplainBudget time.Duration    // of it, for making and testing the map of the answer; 0 is DefaultExplainBudget
+	CertifyBudget time.Duration    // of it, for the certificate of the answer, where the package asks for one; 0 is DefaultCertifyBudget
 	MaxConcurrent int              // cases read at once; 0 is as many as fit the cores
 	RotateEvery   time.Duration    // life of a sealing key; 0 is DefaultRotateEvery
 	RotateGrace   time.Duration    // how long the previous sealing key still opens cases; 0 is DefaultRotateGrace
@@ -35,6 +36,7 @@ type Options struct {
 const (
 	DefaultTimeout       = 60 * time.Second
 	DefaultExplainBudget = 5 * time.Second
+	DefaultCertifyBudget = 10 * time.Second
 	DefaultRotateEvery   = 12 * time.Hour
 	DefaultRotateGrace   = 1 * time.Hour
 )
@@ -44,7 +46,7 @@ const (
 func (o Options) crowded() bool { return o.Threads*o.MaxConcurrent > runtime.NumCPU() }
 
 func (o Options) withDefaults() (Options, error) {
-	if o.Threads < 0 || o.Timeout < 0 || o.ExplainBudget < 0 || o.MaxConcurrent < 0 || o.RotateEvery < 0 || o.RotateGrace < 0 {
+	if o.Threads < 0 || o.Timeout < 0 || o.ExplainBudget < 0 || o.CertifyBudget < 0 || o.MaxConcurrent < 0 || o.RotateEvery < 0 || o.RotateGrace < 0 {
 		return o, errors.New("enclave: reading the options: no number or duration may be negative")
 	}
 	if o.Threads == 0 {
@@ -58,6 +60,12 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.ExplainBudget >= o.Timeout {
 		return o, fmt.Errorf("enclave: reading the options: %s for the map of a case leave nothing of its %s", o.ExplainBudget, o.Timeout)
+	}
+	if o.CertifyBudget == 0 {
+		o.CertifyBudget = min(DefaultCertifyBudget, o.Timeout/2)
+	}
+	if o.CertifyBudget >= o.Timeout {
+		return o, fmt.Errorf("enclave: reading the options: %s for the certificate of a case leave nothing of its %s", o.CertifyBudget, o.Timeout)
 	}
 	if o.MaxConcurrent == 0 {
 		o.MaxConcurrent = max(1, runtime.NumCPU()/o.Threads)
@@ -109,7 +117,7 @@ type analyst interface {
 	// describe names the model and the settings that can change an answer.
 	describe() description
 	// analyse fills the finding's Instance, Predictions, Guards, Explanation,
-	// Referrals and Stages.
+	// Certificate, Referrals and Stages.
 	analyse(ctx context.Context, patient vigie.PatientPseudonym, dicom []byte) vigie.Finding
 	// ready tells whether it could analyse now.
 	ready(ctx context.Context) error
@@ -242,7 +250,7 @@ func (w *Worker) diagnose(ctx context.Context, sealed []byte, release func()) ([
 	payload, err := encodeFinding(finding)
 	if err != nil {
 		w.options.Logger.Error("the analyst contradicts itself", "case", content.id, "error", err)
-		finding.Predictions, finding.Guards, finding.Explanation = nil, nil, nil
+		finding.Predictions, finding.Guards, finding.Explanation, finding.Certificate = nil, nil, nil, nil
 		finding.Referrals = []vigie.Reason{reasonInternal(err)}
 		if payload, err = encodeFinding(finding); err != nil {
 			return nil, fmt.Errorf("enclave: encoding the finding of case %s: %w", content.id, err)

@@ -95,8 +95,9 @@ type EnclaveConfig struct {
 	GuardsMissing string        `koanf:"guards_missing" accept:"accept review" help:"what happens to the cases of a model without fitted input guards (vigie model fit) in the enclave inside this process: accept, or review"`
 	GuardBudget   time.Duration `koanf:"guard_budget" help:"how long the input guards may take over one case in the enclave inside this process, after which it goes to a person; 0 is 10s"`
 	GuardMemory   int           `koanf:"guard_memory" help:"images of which the enclave inside this process remembers fingerprints, to notice near copies under another patient; 0 is none"`
-	// ExplainBudget is part of Timeout.
-	ExplainBudget time.Duration `koanf:"explain_budget" help:"of one prediction by the enclave inside this process, the time for making and testing its map; what does not fit is labelled as untested, or left out; 0 is 5s, or half of enclave.timeout if that is shorter"`
+	// ExplainBudget and CertificateBudget are parts of Timeout.
+	ExplainBudget     time.Duration `koanf:"explain_budget" help:"of one prediction by the enclave inside this process, the time for making and testing its map; what does not fit is labelled as untested, or left out; 0 is 5s, or half of enclave.timeout if that is shorter"`
+	CertificateBudget time.Duration `koanf:"certificate_budget" help:"of one prediction by the enclave inside this process, the time for the certificate that a package asks for; a case whose certificate does not fit goes to a person; 0 is 10s, or half of enclave.timeout if that is shorter"`
 }
 
 // LimitsConfig bounds what peers can make the gateway do.

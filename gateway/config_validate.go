@@ -254,6 +254,9 @@ func (v *validator) numbers() {
 	if c.Enclave.ExplainBudget < 0 || c.Enclave.ExplainBudget > 0 && c.Enclave.ExplainBudget >= c.Enclave.Timeout {
 		v.fail("enclave.explain_budget", "%v leaves nothing of one prediction (enclave.timeout is %v): want less, or 0 for the default", c.Enclave.ExplainBudget, c.Enclave.Timeout)
 	}
+	if c.Enclave.CertificateBudget < 0 || c.Enclave.CertificateBudget > 0 && c.Enclave.CertificateBudget >= c.Enclave.Timeout {
+		v.fail("enclave.certificate_budget", "%v leaves nothing of one prediction (enclave.timeout is %v): want less, or 0 for the default", c.Enclave.CertificateBudget, c.Enclave.Timeout)
+	}
 	if c.Limits.DeliveryRetry <= 0 {
 		v.fail("limits.delivery_retry", "must be positive")
 	}

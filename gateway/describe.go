@@ -219,6 +219,9 @@ func Describe(c *vigie.Case) string {
 				line("", "passed over, as they explain nothing of this model: %s", strings.Join(e.Rejected, ", "))
 			}
 		}
+		for i, text := range certificateLines(f) {
+			line(map[bool]string{true: "certificate"}[i == 0], "%s", text)
+		}
 		for _, g := range f.Guards {
 			line("guard", "%-20s p = %.3g%s", g.Guard, g.PValue, map[bool]string{true: "  ALARM"}[g.Alarm])
 			if g.Reason != nil && !g.Alarm {

@@ -298,6 +298,9 @@ func (g *Gateway) analyse(ctx context.Context, c *vigie.Case, object *store.Obje
 		refer(reason(vigie.ReasonEnclave, "the answer is about another instance"))
 		return nil
 	}
+	if g.model.Manifest.Certificate.Wanted() && len(result.Finding.Predictions) > 0 && result.Finding.Certificate == nil {
+		refer(reason(vigie.ReasonCertificate, "the enclave gave none"))
+	}
 	// Rules about the patient need attributes that the copy no longer has.
 	refer(g.model.Manifest.ReviewOriginal(result.Finding.Predictions, original.DataSet)...)
 	contradictions, err := g.checkPriors(ctx, c, result.Finding.Predictions, original.DataSet)
@@ -346,7 +349,7 @@ func (g *Gateway) conclude(ctx context.Context, job *river.Job[diagnoseArgs], c 
 		proof.Model, proof.Configuration, proof.Input = read, finding.Configuration, finding.Input
 		proof.Instance, proof.Output = finding.Instance, vigie.DigestOf(d.result.Signed.Payload)
 		proof.Guards = guardsText(finding.Guards, setsWord(finding))
-		proof.Decision = mapDecision(finding)
+		proof.Decision = joined(", ", mapDecision(finding), certificateDecision(finding))
 		if sealed, err = g.sealValue(ctx, c, valueFinding, keptFinding{d.result.Signed, d.result.Evidence}); err != nil {
 			return err
 		}

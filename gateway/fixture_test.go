@@ -123,6 +123,7 @@ type standIn struct {
 	answer func(enclave.Request) (float64, error)
 	maps   *vigie.Explanation // nil: as of an enclave that tests no maps
 	sets   []vigie.LabelSet
+	proof  *vigie.Certificate // nil: as of a package that asks for none
 
 	mu    sync.Mutex
 	asked []enclave.Request
@@ -178,6 +179,7 @@ func (s *standIn) Diagnose(_ context.Context, r enclave.Request) (enclave.Result
 	if s.maps != nil {
 		finding.Explanation = s.maps
 	}
+	finding.Certificate = s.proof
 	payload, err := json.Marshal(finding)
 	if err != nil {
 		return enclave.Result{}, err

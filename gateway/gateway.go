@@ -139,7 +139,7 @@ func (g *Gateway) openEnclave(ctx context.Context) error {
 			}
 		}
 		worker, err := enclave.New(g.model, attest.NewDevelopment(g.logger), enclave.Options{
-			Threads: g.config.Enclave.Threads, Timeout: g.config.Enclave.Timeout, ExplainBudget: g.config.Enclave.ExplainBudget,
+			Threads: g.config.Enclave.Threads, Timeout: g.config.Enclave.Timeout, ExplainBudget: g.config.Enclave.ExplainBudget, CertifyBudget: g.config.Enclave.CertificateBudget,
 			ModelServer: server, Logger: g.logger,
 			Guarding: enclave.Guarding{Missing: g.config.Enclave.GuardsMissing, Budget: g.config.Enclave.GuardBudget, Remember: g.config.Enclave.GuardMemory},
 		})

@@ -88,14 +88,17 @@ func mapDecision(f *vigie.Finding) string {
 }
 
 // sentences joins those that are not empty.
-func sentences(list ...string) string {
+func sentences(list ...string) string { return joined(" ", list...) }
+
+// joined joins those that are not empty.
+func joined(with string, list ...string) string {
 	var out []string
 	for _, s := range list {
 		if s != "" {
 			out = append(out, s)
 		}
 	}
-	return strings.Join(out, " ")
+	return strings.Join(out, with)
 }
 
 // MapText says in one line what is known of a finding's map, for a terminal:

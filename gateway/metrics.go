@@ -31,7 +31,7 @@ var knownReasons = map[vigie.ReasonCode]bool{
 	vigie.ReasonBodyPart: true, vigie.ReasonView: true, vigie.ReasonAge: true, vigie.ReasonBurnedIn: true,
 	vigie.ReasonDeidentify: true, vigie.ReasonBorderline: true, vigie.ReasonImplausible: true, vigie.ReasonGuard: true,
 	vigie.ReasonEnclave: true, vigie.ReasonNoModel: true, vigie.ReasonPolicy: true, vigie.ReasonInternal: true,
-	vigie.ReasonUndecided: true, vigie.ReasonUnsure: true, vigie.ReasonUnstable: true, vigie.ReasonPrior: true,
+	vigie.ReasonUndecided: true, vigie.ReasonUnsure: true, vigie.ReasonUnstable: true, vigie.ReasonPrior: true, vigie.ReasonCertificate: true,
 	ReasonConflict: true, ReasonUnnamed: true, ReasonNoPatient: true,
 }
 
@@ -88,7 +88,7 @@ func (s *stopwatch) lap(name string) {
 }
 
 // enclaveStages bounds the label for stages that an enclave names.
-var enclaveStages = map[string]bool{"decode": true, "guard-in": true, "infer": true, "explain": true, "guard-out": true, "sign": true}
+var enclaveStages = map[string]bool{"decode": true, "guard-in": true, "infer": true, "certify": true, "explain": true, "guard-out": true, "sign": true}
 
 func (m *metrics) enclaveStage(s vigie.Stage) {
 	name := s.Name

@@ -154,6 +154,7 @@ func (g *Gateway) reportOf(c *vigie.Case) report.Result {
 			})
 		}
 		r.Remarks = append(append(r.Remarks, setRemarks(c.Finding)...), mapRemarks(c.Finding).report...)
+		r.Remarks = append(r.Remarks, certificateRemarks(c.Finding)...)
 	}
 	if c.Verdict != nil {
 		for _, reason := range c.Verdict.Reasons {

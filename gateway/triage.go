@@ -45,6 +45,7 @@ func Triage(finding *vigie.Finding, referrals []vigie.Reason, policy Policy) vig
 		add(finding.Referrals...)
 		add(guardReasons(finding.Guards)...)
 		add(setReasons(finding)...)
+		add(certificateReasons(finding)...)
 		add(predictionReasons(finding.Predictions, policy, len(reasons) > 0)...)
 	case len(referrals) == 0:
 		add(reason(vigie.ReasonInternal, "no finding and no reason for its absence"))

@@ -119,6 +119,7 @@ Each flag may also be set by a variable: --tls-cert by VIGIE_ENCLAVE_TLS_CERT.`,
 	flags.IntVar(&options.MaxConcurrent, "concurrent", 0, "cases read at once; 0 is as many as the cores allow")
 	flags.DurationVar(&options.Timeout, "timeout", enclave.DefaultTimeout, "time for one case, after which it goes to a person")
 	flags.DurationVar(&options.ExplainBudget, "explain-budget", 0, "of that, the time for making and testing the map of an answer; what does not fit is labelled as untested, or left out; 0 is 5s, or half of --timeout if that is shorter")
+	flags.DurationVar(&options.CertifyBudget, "certificate-budget", 0, "of that, the time for the certificate that a package asks for; a case whose certificate does not fit goes to a person; 0 is 10s, or half of --timeout if that is shorter")
 	flags.StringVar(&options.Guarding.Missing, "guards-missing", enclave.GuardsAccept, "what happens to the cases of a model without fitted input guards: accept, or review")
 	flags.DurationVar(&options.Guarding.Budget, "guard-budget", enclave.DefaultGuardBudget, "how long the input guards may take over one case, after which it goes to a person")
 	flags.IntVar(&options.Guarding.Remember, "guard-memory", 0, "images of which fingerprints are remembered in this process, to notice near copies under another patient; 0 is none")

@@ -9,6 +9,9 @@ import (
 type Luminance struct {
 	Rows, Columns int
 	Values        []float32 // row-major, Rows*Columns, 0..1
+	// Stretched says that the file has no window, so that the frame's own darkest
+	// and brightest values set the scale: one pixel can change all others.
+	Stretched bool
 }
 
 // At returns the value at a row and column.
@@ -50,6 +53,7 @@ func (f *File) LuminanceOf(frame *Frame) (*Luminance, error) {
 		return nil, err
 	}
 	p.apply(frame, out.Values)
+	out.Stretched = p.stretched
 	return out, nil
 }
 
@@ -58,7 +62,9 @@ type pipeline struct {
 	modality func(float64) float64
 	voi      func(float64) float64 // to 0..1
 	invert   bool
-	padded   func(int32) bool
+	// stretched: voi is the frame's own range
+	stretched bool
+	padded    func(int32) bool
 }
 
 func (p *pipeline) luminance(stored int32) float32 {
@@ -84,7 +90,7 @@ func (f *File) pipeline(frame *Frame) (*pipeline, error) {
 		return nil, err
 	}
 	if p.voi == nil {
-		p.voi = p.fullRange(frame)
+		p.voi, p.stretched = p.fullRange(frame), true
 	}
 	p.invert = frame.Photometric == "MONOCHROME1" || d.String(PresentationLUTShape) == "INVERSE"
 	return p, nil
