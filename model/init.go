@@ -77,7 +77,8 @@ certificate:
   # patch: {size: 3, of: input, masks: 3, fill: mean, rounds: 2, uncertified: accept}
   # smoothing: {sigma: 0.25, samples: 1000, alpha: 0.001}   # of a model that was trained with such noise
 
-plausibility: []
+plausibility: []            # such as - {rule: needs-sex, label: …, values: [F]}, - {rule: agrees-with-prior, label: …, days: 365, flips: gone}
+# disagreement: {mode: on}  # ask about slightly altered copies as well; vigie model fit says how far apart is usual
 
 training:
   licence: ""
