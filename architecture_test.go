@@ -59,9 +59,10 @@ var allowed = map[string][]string{
 	"attest":            {""},
 
 	// hospitals together
-	"federate":        {"train", "federate/robust", "federate/secagg"},
-	"federate/robust": {},
-	"federate/secagg": {"keys/dsse"},
+	"federate":          {"onnx", "train", "federate/robust", "federate/secagg"},
+	"federate/robust":   {},
+	"federate/secagg":   {"keys/dsse"},
+	"federate/simulate": {"onnx", "train", "train/studies", "federate", "federate/secagg"},
 
 	// where the blocks meet
 	"model":     {"", "onnx", "engine", "explain", "guard/certificate", "medical/dicom"},

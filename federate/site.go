@@ -50,9 +50,10 @@ type SiteOptions struct {
 	Keeper  Keeper    // keeps what must outlive the process; nil: nothing does
 	Random  io.Reader // of keys; nil: crypto/rand
 	Seed    uint64    // of local training
-	// Tamper, if not nil, changes the update after it was clipped and weighted, as
-	// a malicious site would. For simulations of attacks alone.
-	Tamper func(round int, update []float32)
+	// Tamper, if not nil, changes the update that was learnt from the global
+	// variables, after it was clipped, as a malicious site would. For simulations
+	// of attacks alone.
+	Tamper func(ctx context.Context, round int, global, update []float32) error
 }
 
 // Site is a hospital's side of a federation. It obeys one order at a time.
@@ -200,26 +201,22 @@ func (s *Site) train(ctx context.Context, o Order) ([]uint32, error) {
 	if digest := w.Digest(); !bytes.Equal(digest[:], s.keep.Order.Model) {
 		return nil, fmt.Errorf("%w: other weights than the round began with", ErrOrder)
 	}
-	work := Work{Terms: s.Terms, Round: s.keep.Order.Index, Rate: s.Terms.rate(s.keep.Order.Index), Variables: append([]float32(nil), w.Variables...), Seed: s.Seed}
+	work := Work{Terms: s.Terms, Round: s.keep.Order.Index, Seed: s.Seed}
 	if s.control != nil {
 		work.Correction = make([]float32, trained)
 		for j := range work.Correction {
 			work.Correction[j] = w.Control[j] - s.control[j]
 		}
 	}
-	steps, loss, err := s.Trainer.Train(ctx, work)
+	plain, steps, loss, err := learn(ctx, s.Trainer, work, w.Variables)
 	if err != nil {
 		return nil, err
-	}
-	plain := work.Variables // becomes the update
-	for j, v := range w.Variables {
-		plain[j] -= v
 	}
 	var change []float32
 	if s.control != nil {
 		// option II: c⁺ − c_i = −c + (x − y)/(K·η), and here x − y is −update
 		s.pending, change = make([]float32, trained), make([]float32, trained)
-		scale := float32(1 / (float64(steps) * work.Rate))
+		scale := float32(1 / (float64(steps) * s.Terms.rate(work.Round)))
 		for j := range change {
 			change[j] = -w.Control[j] - plain[j]*scale
 		}
@@ -230,7 +227,9 @@ func (s *Site) train(ctx context.Context, o Order) ([]uint32, error) {
 	}
 	clip(plain, s.Terms.Bound)
 	if s.Tamper != nil {
-		s.Tamper(work.Round, plain)
+		if err := s.Tamper(ctx, work.Round, w.Variables, plain); err != nil {
+			return nil, err
+		}
 	}
 	weight := float32(min(s.Trainer.Examples(), s.Terms.MaxExamples)) / float32(s.Terms.MaxExamples)
 	plain = append(plain, change...)
@@ -247,6 +246,31 @@ func (s *Site) train(ctx context.Context, o Order) ([]uint32, error) {
 	}
 	s.vector = vector
 	return vector, nil
+}
+
+// Learn is what a site that is honest would send of its learning from the global
+// variables: the update, within the terms' bound.
+func Learn(ctx context.Context, t Trainer, w Work, global []float32) ([]float32, error) {
+	update, _, _, err := learn(ctx, t, w, global)
+	if err != nil {
+		return nil, err
+	}
+	clip(update, w.Terms.Bound)
+	return update, nil
+}
+
+// learn completes the work, has it done, and returns by what the variables have
+// moved.
+func learn(ctx context.Context, t Trainer, w Work, global []float32) (update []float32, steps int, loss float64, err error) {
+	w.Rate = w.Terms.rate(w.Round)
+	w.Variables = append([]float32(nil), global...)
+	if steps, loss, err = t.Train(ctx, w); err != nil {
+		return nil, 0, 0, err
+	}
+	for j, v := range global {
+		w.Variables[j] -= v
+	}
+	return w.Variables, steps, loss, nil
 }
 
 // clip shortens a vector to the bound, if it is longer. One that is not finite

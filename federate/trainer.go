@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync"
 
+	"github.com/vigie/vigie/onnx"
 	"github.com/vigie/vigie/train"
 )
 
@@ -49,6 +50,14 @@ func (e *Engine) Logits(ctx context.Context, variables []float32, s *train.Set) 
 	defer e.mu.Unlock()
 	e.set(variables)
 	return e.local.Logits(ctx, s)
+}
+
+// Model is the network with the given variables.
+func (e *Engine) Model(variables []float32) (*onnx.Model, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.set(variables)
+	return e.local.Model()
 }
 
 // set spreads variables over the network's.

@@ -7,6 +7,8 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+
+	"github.com/vigie/vigie/onnx"
 )
 
 // Local trains one network on other people's terms: from weights that are given,
@@ -177,6 +179,13 @@ func (l *Local) Logits(ctx context.Context, s *Set) ([][]float64, error) {
 	}
 	t.config.Validation = s
 	return t.evaluate(ctx, t.variables())
+}
+
+// Model is the network with the current variables.
+func (l *Local) Model() (*onnx.Model, error) {
+	finished := *l.trainer.network
+	finished.Model = l.trainer.config.Network.Model // as it came, sizes left open
+	return finished.withValues(l.Variables())
 }
 
 // Close frees the sessions.

@@ -68,7 +68,7 @@ Start here:
 		newHardenCommand(),
 		newRunCommand(),
 		newGradCommand(),
-		newEvalCommand(),
+		newEvalCommand(), newFedCommand(),
 		newGuardCommand(),
 		newExplainCommand(),
 		newAttackCommand(),

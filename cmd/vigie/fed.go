@@ -1,0 +1,155 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/vigie/vigie/engine"
+	"github.com/vigie/vigie/federate"
+	"github.com/vigie/vigie/federate/robust"
+	"github.com/vigie/vigie/federate/simulate"
+	"github.com/vigie/vigie/train"
+)
+
+func newFedCommand() *cobra.Command {
+	command := &cobra.Command{
+		Use:   "fed",
+		Short: "Train one model at many hospitals without moving an image",
+	}
+	command.AddCommand(newFedSimulateCommand())
+	return command
+}
+
+func newFedSimulateCommand() *cobra.Command {
+	var (
+		j                          simulate.Job
+		algorithm, rule, malicious string
+		augment, out               string
+		standard, asJSON           bool
+	)
+	terms := federate.DefaultTerms("simulation")
+	table := func(rows [][2]string) string {
+		var b strings.Builder
+		for _, r := range rows {
+			fmt.Fprintf(&b, "  %-13s %s\n", r[0], r[1])
+		}
+		return b.String()
+	}
+	var algorithms, attacks, rules [][2]string
+	for _, r := range federate.Algorithms() {
+		algorithms = append(algorithms, [2]string{string(r.Name), r.About})
+	}
+	for _, r := range simulate.Attacks() {
+		attacks = append(attacks, [2]string{string(r.Name), r.About})
+	}
+	for _, r := range robust.Rules() {
+		if r.Name != robust.FLTrust {
+			rules = append(rules, [2]string{string(r.Name), r.About})
+		}
+	}
+	command := &cobra.Command{
+		Use:   "simulate --data FILE.npz --eval-split NAME --sites 15",
+		Short: "Run a federation of virtual sites in one process, through the code that hospitals run",
+		Long: `Simulate divides labelled data among virtual sites and trains one model at all of
+them: every round each site trains on its own examples, and only the sum of the
+masked updates is opened, by the protocol that hospitals run. The same options
+and --seed give the same model on the same type of processor.
+
+--data is whatever vigie train takes; --split goes to the sites, --eval-split
+judges the model. --dirichlet 0 gives each site an equal share, 0.5 makes sites
+that differ much in size and in what they see.
+
+Algorithms:
+` + table(algorithms) + `
+--malicious NUMBER:ATTACK[:STRENGTH] makes so many sites work against the others,
+together, and knowing all:
+` + table(attacks) + `
+--group-size K opens the sum of each of several groups of at least K sites, drawn
+anew every round, and --rule judges them:
+` + table(rules) + `
+There is no differential privacy yet: the sums hide a site's update, not what the
+model remembers of its examples.`,
+		Example: `  vigie fed simulate --data pneumoniamnist.npz --eval-split val --sites 15 --dirichlet 0.5 --compare
+  vigie fed simulate --data pneumoniamnist.npz --eval-split val --sites 15 --malicious 3:alie --group-size 3 --rule median --json`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			j.Terms = terms
+			j.Terms.Algorithm, j.Terms.Rule = federate.Algorithm(algorithm), robust.Name(rule)
+			j.Terms.Seed, j.Data.Seed = j.Seed, j.Seed
+			flags := cmd.Flags()
+			if j.Terms.Algorithm == federate.FedProx && !flags.Changed("mu") {
+				j.Terms.Proximal = 0.01
+			}
+			if j.Terms.Algorithm == federate.SCAFFOLD && !flags.Changed("momentum") {
+				j.Terms.Momentum = 0
+			}
+			if err := j.ParseMalicious(malicious); err != nil {
+				return err
+			}
+			switch augment {
+			case "shift":
+				j.Terms.Augmentation = train.Augmentation{Shift: 2, Whole: true}
+			case "none":
+			default:
+				return fmt.Errorf("--augment %q: want shift or none", augment)
+			}
+			if !standard {
+				j.Kernels = engine.KernelTerms()
+			}
+			j.Progress = simulate.Terminal(cmd.ErrOrStderr())
+			r, err := j.Run(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if out != "" {
+				if err := r.Model.Save(out); err != nil {
+					return err
+				}
+			}
+			if asJSON {
+				return writeJSON(cmd.OutOrStdout(), r)
+			}
+			return r.Write(cmd.OutOrStdout())
+		},
+	}
+	flags := command.Flags()
+	flags.StringVar(&j.Data.Data, "data", "", "FILE.npz, folder, or table (required)")
+	flags.StringVar(&j.Split, "split", "train", "part of the data that the sites have")
+	flags.StringVar(&j.Eval, "eval-split", "", "part that the model is judged on (required)")
+	readingFlags(flags, &j.Data)
+	flags.IntVar(&j.Sites, "sites", 15, "virtual sites")
+	flags.Float64Var(&j.Dirichlet, "dirichlet", 0, "parameter of the division by class; 0 is equal shares")
+	flags.StringVar(&j.Recipe, "recipe", "plain-28", "network to train, of vigie train's recipes")
+	flags.StringVar(&j.Model, "model", "", "ONNX file to start from instead")
+	flags.StringVar(&algorithm, "algorithm", string(terms.Algorithm), "fedavg, fedprox, fedadam, fedyogi or scaffold")
+	flags.IntVar(&terms.Rounds, "rounds", terms.Rounds, "rounds")
+	flags.IntVar(&terms.Epochs, "epochs", terms.Epochs, "epochs of a site in a round")
+	flags.IntVar(&terms.Batch, "batch", terms.Batch, "examples of a local step")
+	flags.Float64Var(&terms.Rate, "rate", terms.Rate, "local learning rate in the first round")
+	flags.Float64Var(&terms.FinalRate, "final-rate", terms.FinalRate, "local learning rate in the last round")
+	flags.Float64Var(&terms.Momentum, "momentum", terms.Momentum, "of local steps (default 0 for scaffold)")
+	flags.Float64Var(&terms.Decay, "decay", terms.Decay, "weight decay of local steps")
+	flags.StringVar(&augment, "augment", "shift", "of images: shift (by whole pixels) or none")
+	flags.Float64Var(&terms.Proximal, "mu", 0, "proximal term of fedprox (default 0.01)")
+	flags.Float64Var(&terms.ServerRate, "server-rate", terms.ServerRate, "rate at which the mean update moves the model")
+	flags.Float64Var(&terms.Tau, "tau", terms.Tau, "adaptivity of fedadam and fedyogi")
+	flags.Float64Var(&terms.Bound, "bound", terms.Bound, "largest length of a site's update")
+	flags.IntVar(&terms.MaxExamples, "max-examples", terms.MaxExamples, "examples that a site counts for, at most")
+	flags.IntVar(&terms.Minimum, "minimum", terms.Minimum, "sites that a sum must hold")
+	flags.IntVar(&terms.GroupSize, "group-size", 0, "sites of a group at least; 0 is one group of all")
+	flags.StringVar(&rule, "rule", string(terms.Rule), "how groups are combined")
+	flags.IntVar(&terms.Bad, "bad-groups", 0, "groups that the rule must stand")
+	flags.StringVar(&malicious, "malicious", "", "NUMBER:ATTACK[:STRENGTH]")
+	flags.Float64Var(&j.Dropout, "dropout", 0, "share of sites that fall silent in a round")
+	flags.BoolVar(&j.Compare, "compare", false, "train on all examples in one place, and at every site alone, too")
+	flags.BoolVar(&standard, "standard-operators", false, "compute on ONNX Runtime's operators, not on the engine's own")
+	flags.StringVar(&out, "out", "", "FILE.onnx for the model")
+	flags.Uint64Var(&j.Seed, "seed", 1, "of everything")
+	flags.BoolVar(&asJSON, "json", false, "print JSON")
+	for _, required := range []string{"data", "eval-split"} {
+		cobra.CheckErr(command.MarkFlagRequired(required))
+	}
+	return command
+}

@@ -1,0 +1,377 @@
+// Package simulate runs a federation of virtual sites in one process, through
+// the code that hospitals run: orders, secure sums, rules, memory. What is
+// simulated is the division of a data set among sites, failures, and malicious
+// sites (Attacks); nothing of the protocol.
+//
+//	report, err := simulate.Run(ctx, simulate.Options{
+//		Train: set, Evaluation: validation, Network: network,
+//		Terms: federate.DefaultTerms("north"), Sites: 15, Dirichlet: 0.5, Seed: 1,
+//	})
+//	fmt.Println(report.AUC)
+//
+// The same options give the same model on the same type of processor.
+package simulate
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"runtime"
+	"slices"
+	"time"
+
+	"github.com/vigie/vigie/federate"
+	"github.com/vigie/vigie/federate/secagg"
+	"github.com/vigie/vigie/onnx"
+	"github.com/vigie/vigie/train"
+)
+
+// Options says what to simulate.
+type Options struct {
+	Train      *train.Set // divided among the sites
+	Evaluation *train.Set // what the global model is judged on; at no site
+	Network    *train.Network
+	Kernels    int // train.Recipe.Kernels
+
+	Terms     federate.Terms
+	Sites     int
+	Dirichlet float64 // see Divide
+	Seed      uint64  // of the division, the sites' orders of examples, failures and noise
+
+	Malicious int    // so many sites, drawn by the seed
+	Attack    Attack // what they do
+	Strength  float64
+	Dropout   float64 // share of sites that fall silent in a round, each at a step of its own
+
+	// Compare also trains on all examples in one place, and at every honest site
+	// alone, for as many rounds.
+	Compare  bool
+	Progress func(Round) // told of every round; may be nil
+}
+
+// Round is a line of a Report.
+type Round struct {
+	federate.Outcome
+	Rounds  int           `json:"-"`
+	AUC     *float64      `json:"auc,omitempty"` // on the evaluation set; not of every round
+	Failed  string        `json:"failed,omitempty"`
+	Elapsed time.Duration `json:"ns"`
+}
+
+// Report is what came of a simulation.
+type Report struct {
+	Terms      federate.Terms `json:"terms"`
+	Sites      []SiteReport   `json:"sites"`
+	Dirichlet  float64        `json:"dirichlet"`
+	Seed       uint64         `json:"seed"`
+	Data       string         `json:"data"`
+	DataDigest string         `json:"train_digest"`
+	EvalDigest string         `json:"evaluation_digest"`
+	Variables  int            `json:"variables"`
+	Malicious  int            `json:"malicious"`
+	Attack     Attack         `json:"attack,omitempty"`
+	Strength   float64        `json:"strength,omitempty"`
+	Dropout    float64        `json:"dropout,omitempty"`
+
+	AUC      train.Interval   `json:"auc"` // after the last round, DeLong's interval
+	Accuracy train.Interval   `json:"accuracy"`
+	Central  *train.Interval  `json:"central,omitempty"` // all examples in one place
+	Alone    *train.Interval  `json:"alone,omitempty"`   // mean over the sites, from the worst to the best
+	Rounds   []Round          `json:"rounds"`
+	Traffic  federate.Traffic `json:"bytes"`
+	// Ideal is 4 bytes a variable, site and round, both ways.
+	Ideal   federate.Traffic `json:"bytes_ideal"`
+	Seconds float64          `json:"seconds"`
+	Memory  int64            `json:"peak_memory_bytes"` // of the whole process
+	Epsilon *float64         `json:"epsilon"`           // null: no differential privacy
+
+	Model *onnx.Model `json:"-"`
+}
+
+// SiteReport is what a site was.
+type SiteReport struct {
+	Name      string   `json:"name"`
+	Examples  int      `json:"examples"`
+	Counts    []int    `json:"by_class"`
+	Malicious bool     `json:"malicious,omitempty"`
+	Sums      int      `json:"sums"`            // rounds that it was in
+	Held      float64  `json:"held"`            // mean over those of what the rule held against its group
+	Alone     *float64 `json:"alone,omitempty"` // AUC of what it learns by itself
+}
+
+// ErrOptions is returned for a simulation that cannot be run.
+var ErrOptions = errors.New("not a simulation that can be run")
+
+func (o Options) check() error {
+	fail := func(format string, arguments ...any) error {
+		return fmt.Errorf("simulate: %w: %s", ErrOptions, fmt.Sprintf(format, arguments...))
+	}
+	if o.Train == nil || o.Evaluation == nil || o.Network == nil {
+		return fail("sets to train and to evaluate on and a network are needed")
+	}
+	if o.Malicious < 0 || 2*o.Malicious >= o.Sites {
+		return fail("%d malicious sites of %d: want fewer than half", o.Malicious, o.Sites)
+	}
+	if o.Malicious > 0 {
+		if _, err := FindAttack(o.Attack); err != nil {
+			return err
+		}
+		if o.Attack == LabelFlip && o.Train.Multi() {
+			return fail("label-flip needs classes that exclude each other")
+		}
+	}
+	if !(o.Dropout >= 0 && o.Dropout < 1) || o.Strength < 0 || math.IsNaN(o.Strength) || math.IsInf(o.Strength, 0) {
+		return fail("a dropout of %g and a strength of %g: want 0 to less than 1, and 0 or more", o.Dropout, o.Strength)
+	}
+	for _, s := range []*train.Set{o.Train, o.Evaluation} {
+		if err := s.Check(); err != nil {
+			return err
+		}
+	}
+	return o.Terms.Check(o.Sites)
+}
+
+// Run simulates. A round that has no result is recorded and tried again, up to
+// three times in a row.
+func Run(ctx context.Context, o Options) (*Report, error) {
+	start := time.Now()
+	if err := o.check(); err != nil {
+		return nil, err
+	}
+	division, err := Divide(o.Train, o.Sites, o.Dirichlet, o.Seed)
+	if err != nil {
+		return nil, err
+	}
+	engine, err := federate.NewEngine(o.Network, o.Terms, o.Train, o.Kernels)
+	if err != nil {
+		return nil, err
+	}
+	defer engine.Close()
+	initial, trained := engine.Variables()
+	r := &Report{Terms: o.Terms, Dirichlet: o.Dirichlet, Seed: o.Seed, Data: o.Train.Name, DataDigest: o.Train.Digest(), EvalDigest: o.Evaluation.Digest(),
+		Variables: len(initial), Malicious: o.Malicious, Dropout: o.Dropout}
+	cast, err := o.cast(r, engine, division)
+	if err != nil {
+		return nil, err
+	}
+	coordinator, err := federate.NewCoordinator(federate.CoordinatorOptions{Terms: o.Terms, Members: cast.members, Variables: initial, Trained: trained, Parallel: runtime.GOMAXPROCS(0)})
+	if err != nil {
+		return nil, err
+	}
+	failed := 0
+	for !coordinator.Done() {
+		began := time.Now()
+		out, err := coordinator.Round(ctx, cast.links(o, len(r.Rounds)))
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		line := Round{Outcome: out, Rounds: o.Terms.Rounds}
+		if err != nil {
+			line.Failed = err.Error()
+			if failed++; failed >= 3 {
+				return nil, fmt.Errorf("simulate: three attempts in a row had no result: %w", err)
+			}
+		} else {
+			failed = 0
+			if every := max(1, o.Terms.Rounds/20); coordinator.Rounds()%every == 0 || coordinator.Done() {
+				auc, _, err := o.evaluate(ctx, engine, coordinator.Weights().Variables)
+				if err != nil {
+					return nil, err
+				}
+				line.AUC = &auc.Value
+				r.AUC = auc
+			}
+		}
+		line.Elapsed = time.Since(began)
+		r.Traffic.Down += out.Bytes.Down
+		r.Traffic.Up += out.Bytes.Up
+		r.Ideal.Down += 4 * int64(len(initial)*out.Sites)
+		r.Ideal.Up += 4 * int64(len(initial)*out.Sites)
+		r.note(out)
+		r.Rounds = append(r.Rounds, line)
+		if o.Progress != nil {
+			o.Progress(line)
+		}
+	}
+	final := coordinator.Weights().Variables
+	if r.AUC, r.Accuracy, err = o.evaluate(ctx, engine, final); err != nil {
+		return nil, err
+	}
+	if r.Model, err = engine.Model(final); err != nil {
+		return nil, err
+	}
+	if o.Compare {
+		if err := o.compare(ctx, r, engine, cast, initial); err != nil {
+			return nil, err
+		}
+	}
+	for i := range r.Sites {
+		if r.Sites[i].Sums > 0 {
+			r.Sites[i].Held /= float64(r.Sites[i].Sums)
+		}
+	}
+	r.Seconds, r.Memory = time.Since(start).Seconds(), peakMemory()
+	return r, nil
+}
+
+// note counts what a round's rule held against the groups of each site.
+func (r *Report) note(out federate.Outcome) {
+	for _, g := range out.Groups {
+		for _, name := range g.Survivors {
+			at := slices.IndexFunc(r.Sites, func(s SiteReport) bool { return s.Name == name })
+			r.Sites[at].Sums++
+			r.Sites[at].Held += g.Held
+		}
+	}
+}
+
+func (o Options) evaluate(ctx context.Context, e *federate.Engine, variables []float32) (auc, accuracy train.Interval, err error) {
+	logits, err := e.Logits(ctx, variables, o.Evaluation)
+	if err != nil {
+		return auc, accuracy, err
+	}
+	if auc, err = o.Evaluation.AUCInterval(logits, o.Seed); err != nil {
+		return auc, accuracy, err
+	}
+	return auc, train.Wilson(int(math.Round(o.Evaluation.Accuracy(logits)*float64(len(logits)))), len(logits)), nil
+}
+
+// cast is everybody.
+type cast struct {
+	members  []secagg.Member
+	sites    []*federate.Site
+	trainers []federate.Trainer
+	bad      []bool
+	seed     uint64
+}
+
+func (o Options) cast(r *Report, engine *federate.Engine, division [][]int) (*cast, error) {
+	c := &cast{bad: make([]bool, o.Sites), seed: o.Seed}
+	rng := rand.New(rand.NewPCG(o.Seed, 0x51a7e))
+	for _, i := range rng.Perm(o.Sites)[:o.Malicious] {
+		c.bad[i] = true
+	}
+	var plot *conspiracy
+	if o.Malicious > 0 {
+		row, err := FindAttack(o.Attack)
+		if err != nil {
+			return nil, err
+		}
+		plot = &conspiracy{attack: row, strength: o.Strength, terms: o.Terms, sites: o.Sites, bad: o.Malicious, round: -1, rng: rng, first: map[string][]float32{}}
+		if plot.strength == 0 {
+			plot.strength = row.Strength
+		}
+		r.Attack, r.Strength = o.Attack, plot.strength
+	}
+	signers := make([]ed25519.PrivateKey, o.Sites)
+	for i := range o.Sites {
+		var seed [ed25519.SeedSize]byte
+		for j := range seed {
+			seed[j] = byte(rng.Uint32())
+		}
+		signers[i] = ed25519.NewKeyFromSeed(seed[:])
+		c.members = append(c.members, secagg.Member{Name: fmt.Sprintf("site-%04d", i), Key: signers[i].Public().(ed25519.PublicKey)})
+	}
+	for i, at := range division {
+		set := o.Train.Subset(at)
+		set.Name = c.members[i].Name
+		options := federate.SiteOptions{Name: set.Name, Terms: o.Terms, Members: c.members, Signer: signers[i], Seed: o.Seed<<20 + uint64(i)}
+		r.Sites = append(r.Sites, SiteReport{Name: set.Name, Examples: set.Len(), Counts: set.Counts(), Malicious: c.bad[i]})
+		if c.bad[i] {
+			options.Tamper = plot.tamper(set.Name)
+			if o.Attack == LabelFlip {
+				set = flipped(set)
+			}
+		}
+		options.Trainer = engine.Trainer(set)
+		if plot != nil && !c.bad[i] {
+			plot.honest = append(plot.honest, honestSite{options.Trainer, options.Seed})
+		}
+		site, err := federate.NewSite(options)
+		if err != nil {
+			return nil, err
+		}
+		c.sites = append(c.sites, site)
+		c.trainers = append(c.trainers, options.Trainer)
+	}
+	return c, nil
+}
+
+// links are the ways to all sites in an attempt at a round, some of which end at a step.
+func (c *cast) links(o Options, attempt int) []federate.Link {
+	rng := rand.New(rand.NewPCG(o.Seed^0xd509, uint64(attempt)))
+	steps := []federate.Step{federate.StepKeys, federate.StepShares, federate.StepAccept, federate.StepTrain, federate.StepConfirm, federate.StepReveal}
+	var links []federate.Link
+	for _, s := range c.sites {
+		l := federate.Direct(s)
+		if rng.Float64() < o.Dropout {
+			l = silent{l, steps[rng.IntN(len(steps)):]}
+		}
+		links = append(links, l)
+	}
+	return links
+}
+
+// silent is a site that does not answer from a step on.
+type silent struct {
+	federate.Link
+	from []federate.Step
+}
+
+var errSilent = errors.New("the site has fallen silent")
+
+func (s silent) Ask(ctx context.Context, o federate.Order) (federate.Answer, error) {
+	if slices.Contains(s.from, o.Step) {
+		return federate.Answer{}, errSilent
+	}
+	return s.Link.Ask(ctx, o)
+}
+
+// compare trains in one place and at every honest site alone, by the same local
+// rounds from the same start.
+func (o Options) compare(ctx context.Context, r *Report, engine *federate.Engine, c *cast, initial []float32) error {
+	terms := o.Terms
+	if terms.Algorithm == federate.FedProx { // there is nobody to stay close to
+		terms.Algorithm, terms.Proximal = federate.FedAvg, 0
+	}
+	alone := func(t federate.Trainer, seed uint64) (train.Interval, error) {
+		x := slices.Clone(initial)
+		for round := range terms.Rounds {
+			update, err := federate.Learn(ctx, t, federate.Work{Terms: terms, Round: round, Seed: seed}, x)
+			if err != nil {
+				return train.Interval{}, err
+			}
+			for j, v := range update {
+				x[j] += v
+			}
+		}
+		auc, _, err := o.evaluate(ctx, engine, x)
+		return auc, err
+	}
+	central, err := alone(engine.Trainer(o.Train), o.Seed)
+	if err != nil {
+		return err
+	}
+	r.Central = &central
+	spread := train.Interval{Low: math.Inf(1), High: math.Inf(-1)}
+	n := 0
+	for i, t := range c.trainers {
+		if c.bad[i] {
+			continue
+		}
+		auc, err := alone(t, o.Seed<<20+uint64(i))
+		if err != nil {
+			return err
+		}
+		r.Sites[i].Alone = &auc.Value
+		spread.Value += auc.Value
+		spread.Low, spread.High = min(spread.Low, auc.Value), max(spread.High, auc.Value)
+		n++
+	}
+	spread.Value /= float64(n)
+	r.Alone = &spread
+	return nil
+}
