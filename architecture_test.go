@@ -37,6 +37,8 @@ var allowed = map[string][]string{
 	"attack/job":         {"attack", "attack/guarded", "guard", "onnx", "engine", "model", "medical/dicom", "probe", "train"},
 	"attack/privacy":     {"attack", "onnx", "onnx/autodiff", "engine", "train"},
 	"attack/privacy/job": {"attack", "attack/job", "attack/privacy", "onnx", "onnx/zoo", "engine", "model", "probe", "train", "train/studies", "dp"},
+	"attack/poison":      {"onnx", "engine", "attack", "train"},
+	"attack/poison/job":  {"onnx", "engine", "attack", "attack/poison", "model", "probe", "train", "train/studies"},
 	"guard":              {"", "onnx", "onnx/autodiff", "engine", "engine/safetensors"},
 	"guard/certificate":  {"onnx", "engine"},
 	"dp":                 {},

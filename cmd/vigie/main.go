@@ -34,6 +34,10 @@ func run(args []string) int {
 				return 128 + int(s) // as a shell reports it
 			}
 		}
+		var status interface{ ExitStatus() int } // such as findings that a caller asked to fail on
+		if errors.As(err, &status) {
+			return status.ExitStatus()
+		}
 		return 1
 	}
 	return 0
@@ -64,6 +68,7 @@ Start here:
 		newCaseCommand(),
 		newAuditCommand(),
 		newSendCommand(),
+		newDataCommand(),
 		newTrainCommand(),
 		newHardenCommand(),
 		newRunCommand(),
