@@ -55,6 +55,7 @@ var parts = []struct {
 	{"prediction", prediction},
 	{"engine", measureEngine},
 	{"guards", guards},
+	{"certificates", certificates},
 }
 
 func main() {
@@ -65,7 +66,7 @@ func main() {
 	)
 	flag.StringVar(&o.binary, "binary", "bin/vigie", "vigie binary")
 	flag.StringVar(&o.model, "model", "models/chest-pneumonia-28", "model package")
-	flag.StringVar(&only, "parts", "", "comma-separated parts: intake, prediction, engine, guards [all]")
+	flag.StringVar(&only, "parts", "", "comma-separated parts: intake, prediction, engine, guards, certificates [all]")
 	flag.StringVar(&o.rows, "rows", "", "comma-separated rows of the engine's table [all]: "+strings.Join(rowNames(), ", "))
 	flag.IntVar(&o.kernels, "kernels", -1, "terms (1 to 3) of the engine's own operators, 0 to measure the runtime's, -1 for the best of this processor")
 	flag.IntVar(&o.rounds, "rounds", 5, "turns of each side of an engine row")
