@@ -54,7 +54,20 @@ type Certified struct {
 	Clean     train.Interval      `json:"clean_accuracy"`
 	Patch     *CertifiedSquares   `json:"patch,omitempty"`
 	Smoothing *CertifiedSmoothing `json:"smoothing,omitempty"`
-	Each      []CertifiedOne      `json:"each,omitempty"`
+	// ByClass holds each class by itself: a model that always says the same is
+	// certified on all its images of one class, and right on none of the others.
+	ByClass []CertifiedClass `json:"by_class,omitempty"`
+	Each    []CertifiedOne   `json:"each,omitempty"`
+}
+
+// CertifiedClass counts the images of one class.
+type CertifiedClass struct {
+	Class     string `json:"class"`
+	Images    int    `json:"images"`
+	Right     int    `json:"right"`
+	Detection int    `json:"certified_detection"` // of them answered rightly, and certified
+	Recovery  int    `json:"certified_recovery"`
+	Smoothed  int    `json:"certified_smoothed"` // at any radius
 }
 
 // CertifiedSquares is about squares of any content at any place.
@@ -204,6 +217,13 @@ func (c Certify) each(ctx context.Context, s *subject, certifier *certificate.Ce
 	var smoothRight, abstained, other int
 	var seconds, smoothing, radii []float64 // radii of those answered rightly
 	var covers []float64                    // certified radius of a right smoothed answer, else -1
+	var classes []CertifiedClass
+	if !s.set.Multi() {
+		classes = make([]CertifiedClass, s.set.Classes)
+		for k := range classes {
+			classes[k].Class = s.set.ClassName(k)
+		}
+	}
 	for i := range out.Images {
 		values, err := s.prepare(i)
 		if err != nil {
@@ -216,8 +236,13 @@ func (c Certify) each(ctx context.Context, s *subject, certifier *certificate.Ce
 		}
 		truth := s.truth(i)
 		one := CertifiedOne{Image: i, Right: answer == truth, Answer: answer}
-		if one.Right {
+		class := &CertifiedClass{}
+		if classes != nil {
+			class = &classes[s.set.Labels[i]]
+		}
+		if class.Images++; one.Right {
 			right++
+			class.Right++
 		}
 		begin := time.Now()
 		if options.Patch != nil {
@@ -241,9 +266,11 @@ func (c Certify) each(ctx context.Context, s *subject, certifier *certificate.Ce
 			}
 			if found.Agreed() && one.Right {
 				detected++
+				class.Detection++
 			}
 			if found.Certified && one.Right {
 				proven++
+				class.Recovery++
 			}
 			if found.Recovered == truth {
 				masked++
@@ -266,6 +293,7 @@ func (c Certify) each(ctx context.Context, s *subject, certifier *certificate.Ce
 			far := -1.0
 			if !found.Abstain && found.Answer == truth {
 				smoothRight++
+				class.Smoothed++
 				far = found.Radius
 			}
 			covers = append(covers, far)
@@ -282,7 +310,7 @@ func (c Certify) each(ctx context.Context, s *subject, certifier *certificate.Ce
 		}
 	}
 	n := out.Images
-	out.Clean = train.Wilson(right, n)
+	out.Clean, out.ByClass = train.Wilson(right, n), classes
 	if p := out.Patch; p != nil {
 		p.Agreement, p.FalseReview = train.Wilson(agreed, n), train.Wilson(n-agreed, n)
 		p.Detection, p.Recovered, p.Fooled = train.Wilson(detected, right), train.Wilson(masked, n), train.Wilson(right-detected, right)
@@ -509,6 +537,22 @@ func (c *Certified) Write(w io.Writer) error {
 		}
 		line("median radius", "%.3f of those answered rightly", q.Median)
 		line("cost", "%.3f s a case", q.Seconds)
+	}
+	if len(c.ByClass) > 0 {
+		fmt.Fprintln(&s, "\nof each class, answered rightly and certified:")
+	}
+	for _, k := range c.ByClass {
+		text := fmt.Sprintf("%d images, %d right", k.Images, k.Right)
+		if p := c.Patch; p != nil {
+			text += fmt.Sprintf(", %d detection", k.Detection)
+			if p.Recovery != nil {
+				text += fmt.Sprintf(", %d recovery", k.Recovery)
+			}
+		}
+		if c.Smoothing != nil {
+			text += fmt.Sprintf(", %d smoothed", k.Smoothed)
+		}
+		line(k.Class, "%s", text)
 	}
 	_, err := io.WriteString(w, s.String())
 	return err

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/vigie/vigie/attack"
+	attackjob "github.com/vigie/vigie/attack/job"
 	"github.com/vigie/vigie/guard/certificate"
 	"github.com/vigie/vigie/model"
 	"github.com/vigie/vigie/onnx"
@@ -107,6 +109,9 @@ func TestTheShareThatIsCertifiedIsTheOneThatIsKnown(t *testing.T) {
 			*p.Recovery != train.Wilson(2, 7) || *p.Accuracy != train.Wilson(2, 8) || len(got.Each) != 8 {
 			t.Errorf("%+v: %+v, %+v", c, got, p)
 		}
+		if k := got.ByClass; len(k) != 2 || k[0] != (CertifiedClass{Class: "0", Images: 3, Right: 2, Detection: 2, Recovery: 2}) || k[1] != (CertifiedClass{Class: "1", Images: 5, Right: 5, Detection: 3}) {
+			t.Errorf("%+v", k)
+		}
 		// A white mask brightens: dark images of more than 105 turn under one.
 		ask.Patch.Fill, ask.Patch.Rounds = "1", 1
 		if got, err = ask.Run(context.Background()); err != nil {
@@ -184,6 +189,54 @@ func TestAPackageIsCertifiedAsItsManifestSays(t *testing.T) {
 	// 7 of 56 pixels touch 4 of 28 at most, as 7 do: masks of 4 + ⌈25/3⌉ - 1.
 	if p := got.Patch; p.Size != 7 || p.Of != model.OfImage || p.ImageSide != 7 || p.Masks != 9 || p.MaskRows != 12 || p.Rounds != 1 || p.Agreement.Value != 1 {
 		t.Errorf("%+v", p)
+	}
+}
+
+// An attack on the images does not get past what was certified of them: those
+// that it turns disagree under a mask, and those that two masks certify are
+// answered as before.
+func TestNoAttackGetsPastACertificate(t *testing.T) {
+	// Grey levels around the boundary at 127.5: a patch of 2 by 2 moves a mean by 8.
+	data := levels(t, 8, []uint8{100, 118, 121, 124, 126, 129, 131, 134, 137, 180}, []int64{0, 0, 0, 0, 0, 1, 1, 1, 1, 1})
+	network := meanNetwork(t, false, 1, false)
+	saved := filepath.Join(t.TempDir(), "attacked.npz")
+	a := attackjob.Options{Model: network, Data: data, Attack: attack.Patch, Attacking: attack.Options{Seed: 1, Side: 2}, Save: saved}
+	report, err := a.Run(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if report.Fooled < 6 {
+		t.Fatalf("only %d are fooled: the test looks at nothing", report.Fooled)
+	}
+	attacked := data
+	attacked.Data = saved
+	for _, fill := range append(certificate.Fills(), "0.4") {
+		ask := Certify{Model: network, Data: data, Patch: &model.Patch{Size: 2, Masks: 3, Fill: fill}, Each: true}
+		before, err := ask.Run(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		ask.Data = attacked
+		after, err := ask.Run(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		certified := 0
+		for i, was := range before.Each {
+			is := after.Each[i]
+			if was.Right && was.Agree == was.Masks && !is.Right && is.Agree == is.Masks {
+				t.Errorf("%s: image %d was certified, turned and released", fill, i)
+			}
+			if was.Certified && is.Recovered != was.Answer {
+				t.Errorf("%s: image %d was certified as %s and became %s", fill, i, was.Answer, is.Recovered)
+			}
+			if was.Certified {
+				certified++
+			}
+		}
+		if fill == certificate.Mean && certified != len(before.Each) {
+			t.Errorf("of flat images that show the mean of the rest, %d are certified", certified)
+		}
 	}
 }
 
