@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 
+	"github.com/vigie/vigie/attack"
 	"github.com/vigie/vigie/engine"
 	"github.com/vigie/vigie/onnx"
 	"github.com/vigie/vigie/onnx/autodiff"
@@ -161,6 +162,53 @@ func (s *Surrogate) Model() (*onnx.Model, error) {
 
 // Close frees the session.
 func (s *Surrogate) Close() error { return s.session.Close() }
+
+// Transferable are images that are to fool another model than the source: each
+// climbs the source's log-odds against its label as far as eps allows in L∞, by
+// signs of the gradient with momentum (Dong et al. 2018, MI-FGSM), and does not stop
+// where the source is fooled, because what just fools it seldom fools another.
+// pixels[N, Shape…] within the target's range.
+func Transferable(ctx context.Context, source attack.Target, pixels []float32, labels []int, eps float64, steps int) ([]float32, error) {
+	d := source.Describe()
+	n, size := len(labels), d.Size()
+	if len(pixels) != n*size || !(eps > 0) || steps < 1 {
+		return nil, fmt.Errorf("privacy: images to transfer: %d pixels and %d labels within %v in %d steps: %w", len(pixels), n, eps, steps, ErrAsk)
+	}
+	objective := &attack.Objective{Weights: make([]float32, n*d.Classes), LogSumExp: make([]float32, n), Without: labels}
+	for i, c := range labels {
+		if c < 0 || c >= d.Classes {
+			return nil, fmt.Errorf("privacy: images to transfer: label %d of %d classes: %w", c, d.Classes, ErrAsk)
+		}
+		objective.Weights[i*d.Classes+c], objective.LogSumExp[i] = -1, 1
+	}
+	x, momentum := slices.Clone(pixels), make([]float64, len(pixels))
+	rate := 2 * eps / float64(steps)
+	for range steps {
+		a, err := source.Ask(ctx, x, objective)
+		if err != nil {
+			return nil, fmt.Errorf("privacy: images to transfer: %w", err)
+		}
+		for i := range n {
+			norm := 0.0
+			for _, g := range a.Gradient[i*size : (i+1)*size] {
+				norm += math.Abs(float64(g))
+			}
+			for j := i * size; j < (i+1)*size; j++ {
+				momentum[j] += float64(a.Gradient[j]) * float64(size) / max(norm, 1e-30)
+				step := rate
+				switch {
+				case momentum[j] < 0:
+					step = -rate
+				case momentum[j] == 0:
+					step = 0
+				}
+				v := max(float64(pixels[j])-eps, min(float64(pixels[j])+eps, float64(x[j])+step))
+				x[j] = float32(max(d.Low, min(d.High, v)))
+			}
+		}
+	}
+	return x, nil
+}
 
 // Softmax are the probabilities of logits [N][classes].
 func Softmax(logits [][]float64) [][]float64 {

@@ -384,6 +384,7 @@ func TestSimilarityIsWhatTheFormulaSays(t *testing.T) {
 	b, _ := images(1, 2)
 	var want []float64
 	python(t, `
+import numpy as np
 def ssim(a, b, w=7):
     a, b = np.array(a).reshape(10, 10), np.array(b).reshape(10, 10)
     out = []

@@ -183,7 +183,7 @@ func newPrivacyExtractionCommand() *cobra.Command {
 		Use:   "extraction MODEL --data PATH --pool train --held-out val",
 		Short: "How many queries buy a copy of the model?",
 		Long: `Extraction asks the model and fits a copy to its answers, of an architecture of its
-own: queries are random, examples of --pool in random order, or those of which the
+own: queries are random textures, examples of --pool in random order, or those of which the
 copy is least sure (active); answers are classes alone, or probabilities. Copies are
 judged by how often they agree with the model on --held-out.
 
@@ -209,7 +209,7 @@ the model was not trained on where there is one.`,
 	flags.IntVar(&o.Steps, "steps", 300, "of fitting a copy")
 	flags.BoolVar(&o.Transfer, "transfer", false, "show the model adversarial images made on the copy")
 	flags.Float64Var(&o.Eps, "eps", 8./255, "bound of these, L∞, in units of the pixel range")
-	flags.IntVar(&o.PGDSteps, "pgd-steps", 20, "of making them")
+	flags.IntVar(&o.TransferSteps, "transfer-steps", 20, "of making them")
 	flags.StringVar(&o.Save, "save", "", "FILE.onnx for the last copy of natural examples and probabilities")
 	cobra.CheckErr(command.MarkFlagRequired("data"))
 	return command

@@ -269,8 +269,14 @@ func promises(runs []dp.Run, delta float64) ([]privacy.Promise, error) {
 	var out []privacy.Promise
 	deltas := []float64{delta, 1e-4, 1e-3, 0.01, 0.03, 0.1, 0.2, 0.4}
 	slices.Sort(deltas)
+	steps := 1
+	for _, r := range runs {
+		steps += r.Steps
+	}
+	// Rounding up costs at most an interval a step: as coarse as it may be.
+	accountant := dp.PLD{Interval: max(1e-4, min(2e-3, 0.05/float64(steps)))}
 	for _, d := range slices.Compact(deltas) {
-		epsilon, err := dp.PLD{}.Compose(runs, d)
+		epsilon, err := accountant.Compose(runs, d)
 		if err != nil {
 			return nil, fmt.Errorf("job: accounting: %w", err)
 		}

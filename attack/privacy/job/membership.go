@@ -189,12 +189,14 @@ func (o *Membership) check() error {
 		o.Looks = 1
 	}
 	switch {
-	case o.Shadows < 0 || o.Shadows > 1<<12 || o.Shadows > 0 && o.Shadows < 4:
-		return fmt.Errorf("job: %d shadow models: %w: want 0, or 4 to %d", o.Shadows, ErrAsk, 1<<12)
+	case o.Shadows < 0 || o.Shadows > 1<<12 || o.Shadows > 0 && o.Shadows < 6:
+		return fmt.Errorf("job: %d shadow models: %w: want 0, or 6 to %d", o.Shadows, ErrAsk, 1<<12)
 	case o.Model == "" && o.Shadows == 0:
 		return fmt.Errorf("job: %w: without a model a recipe is asked, which takes shadow models", ErrAsk)
 	case !(o.Share > 0 && o.Share < 1):
 		return fmt.Errorf("job: a share of %v: %w: want more than 0 and less than 1", o.Share, ErrAsk)
+	case o.Shadows > 0 && (modelsWith(o.Shadows, o.Share) < 3 || o.Shadows-modelsWith(o.Shadows, o.Share) < 3):
+		return fmt.Errorf("job: a share of %v of %d shadow models: %w: want three with and three without each person, at least", o.Share, o.Shadows, ErrAsk)
 	case o.Looks != 1 && o.Looks != 2 && o.Looks != mostLooks:
 		return fmt.Errorf("job: %d looks: %w: want 1, 2 (mirrored) or %d (moved by a pixel, too)", o.Looks, ErrAsk, mostLooks)
 	case o.Model != "" && o.List == "" && o.Members == o.NonMembers:

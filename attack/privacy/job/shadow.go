@@ -202,6 +202,11 @@ func (t training) run(ctx context.Context, pool *train.Set, in []bool, seed uint
 	return result.Model, n, result.Privacy, nil
 }
 
+// modelsWith is how many of the models are trained on a person.
+func modelsWith(models int, share float64) int {
+	return max(1, min(models-1, int(math.Round(share*float64(models)))))
+}
+
 // assign decides at random who is in whose training set: every person in the same
 // number of the models, share of them. Persons' examples stay together.
 func assign(pool *train.Set, models int, share float64, seed uint64) [][]bool {
@@ -210,7 +215,7 @@ func assign(pool *train.Set, models int, share float64, seed uint64) [][]bool {
 		in[m] = make([]bool, pool.Len())
 	}
 	rng := rand.New(rand.NewPCG(seed, 0x5ad0))
-	with := max(1, min(models-1, int(math.Round(share*float64(models)))))
+	with := modelsWith(models, share)
 	chosen := map[string][]int{}
 	for i := range pool.Len() {
 		who := pool.Person(i)
