@@ -38,10 +38,14 @@ type Options struct {
 	// Prepare is the model's own path from the pixels of one example to its input,
 	// by which the verdict is given; nil: the differentiated graph's.
 	Prepare func(pixels []float32) (engine.Tensor, error)
-	// Review says of a model's output that a person looks at it whatever the guards
-	// say, such as a borderline probability; nil: never.
-	Review func(output []float32) bool
+	// Review says of an input and the model's output that a person looks at it
+	// whatever the guards say, such as for a borderline probability; nil: never.
+	Review Review
 }
+
+// Review decides whether a person looks at an answer that no guard holds. It must
+// be safe for concurrent use.
+type Review func(ctx context.Context, input engine.Tensor, output []float32) bool
 
 // Target is a guarded model. It is safe for concurrent use.
 type Target struct {
@@ -300,7 +304,7 @@ func (t *Target) verdict(ctx context.Context, known *asked, i int) (bool, error)
 // Judge says of one input whether the guards raise an alarm, and otherwise
 // whether a person looks at the answer anyway. A guard that fails on an input
 // raises one; only the end of ctx is an error.
-func Judge(ctx context.Context, g *guard.Guard, review func([]float32) bool, input engine.Tensor) (alarm, reviewed bool, err error) {
+func Judge(ctx context.Context, g *guard.Guard, review Review, input engine.Tensor) (alarm, reviewed bool, err error) {
 	seen, err := g.Run(ctx, input)
 	if err == nil {
 		results, judged := g.Judge(ctx, seen)
@@ -314,7 +318,14 @@ func Judge(ctx context.Context, g *guard.Guard, review func([]float32) bool, inp
 	if err != nil || alarm {
 		return true, false, nil
 	}
-	return false, review != nil && review(seen.Output), nil
+	if review == nil {
+		return false, false, nil
+	}
+	reviewed = review(ctx, input, seen.Output)
+	if ctx.Err() != nil {
+		return true, false, context.Cause(ctx)
+	}
+	return false, reviewed, nil
 }
 
 // Inside implements attack.Insider.

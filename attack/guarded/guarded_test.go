@@ -210,7 +210,7 @@ func TestWhatKnowsTheGuardsGetsThroughThemAndWhatDoesNotIsNoticed(t *testing.T) 
 }
 
 func TestReviewHoldsWhatTheGuardsLetPass(t *testing.T) {
-	all, _ := opened(t, Options{Review: func([]float32) bool { return true }})
+	all, _ := opened(t, Options{Review: func(context.Context, engine.Tensor, []float32) bool { return true }})
 	none, _ := opened(t, Options{})
 	pixels := blobs(1, 70)[0]
 	for _, part := range []struct {

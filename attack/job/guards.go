@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"slices"
 
 	"github.com/vigie/vigie/attack"
 	"github.com/vigie/vigie/attack/guarded"
+	"github.com/vigie/vigie/engine"
 	"github.com/vigie/vigie/guard"
+	"github.com/vigie/vigie/model"
 	"github.com/vigie/vigie/train"
 )
 
@@ -31,7 +34,7 @@ type Guarding struct {
 	Data        string  `json:"data"` // that the guards were fitted on
 	FalseAlarms float64 `json:"false_alarms_promised"`
 	SecondLook  float64 `json:"second_look"`
-	Review      bool    `json:"review"` // the package's own review (borderline, plausibility) holds, too
+	Review      bool    `json:"review"` // the package's own review (borderline, plausibility, prediction sets, disagreement) holds, too
 	// Clean says what happens to the same images without an attack.
 	Clean struct {
 		Images         int       `json:"images"`
@@ -113,7 +116,8 @@ const (
 type guards struct {
 	guard    *guard.Guard
 	target   *guarded.Target
-	review   func([]float32) bool
+	review   guarded.Review
+	second   *guard.Second // views of an image, where the package compares them
 	about    Guarding
 	passed   []bool    // by image: released at this or a smaller bound
 	pixels   []float32 // the images that passed
@@ -183,16 +187,63 @@ func (s *subject) openGuards(o Options, n attack.NetworkOptions) error {
 		return err
 	}
 	if !o.GuardsAlone {
-		g.review = func(output []float32) bool {
-			predictions, err := p.Predictions(output)
-			return err != nil || len(p.Manifest.Review(predictions, nil)) > 0
+		if err := g.openReview(p); err != nil {
+			return errors.Join(err, g.guard.Close())
 		}
 	}
 	n.AnswersOnly = o.Guards == Oblivious
 	if g.target, err = guarded.Open(g.guard, guarded.Options{Network: n, Prepare: s.replay.prepare, Review: g.review}); err != nil {
-		return errors.Join(err, g.guard.Close())
+		return errors.Join(err, g.second.Close(), g.guard.Close())
 	}
 	s.guards = g
+	return nil
+}
+
+// openReview makes ready what else sends an answer of the package to a person: the
+// manifest's borderline band and plausibility rules, and its fitted verifiers.
+func (g *guards) openReview(p *model.Package) error {
+	var verifiers *guard.Verifiers
+	data, subject, err := p.Verifiers()
+	switch {
+	case errors.Is(err, model.ErrNoVerifiers):
+	case err != nil:
+		return err
+	default:
+		if verifiers, err = guard.ParseVerifiers(data); err != nil {
+			return err
+		}
+		var labels []string
+		for _, l := range p.Manifest.Output.Labels {
+			labels = append(labels, l.Name)
+		}
+		if err := verifiers.Fits(subject, labels); err != nil {
+			return err
+		}
+		if a := verifiers.Apart; a != nil && a.By != guard.Views {
+			return fmt.Errorf("job: guards of %s: %w: its review compares the members of an ensemble, which is not attacked; ask for --guards-alone", p.Manifest.Name, ErrAsk)
+		} else if a != nil {
+			if g.second, err = guard.OpenSecond(p.Graph, a, 1); err != nil {
+				return err
+			}
+		}
+	}
+	g.review = func(ctx context.Context, input engine.Tensor, output []float32) bool {
+		predictions, err := p.Predictions(output)
+		if err != nil || len(p.Manifest.Review(predictions, nil)) > 0 {
+			return true
+		}
+		if verifiers == nil {
+			return false
+		}
+		apart := math.NaN()
+		if verifiers.Asks(predictions) {
+			if apart, err = g.second.Ask(ctx, input, output); err != nil {
+				return true
+			}
+		}
+		judged, err := verifiers.Judge(predictions, apart)
+		return err != nil || len(judged.Reasons) > 0
+	}
 	return nil
 }
 
@@ -218,7 +269,7 @@ func (g *guards) close() error {
 	if g == nil {
 		return nil
 	}
-	return errors.Join(g.target.Close(), g.guard.Close())
+	return errors.Join(g.target.Close(), g.second.Close(), g.guard.Close())
 }
 
 // fateOf is what the package would do with an image that fools.

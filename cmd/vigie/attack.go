@@ -130,7 +130,7 @@ curve and pictures.`,
 	flags.StringVar(&o.Data.Aspect, "aspect", "stretch", "how a bare file's images are brought to size: stretch, pad or centre-crop")
 	flags.StringVar(&o.Guards, "guards", "", "let the package's guards meet an attacker: oblivious, adaptive (knows them) or both")
 	flags.StringVar(&o.GuardsFile, "guards-file", "", "statistics of guards fitted to this package, instead of those in it")
-	flags.BoolVar(&o.GuardsAlone, "guards-alone", false, "leave the package's own review (borderline, plausibility) out")
+	flags.BoolVar(&o.GuardsAlone, "guards-alone", false, "leave out what else sends answers to people (borderline, plausibility, prediction sets)")
 	flags.StringVar(&o.Save, "save", "", "FILE.npz, or folder, for the images after the attack")
 	flags.StringVar(&o.Report, "report", "", "FILE.html with figures, curve and pictures")
 	flags.BoolVar(&asJSON, "json", false, "print JSON")
