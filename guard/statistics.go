@@ -16,7 +16,7 @@ import (
 )
 
 // Schema is the version of the statistics file that this package reads.
-const Schema = 1
+const Schema = 2
 
 // The limits of a statistics file.
 const (

@@ -49,7 +49,7 @@ func TestAFileThatContradictsItselfIsRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if same := withSettings(t, good, `"schema":1`, `"schema":1`); func() error { _, err := Parse(same); return err }() != nil {
+	if same := withSettings(t, good, `"schema":2`, `"schema":2`); func() error { _, err := Parse(same); return err }() != nil {
 		t.Fatal("the file cannot be taken apart and put together")
 	}
 	renamed := func() []byte {
@@ -62,10 +62,10 @@ func TestAFileThatContradictsItselfIsRefused(t *testing.T) {
 		"empty":             {},
 		"cut":               good[:len(good)-8],
 		"longer":            append(bytes.Clone(good), 0, 0, 0, 0, 0, 0, 0, 0),
-		"another schema":    withSettings(t, good, `"schema":1`, `"schema":2`),
-		"an unknown field":  withSettings(t, good, `"schema":1`, `"schema":1,"more":2`),
-		"spelled otherwise": withSettings(t, good, `"schema":1`, `"schema": 1`),
-		"twice":             withSettings(t, good, `"schema":1`, `"schema":1,"schema":1`),
+		"another schema":    withSettings(t, good, `"schema":2`, `"schema":3`),
+		"an unknown field":  withSettings(t, good, `"schema":2`, `"schema":2,"more":2`),
+		"spelled otherwise": withSettings(t, good, `"schema":2`, `"schema": 2`),
+		"twice":             withSettings(t, good, `"schema":2`, `"schema":2,"schema":2`),
 		"something after":   withSettings(t, good, `"bias":`, `"bias":[0,0]} {"bias":`),
 		"a missing array":   renamed(),
 		"more layers":       withSettings(t, good, `"layer_tails":[`, `"layer_tails":[{"threshold":0,"scale":1},`),
@@ -99,7 +99,7 @@ func FuzzParse(f *testing.F) {
 	f.Add(good)
 	f.Add(good[:200])
 	f.Add([]byte{})
-	f.Add(withSettings(f, good, `"schema":1`, `"schema":1,"schema":1`))
+	f.Add(withSettings(f, good, `"schema":2`, `"schema":2,"schema":2`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		s, err := Parse(data)
 		if err != nil {
