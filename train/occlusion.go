@@ -28,7 +28,7 @@ type Occlusion struct {
 	// the loss most, one mask after the other (greedy cutout, Saha et al. 2023).
 	WorstOf int `json:"worst_of,omitempty"`
 	// Fill is what is seen in a mask's place: Grey, Black or Mean, as the certificate
-	// will fill them. [grey]
+	// will fill them. [mean]
 	Fill string `json:"fill"`
 }
 
@@ -55,7 +55,7 @@ func (o *Occlusion) orDefault() *Occlusion {
 	}
 	out.Share = orElse(out.Share, 1)
 	if out.Fill == "" {
-		out.Fill = Grey
+		out.Fill = Mean
 	}
 	return &out
 }

@@ -142,7 +142,7 @@ func (f *hardeningFlags) add(flags *pflag.FlagSet, o *harden.Options) {
 	flags.IntVar(&f.masks.Masks, "masks", 2, "how many masks an image gets at most")
 	flags.Float64Var(&f.masks.Share, "mask-share", 1, "share of the images that get masks")
 	flags.IntVar(&f.masks.WorstOf, "mask-worst-of", 0, "draw so many for each mask and take the one that raises the loss most")
-	flags.StringVar(&f.masks.Fill, "mask-fill", train.Grey, "what is seen in a mask's place: grey, black, or mean of what stays, as the certificate will have it")
+	flags.StringVar(&f.masks.Fill, "mask-fill", train.Mean, "what is seen in a mask's place: grey, black, or mean of what stays, as the certificate will have it")
 	flags.Float64Var(&h.Noise, "noise", 0, "deviation of Gaussian noise on every pixel, of pixels 0 to 1")
 	flags.Float64Var(&o.Budget, "auc-budget", o.Budget, "clean validation AUC that may be lost")
 	flags.Float64SliceVar(&o.Between, "between", o.Between, "candidates between the network before and the hardened one, as shares of the way")
