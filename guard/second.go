@@ -223,13 +223,7 @@ func (g *Guard) secondLook(ctx context.Context, look *Look, s scores) error {
 	if err != nil {
 		return err
 	}
-	// In brightness: what a brighter pixel does to the answer.
-	p := plane{g.geometry.rows, g.geometry.columns, make([]float32, g.geometry.rows*g.geometry.columns)}
-	for c := range g.geometry.channels {
-		for i := range p.values {
-			p.values[i] += gradient[g.geometry.index(c, i)] * g.geometry.scale[c]
-		}
-	}
+	p := g.geometry.inBrightness(gradient)
 	for _, v := range p.values {
 		if f := float64(v); math.IsNaN(f) || math.IsInf(f, 0) {
 			return errNotFinite

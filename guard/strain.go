@@ -39,6 +39,8 @@ type Strain struct {
 	pixels pixels
 	far    float64 // from the nearest references
 	sparse float64
+	more   *second // nil: the second look was not taken
+	asked  int     // terms of the first look
 }
 
 // Tapped returns the model with one more output for each inner layer that the
@@ -127,7 +129,7 @@ func (x *Strain) As(class int) *Strain {
 		return x
 	}
 	other := *x
-	other.class = class
+	other.class, other.more = class, nil
 	other.score()
 	return &other
 }
@@ -166,7 +168,8 @@ func (g *Guard) Leading(output []float32) int {
 // Statistics are those that the guards were opened with.
 func (g *Guard) Statistics() *Statistics { return g.statistics }
 
-// Surprise is the largest of the terms, as the first look has it.
+// Surprise is the largest of the terms that were measured: of the first look, or of
+// both.
 func (x *Strain) Surprise() float64 {
 	most := math.Inf(-1)
 	for _, t := range x.Terms {

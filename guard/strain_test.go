@@ -252,3 +252,87 @@ func TestWideLayersAreUnfoldedAsTheyWereFolded(t *testing.T) {
 		t.Errorf("⟨fold x, y⟩ = %v, ⟨x, unfold y⟩ = %v", a, b)
 	}
 }
+
+// The terms of the second look are what it says, and their slopes agree with
+// differences, where its own gradient stays as it is.
+func TestSlopesOfTheSecondLookAgreeWithDifferences(t *testing.T) {
+	g, values, taps := strained(t)
+	ctx := context.Background()
+	rng := rand.New(rand.NewPCG(9, 6))
+	for i := range values { // something to say for every guard
+		values[i] += float32(0.1 * rng.NormFloat64())
+	}
+	measured := func(values []float32) *Strain {
+		look, err := g.Run(ctx, engine.Float32(g.network.Shape, values))
+		if err != nil {
+			t.Fatal(err)
+		}
+		x, err := g.Strain(values, taps, look.class)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := x.Second(ctx, values, look.Output); err != nil {
+			t.Fatal(err)
+		}
+		return x
+	}
+	x := measured(values)
+	look, err := g.Run(ctx, engine.Float32(g.network.Shape, values))
+	if err != nil {
+		t.Fatal(err)
+	}
+	of, _, err := g.measure(ctx, look, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := x.asked; i < len(x.Terms); i++ {
+		name := x.Terms[i].Guard
+		want := g.statistics.Tails[kindOf(name)].surprise(of[kindOf(name)]) - g.statistics.Unasked(x.class)
+		if math.Abs(x.Terms[i].Above-want) > 1e-4*(1+math.Abs(want)) {
+			t.Errorf("%s: %v, the second look says %v", name, x.Terms[i].Above, want)
+		}
+		// The copy of fewer grey levels moves by jumps: the median is compared alone.
+		median := func(x *Strain) { x.more.answers[0] = x.more.output }
+		if name == Squeezing {
+			median(x)
+		}
+		weights := make([]float64, len(x.Terms))
+		weights[i] = 1
+		slope, err := x.SecondSlopes(ctx, weights)
+		if err != nil {
+			t.Fatal(err)
+		}
+		value := func(x *Strain) float64 {
+			if name != Squeezing {
+				return x.Terms[i].Above
+			}
+			median(x)
+			_, most := x.squeezed()
+			return math.Log(most+1e-6) / g.statistics.Tails[kindOf(name)].Scale
+		}
+		length := 0.0
+		for _, v := range slope {
+			length += float64(v) * float64(v)
+		}
+		if length = math.Sqrt(length); length == 0 {
+			t.Errorf("%s: no slope", name)
+			continue
+		}
+		misses := 0 // where a sign of the gradient, the hottest place or a median changes
+		for range 9 {
+			up, down, want := slices.Clone(values), slices.Clone(values), 0.0
+			for k := range values {
+				d := float32(2e-4 * rng.NormFloat64())
+				up[k], down[k] = up[k]+d, down[k]-d
+				want += float64(slope[k]) * float64(up[k]-down[k])
+			}
+			got := value(measured(up)) - value(measured(down))
+			if math.Abs(got-want) > 0.1*length*4e-4 {
+				misses++
+			}
+		}
+		if misses > 3 {
+			t.Errorf("%s: %d of 9 differences are not what the slope says (of %v)", name, misses, length)
+		}
+	}
+}

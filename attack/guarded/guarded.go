@@ -7,11 +7,11 @@
 //	result, err := attack.Run(ctx, target, attack.Adaptive, pixels, labels, attack.Options{Eps: 8.0 / 255})
 //
 // The guards of the first look are part of the gradient, term by term
-// ([guard.Strain]): those of inner layers through the network itself. What holds
-// an image is not that estimate but the guards' own verdict, run as the enclave
-// runs them, second look included. What got past the second look got past the
-// real one: of it the attacker has no gradient here, and mostly needs none, since
-// an image that passes the first look unnoticed never meets it.
+// ([guard.Strain]): those of inner layers through the network itself. The aim is
+// to stay below where a second look begins, since an image that passes the first
+// one unnoticed never meets it; where every image gets a second look, its guards
+// are part of the gradient too. What holds an image is not that estimate but the
+// guards' own verdict, run as the enclave runs them.
 //
 // An image that this package calls released was really released. That it finds
 // none proves nothing.
@@ -134,7 +134,7 @@ func (t *Target) ask(ctx context.Context, pixels []float32, o *attack.Objective)
 			known = &asked{slices.Clone(pixels), a.Logits, inside, make([]byte, len(pixels)/t.Describe().Size())}
 		}
 	}
-	looks, err := t.look(known, o)
+	looks, err := t.look(ctx, known, o)
 	if err != nil {
 		return a, err
 	}
@@ -143,10 +143,9 @@ func (t *Target) ask(ctx context.Context, pixels []float32, o *attack.Objective)
 		for k, v := range known.inside {
 			slopes[k] = make([]float32, len(v))
 		}
-		t.each(len(looks), func(i int) error {
-			looks[i].slopes(t.guard, slopes, i)
-			return nil
-		})
+		if err := t.each(len(looks), func(i int) error { return looks[i].slopes(ctx, t.guard, slopes, i) }); err != nil {
+			return a, err
+		}
 		if a, _, err = t.Network.AskInside(ctx, pixels, o, slopes); err != nil {
 			return a, err
 		}
@@ -208,7 +207,7 @@ type look struct {
 }
 
 // look measures every image.
-func (t *Target) look(known *asked, o *attack.Objective) ([]*look, error) {
+func (t *Target) look(ctx context.Context, known *asked, o *attack.Objective) ([]*look, error) {
 	classes := t.Describe().Classes
 	n := len(known.verdict)
 	looks := make([]*look, n)
@@ -248,6 +247,11 @@ func (t *Target) look(known *asked, o *attack.Objective) ([]*look, error) {
 				}
 			}
 		}
+		if o != nil && l.weight != 0 && t.guard.Statistics().Always() {
+			if err := l.strain.Second(ctx, known.row(0, i), known.row(1, i)); err != nil {
+				return err
+			}
+		}
 		for _, term := range l.strain.Terms {
 			l.penalty += l.weight * math.Max(0, term.Above+slack)
 		}
@@ -257,7 +261,7 @@ func (t *Target) look(known *asked, o *attack.Objective) ([]*look, error) {
 }
 
 // slopes writes the slopes of minus the penalty by the inner tensors of image i.
-func (l *look) slopes(g *guard.Guard, to [][]float32, i int) {
+func (l *look) slopes(ctx context.Context, g *guard.Guard, to [][]float32, i int) error {
 	weights := make([]float64, len(l.strain.Terms))
 	for k, term := range l.strain.Terms {
 		if term.Above+slack > 0 {
@@ -272,6 +276,11 @@ func (l *look) slopes(g *guard.Guard, to [][]float32, i int) {
 	}
 	input, taps := l.strain.Slopes(weights)
 	add(0, input)
+	more, err := l.strain.SecondSlopes(ctx, weights)
+	if err != nil {
+		return err
+	}
+	add(0, more)
 	for k, v := range taps {
 		add(k+2, v)
 	}
@@ -284,6 +293,7 @@ func (l *look) slopes(g *guard.Guard, to [][]float32, i int) {
 			add(k+2, v)
 		}
 	}
+	return nil
 }
 
 // verdict is what the gateway would do: true if a person looks at the image. A
