@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/vigie/vigie/engine"
@@ -153,9 +154,9 @@ func TestDoubleMaskingIsThatOfAnIndependentImplementation(t *testing.T) {
 func TestNoCertifiedAnswerIsTurnedByAnyPatch(t *testing.T) {
 	const rows, columns, patch = 5, 6, 2
 	levels := []float32{0, 0.4, 1}
-	networks := 8
+	networks := 6
 	if testing.Short() {
-		networks = 3
+		networks = 2
 	}
 	random := rand.New(rand.NewPCG(3, 4))
 	certified, agreed, turned, recovered := 0, 0, 0, 0
@@ -397,5 +398,26 @@ func TestAGraphThatMixesExamplesIsAskedOneByOne(t *testing.T) {
 		if err := c.Close(); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+func TestAGraphThatAnswersByChanceIsRefused(t *testing.T) {
+	b := onnx.NewBuilder(17)
+	x := b.Input("image", onnx.Float, onnx.Dim{Value: -1, Param: "batch"}, fixed(1), fixed(4), fixed(4))
+	noisy := b.Op("Add", []string{x, b.Op("RandomUniformLike", []string{x})})
+	weights := make([]float32, 32)
+	for i := range weights {
+		weights[i] = float32(i%5) - 2
+	}
+	b.Node(&onnx.Node{OpType: "MatMul", Inputs: []string{b.Op("Flatten", []string{noisy}), b.Weight("w", []int64{16, 2}, weights)}, Outputs: []string{"logits"}}, 1)
+	b.Output("logits", onnx.Float, onnx.Dim{Value: -1, Param: "batch"}, fixed(2))
+	graph, err := b.Build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = Open(Model{Graph: graph, Input: "image", Output: "logits", Shape: []int64{1, 4, 4}, Black: []float64{0}, White: []float64{1}, Decide: argmax},
+		Options{Patch: &Patch{Masks: 2, Fill: Mean, Rounds: 2}})
+	if !errors.Is(err, ErrAsk) || !strings.Contains(err.Error(), "depend on chance") {
+		t.Errorf("got %v", err)
 	}
 }

@@ -164,11 +164,12 @@ func (c *Certifier) prepare() error {
 		return err
 	}
 	// The proofs are about an answer to one image: one that depends on its
-	// neighbours in a run is none.
-	if fixed {
+	// neighbours in a run, or on chance, is none.
+	if fixed && c.batch > 1 {
 		return fmt.Errorf("the graph takes %d examples in a run and mixes them: %w", c.batch, ErrAsk)
 	}
-	if err := c.session.Close(); err != nil {
+	err = c.session.Close()
+	if c.session = nil; err != nil {
 		return err
 	}
 	if c.batch = 1; options.Dims != nil {
@@ -176,13 +177,26 @@ func (c *Certifier) prepare() error {
 			options.Dims[name] = 1
 		}
 	}
-	c.session, err = engine.Open(c.model.Graph, options)
+	if c.session, err = engine.Open(c.model.Graph, options); err != nil {
+		return err
+	}
+	if alone, err = c.alone(); err == nil && !alone {
+		err = fmt.Errorf("the graph gives different outputs to the same input: %w: its answers depend on chance", ErrAsk)
+	}
 	return err
 }
 
 // batchElements is how many numbers of input go into one run, unless told
 // otherwise.
 const batchElements = 1 << 17
+
+// Check says what is wrong with the options, before any model is opened.
+func (o Options) Check() error {
+	if err := o.check(); err != nil {
+		return fmt.Errorf("certificate: reading the options: %w", err)
+	}
+	return nil
+}
 
 func (o Options) check() error {
 	if o.Patch == nil && o.Smoothing == nil {
@@ -248,11 +262,8 @@ func (m *Model) geometry() (geometry, error) {
 }
 
 // alone asks about two batches of noise that share their first example: its
-// output must not depend on the others.
+// output must not depend on the others. Of batches of one it asks twice.
 func (c *Certifier) alone() (bool, error) {
-	if c.batch == 1 {
-		return true, nil
-	}
 	noise := rand.New(rand.NewPCG(1, 0xCE27))
 	g := c.geometry
 	rows := make([]float32, c.batch*g.elements())
@@ -278,7 +289,7 @@ func (c *Certifier) alone() (bool, error) {
 			continue
 		}
 		for i, v := range output[:width] {
-			if a, b := float64(v), float64(first[i]); !(math.Abs(a-b) <= 1e-4*(1+math.Abs(a))) && !(math.IsNaN(a) && math.IsNaN(b)) {
+			if a, b := float64(v), float64(first[i]); a != b && !(math.Abs(a-b) <= 1e-4*(1+math.Abs(a))) && !(math.IsNaN(a) && math.IsNaN(b)) {
 				return false, nil
 			}
 		}

@@ -168,6 +168,10 @@ func (c Certify) Run(ctx context.Context) (*Certified, error) {
 	if c.Patch == nil && c.Smoothing == nil {
 		return nil, fmt.Errorf("job: %s: %w: its manifest asks for no certificate: say --patch-size, or --sigma", c.Model, ErrAsk)
 	}
+	options := model.Certificate{Patch: c.Patch, Smoothing: c.Smoothing}.CertificateOptions(c.Threads)
+	if err := options.Check(); err != nil {
+		return nil, err
+	}
 	out := &Certified{Model: c.Model, Data: filepath.Base(c.Data.Data), Split: c.Data.Split, Seed: c.Data.Seed, Command: c.Command}
 	if out.Digest, err = m.Digest(); err != nil {
 		return nil, err
@@ -193,7 +197,6 @@ func (c Certify) Run(ctx context.Context) (*Certified, error) {
 			return nil, err
 		}
 	}
-	options := model.Certificate{Patch: c.Patch, Smoothing: c.Smoothing}.CertificateOptions(c.Threads)
 	certifier, err := certificate.Open(s.about, options)
 	if err != nil {
 		return nil, err
