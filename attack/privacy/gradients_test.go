@@ -110,6 +110,36 @@ func TestOneImageIsReadOffALinearLayerExactly(t *testing.T) {
 	}
 }
 
+func TestPairsOfUnitsGiveImagesThatNoUnitGivesAlone(t *testing.T) {
+	for _, outputs := range []int{1, 2} {
+		m := multilayer(t, 120, outputs, outputs == 1)
+		layer, err := FirstLayer(context.Background(), m, "x")
+		needsRuntime(t, err)
+		leak, err := NewLeak(m, LeakOptions{Input: "x", Logits: "z", Weights: []string{layer.Weight, layer.Bias}, Batch: 12})
+		needsRuntime(t, err)
+		defer leak.Close()
+		all, labels := images(12, 21)
+		never, _ := images(12, 22)
+		g, err := leak.Gradients(context.Background(), all, labels)
+		if err != nil {
+			t.Fatal(err)
+		}
+		count := func() *Hits {
+			h, err := Count(layer.Found(g[0], g[1], 0, 1), all, never, append(append([][]float32{}, all...), never...), Matching{side, side, 0.9})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return h
+		}
+		both := count()
+		layer.Share = nil
+		alone := count()
+		if both.Hits < alone.Hits+2 || both.NeverHits != 0 {
+			t.Errorf("%d outputs: %d of 12 by pairs, %d by units alone, %d that were never there", outputs, both.Hits, alone.Hits, both.NeverHits)
+		}
+	}
+}
+
 func TestAModelThatBeginsWithAConvolutionHasNoLinearLayerToRead(t *testing.T) {
 	_, err := FirstLayer(context.Background(), convolution(t, random(rand.New(rand.NewPCG(1, 1)), 18, 0.5), random(rand.New(rand.NewPCG(1, 3)), 2*64*2, 0.2)), "x")
 	if !errors.Is(err, ErrAsk) || !strings.Contains(err.Error(), "begins with Conv") {

@@ -43,6 +43,11 @@ func Linear(weights, bias []float32, low, high float64) [][]float32 {
 type Layer struct {
 	Weight, Bias string // initializers
 	Transposed   bool   // the weight is [inputs, units]
+	// Share is by how much each unit moves the log-odds of two classes, where the
+	// layer is followed by Relu and a linear layer that gives them; nil where not.
+	// With it, what one image alone adds to a unit's gradient can be told from the
+	// difference of two units'.
+	Share []float32
 	// Scale and Shift undo what the graph does to each number before the layer, such
 	// as the normalisation of pixels: x = Scale·u + Shift.
 	Scale, Shift []float32
@@ -58,7 +63,63 @@ func FirstLayer(ctx context.Context, m *onnx.Model, input string) (*Layer, error
 	if err := l.undo(ctx, m, input, at); err != nil {
 		return nil, fmt.Errorf("privacy: undoing what precedes the layer of %s: %w", l.Weight, err)
 	}
+	l.Share = shares(m.Graph, l.Weight)
 	return l, nil
+}
+
+// shares finds what each unit of the first layer adds to the log-odds of two
+// classes; nil if the graph is not linear, Relu, linear, two classes.
+func shares(g *onnx.Graph, weight string) []float32 {
+	only := func(value string) *onnx.Node {
+		var found *onnx.Node
+		for _, n := range g.Nodes {
+			if slices.Contains(n.Inputs, value) {
+				if found != nil || n.Domain != "" {
+					return nil
+				}
+				found = n
+			}
+		}
+		return found
+	}
+	n := only(weight)
+	for n != nil && n.OpType != "Relu" { // the layer, and the addition of its bias
+		if n.OpType != "Gemm" && n.OpType != "MatMul" && n.OpType != "Add" {
+			return nil
+		}
+		n = only(n.Output(0))
+	}
+	if n == nil {
+		return nil
+	}
+	head := only(n.Output(0))
+	if head == nil || head.OpType != "Gemm" && head.OpType != "MatMul" || head.Input(0) != n.Output(0) || head.Int("transA", 0) != 0 {
+		return nil
+	}
+	w := g.Initializer(head.Input(1))
+	if w == nil || len(w.Dims) != 2 {
+		return nil
+	}
+	v, err := onnx.Values[float32](w)
+	if err != nil {
+		return nil
+	}
+	units, classes := int(w.Dims[0]), int(w.Dims[1])
+	at := func(unit, class int) float32 { return v[unit*classes+class] }
+	if head.Int("transB", 0) != 0 {
+		units, classes = classes, units
+		at = func(unit, class int) float32 { return v[class*units+unit] }
+	}
+	if classes > 2 {
+		return nil
+	}
+	out := make([]float32, units)
+	for i := range out {
+		if out[i] = at(i, classes-1); classes == 2 {
+			out[i] -= at(i, 0)
+		}
+	}
+	return out
 }
 
 // firstLayer follows the input through what changes each number on its own; at is
@@ -191,6 +252,95 @@ func (l *Layer) Found(weights, bias []float32, low, high float64) [][]float32 {
 	for _, image := range found {
 		for i, v := range image {
 			image[i] = float32(max(low, min(high, float64(l.Scale[i]*v+l.Shift[i]))))
+		}
+	}
+	if len(l.Share) == len(bias) {
+		found = append(found, l.pairs(weights, bias, low, high)...)
+	}
+	return found
+}
+
+const mostPairs = 4096 // images that pairs of units may give
+
+// pairs reads images off the differences of two units. Of two classes, a unit's
+// gradient over its share is the sum, over the images that are active in it, of the
+// same number times each; where two units are active for the same images but one,
+// the difference is that one's, and the quotient the image, exactly. Which pairs
+// these are is seen from the quotient: every pixel lies within the range, and other
+// pairs give the same.
+func (l *Layer) pairs(weights, bias []float32, low, high float64) [][]float32 {
+	units, size := len(bias), len(weights)/len(bias)
+	type candidate struct {
+		image []float32
+		mean  float64
+		size  float64 // of the difference: the larger, the less rounding
+	}
+	var all []candidate
+	gw, gb := make([][]float32, 0, units), make([]float32, 0, units)
+	most := 0.0
+	for i, share := range l.Share {
+		if share == 0 {
+			continue
+		}
+		row := make([]float32, size)
+		for j, w := range weights[i*size : (i+1)*size] {
+			row[j] = w / share
+		}
+		gw, gb = append(gw, row), append(gb, bias[i]/share)
+		most = max(most, math.Abs(float64(bias[i]/share)))
+	}
+	const slack = 2e-3
+	least, top := float32(low-slack*(high-low)), float32(high+slack*(high-low))
+	for i := range gw {
+		for k := range i {
+			d := gb[i] - gb[k]
+			if math.Abs(float64(d)) <= 1e-5*most {
+				continue
+			}
+			image := make([]float32, 0, size)
+			sum := 0.0
+			for j, w := range gw[i] {
+				x := l.Scale[j]*((w-gw[k][j])/d) + l.Shift[j]
+				if !(x >= least && x <= top) {
+					break
+				}
+				image = append(image, x)
+				sum += float64(x)
+			}
+			if len(image) == size {
+				all = append(all, candidate{image, sum / float64(size), math.Abs(float64(d))})
+			}
+		}
+	}
+	slices.SortStableFunc(all, func(a, b candidate) int {
+		switch {
+		case a.mean < b.mean:
+			return -1
+		case a.mean > b.mean:
+			return 1
+		}
+		return 0
+	})
+	var found [][]float32
+	taken := make([]bool, len(all))
+	alike := 1e-6 * (high - low) * (high - low) // mean squared difference
+	for i := range all {
+		if taken[i] {
+			continue
+		}
+		best, times := i, 0
+		for k := i + 1; k < len(all) && all[k].mean-all[i].mean < 1e-4*(high-low); k++ {
+			if !taken[k] && !math.IsInf(within(all[i].image, all[k].image, alike), 0) {
+				taken[k] = true
+				times++
+				if all[k].size > all[best].size {
+					best = k
+				}
+			}
+		}
+		if times > 0 && len(found) < mostPairs {
+			clip(all[best].image, low, high)
+			found = append(found, all[best].image)
 		}
 	}
 	return found

@@ -105,9 +105,7 @@ func (c *Common) open(ctx context.Context, gradients bool, splits ...string) (s 
 	if s.record, err = readRecord(c.Model); err != nil {
 		return nil, nil, err
 	}
-	if s.record != nil && c.Data.Seed == 0 {
-		c.Data.Seed = s.record.Seed
-	}
+	c.splitSeed(s.record)
 	for _, split := range splits {
 		var set *train.Set
 		if set, s.dataDigest, s.classes, err = s.model.Set(ctx, probe.Test{Options: c.Data, Split: split}); err != nil {
@@ -128,7 +126,20 @@ func (c *Common) open(ctx context.Context, gradients bool, splits ...string) (s 
 	if r := s.record; r != nil && r.DataDigest != "" && r.DataDigest != s.dataDigest {
 		s.notes = append(s.notes, "the training record beside the model names other data than these: "+r.DataDigest)
 	}
+	if r := s.record; r != nil && splits[0] == studies.Train && r.History.Images != 0 && r.History.Images != sets[0].Len() {
+		s.notes = append(s.notes, fmt.Sprintf("the training record says that the model was trained on %d examples, split train has %d: if the data are divided by --shares and --split-seed, these must be those of the training", r.History.Images, sets[0].Len()))
+	}
 	return s, sets, c.fits(s, sets)
+}
+
+// splitSeed is, where nobody says another, the seed by which the model's data were
+// divided, or vigie train's.
+func (c *Common) splitSeed(r *record) {
+	if c.Data.Seed == 0 {
+		if c.Data.Seed = 1; r != nil {
+			c.Data.Seed = r.Seed
+		}
+	}
 }
 
 // network says how the data's examples become the model's input.

@@ -188,9 +188,7 @@ func (o *Gradients) victim(ctx context.Context) (*victim, error) {
 	if s.record, err = readRecord(o.Model); err != nil {
 		return nil, err
 	}
-	if s.record != nil && o.Data.Seed == 0 {
-		o.Data.Seed = s.record.Seed
-	}
+	o.splitSeed(s.record)
 	var aux *train.Set
 	for _, part := range []struct {
 		split string

@@ -244,7 +244,7 @@ func (r *InversionReport) verdict() {
 	switch {
 	case r.Nearer.Low > 0 && r.OverMean.Low > 0:
 		r.Verdict = fmt.Sprintf("The images resemble members more than people who were not trained on, by %s of SSIM, and more than the class's mean does: the model shows something of its training images.", figure(r.Nearer))
-	case r.OverMean.High <= 0 || r.OverMean.Low <= 0:
+	case r.OverMean.Low <= 0:
 		r.Verdict = fmt.Sprintf("Nothing more than the class's mean is shown: the images are no nearer to any member than that mean is (by %s of SSIM).", figure(r.OverMean))
 	default:
 		r.Verdict = fmt.Sprintf("Nobody is shown: the images are nearer to a member than the class's mean is, but no nearer than to people who were not trained on (by %s of SSIM).", figure(r.Nearer))

@@ -138,6 +138,12 @@ func (o Membership) Run(ctx context.Context) (*MembershipReport, error) {
 		if recipe, err = o.Training.training(q.subject.record, q.pool); err != nil {
 			return nil, err
 		}
+		if each, of := int(o.Share*float64(q.pool.Len())), q.subject.record; of != nil && (each < of.History.Images*9/10 || each > of.History.Images*11/10) {
+			r.Notes = append(r.Notes, fmt.Sprintf("shadow models are trained on about %d examples each, the model on %d: with fewer, a model knows each of them better", each, of.History.Images))
+		}
+		if o.Model != "" && o.List == "" && o.NonMembers == studies.Validation && q.subject.record != nil {
+			r.Notes = append(r.Notes, "the others are the validation split, by which the model's epoch was chosen; its shadow models' epochs are chosen by those who are not in them, likewise")
+		}
 		if recipe.Recipe.Private != nil {
 			r.Notes = append(r.Notes, "private training draws batches and noise from the operating system: shadow models differ from run to run, unless they are kept in a folder")
 		}
@@ -226,11 +232,9 @@ func (o *Membership) question(ctx context.Context) (*question, error) {
 	switch {
 	case o.Model == "":
 		q.subject = &subject{}
+		o.splitSeed(nil)
 		options := o.Data
 		options.Only = o.Members
-		if options.Seed == 0 {
-			options.Seed = 1
-		}
 		data, err := studies.Open(ctx, options)
 		if err != nil {
 			return nil, err
@@ -521,8 +525,16 @@ func (r *MembershipReport) page() page {
 		return out
 	}
 	const star = "* so few others cannot show this rate: what is named before the first false alarm."
+	starred := func(s *section) {
+		for _, row := range s.Rows {
+			if slices.ContainsFunc(row, func(cell string) bool { return strings.HasSuffix(cell, " *") }) {
+				s.Text = append([]string{star}, s.Text...)
+				return
+			}
+		}
+	}
 	if len(r.Attacks) > 0 {
-		s := section{Title: "The model", Head: head, Text: []string{star}}
+		s := section{Title: "The model", Head: head}
 		var lines []line
 		for _, a := range r.Attacks {
 			s.Rows = append(s.Rows, row(a.Name, a.ROC))
@@ -535,6 +547,7 @@ func (r *MembershipReport) page() page {
 		s.Rows = append(s.Rows, row("blind: never saw the model", r.Blind))
 		lines = append(lines, rocLine("blind", r.Blind, true))
 		s.Chart = chart(rocAxes, lines)
+		starred(&s)
 		p.Sections = append(p.Sections, s)
 		p.Tiles = append(p.Tiles,
 			tile{r.Attacks[0].Name + ", AUC", fmt.Sprintf("%.3f", r.Attacks[0].AUC.Value), fmt.Sprintf("95 %% %.3f to %.3f", r.Attacks[0].AUC.Low, r.Attacks[0].AUC.High), mood(r.Attacks[0])},
@@ -543,7 +556,7 @@ func (r *MembershipReport) page() page {
 	}
 	if len(r.Recipe) > 0 {
 		a := r.Recipe[0]
-		s := section{Title: "Models of the recipe, each attacked in turn", Head: head, Text: []string{star}}
+		s := section{Title: "Models of the recipe, each attacked in turn", Head: head}
 		var lines []line
 		for _, a := range r.Recipe {
 			s.Rows = append(s.Rows, row(a.Name, a.ROC))
@@ -560,6 +573,7 @@ func (r *MembershipReport) page() page {
 		s.Text = append(s.Text, fmt.Sprintf("%d models (%d from an earlier run), each trained on a random %.0f %% of the examples like %s; scores of all of them together, %d of members and %d of others.",
 			r.Shadows.Count, r.Shadows.Reused, 100*r.Shadows.Share, r.Shadows.How.Name, a.Members, a.NonMembers))
 		s.Chart = chart(rocAxes, lines)
+		starred(&s)
 		p.Sections = append(p.Sections, s)
 	}
 	if len(r.Limits) > 0 {
