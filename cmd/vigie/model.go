@@ -2,12 +2,14 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 
 	"github.com/spf13/cobra"
 
 	"github.com/vigie/vigie/engine"
+	"github.com/vigie/vigie/guard"
 	"github.com/vigie/vigie/guard/job"
 	"github.com/vigie/vigie/model"
 	"github.com/vigie/vigie/onnx"
@@ -61,7 +63,8 @@ it can not, why and what to do. docs/operators.md has the whole table.`,
 				return err
 			}
 			verifiers, err := job.Verifiers(p)
-			if err != nil {
+			stale := errors.Is(err, guard.ErrOtherModel)
+			if err != nil && !stale {
 				return err
 			}
 			summary := p.Summary()
@@ -71,8 +74,15 @@ it can not, why and what to do. docs/operators.md has the whole table.`,
 				}
 				return summary.WriteJSON(cmd.OutOrStdout())
 			}
-			if err := summary.Write(cmd.OutOrStdout()); err != nil || verifiers == nil {
+			if err := summary.Write(cmd.OutOrStdout()); err != nil {
 				return err
+			}
+			if stale {
+				_, err = fmt.Fprintf(cmd.OutOrStdout(), "%-13s %s\n", "verifiers", "were fitted to another package: no enclave takes it; fit them again with vigie model fit")
+				return err
+			}
+			if verifiers == nil {
+				return nil
 			}
 			return job.WriteVerifiers(cmd.OutOrStdout(), verifiers)
 		},

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -188,5 +189,27 @@ func TestABudgetWithGuardsIsKeptOnTheImagesItWasChosenOn(t *testing.T) {
 	// Verifiers alone would leave guards that no budget counts.
 	if _, err := (Fit{Package: dir, Data: data, WithoutGuards: true}).Run(context.Background()); !errors.Is(err, ErrAsk) {
 		t.Errorf("without the guards that are there: %v", err)
+	}
+}
+
+func TestTheCommittedPackageHasVerifiersOfItsOwnWhoseFiguresTheCardRepeats(t *testing.T) {
+	p, err := model.Open("../../models/chest-pneumonia-28")
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := Verifiers(p)
+	if err != nil || v == nil || v.Sets == nil || v.Budget == nil {
+		t.Fatalf("%+v (%v): any change of the package takes vigie model fit again, as scripts/model.sh has it", v, err)
+	}
+	for _, want := range []string{
+		fmt.Sprintf("--review-budget %v", v.Budget.Stated), fmt.Sprintf("coverage of %.4g %%", 100*(1-v.Sets.Alpha)), fmt.Sprintf("%d validation images", v.Images),
+		fmt.Sprintf("%.2f %% of the %d images", 100*v.Budget.Parts[0].Share, v.Budget.On), fmt.Sprintf("seed %d", v.Seed),
+	} {
+		if !strings.Contains(p.Card, want) {
+			t.Errorf("card.md does not say %s", want)
+		}
+	}
+	if v.Budget.Parts[0].Name != guard.Borderline || v.Budget.Expected > v.Budget.Stated || !strings.Contains(v.Data, "pneumoniamnist") {
+		t.Errorf("%+v of %s", v.Budget, v.Data)
 	}
 }
