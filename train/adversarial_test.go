@@ -589,3 +589,18 @@ func TestATradeOffIsDrawnWhateverHappened(t *testing.T) {
 		}
 	}
 }
+
+func TestAGraphOfOneBatchSizeIsNotHardened(t *testing.T) {
+	set, n := corners(32, 1), tiny(t, 1)
+	fixed := *n
+	fixed.Model = n.Model.Clone()
+	for i := range fixed.Model.Graph.Inputs {
+		fixed.Model.Graph.Inputs[i].Shape[0] = onnx.Dim{Value: 16}
+	}
+	fixed.Model.Graph.Outputs[0].Shape[0] = onnx.Dim{Value: 16}
+	_, err := Run(t.Context(), Config{Network: &fixed, Train: set, Validation: set, Recipe: Recipe{Epochs: 1, Batch: 16, Parts: 1, Hardening: &Hardening{Noise: 0.1}}}, nil)
+	if !errors.Is(err, ErrHardening) || !strings.Contains(err.Error(), "batches of 16 only") {
+		skipWithoutRuntime(t, err)
+		t.Errorf("error is %v", err)
+	}
+}

@@ -2,6 +2,7 @@ package train
 
 import (
 	"context"
+	"fmt"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -21,6 +22,11 @@ type hardened struct {
 
 func newHardened(t *trainer) (h *hardened, err error) {
 	c := t.config
+	for _, in := range t.network.Model.Graph.Inputs {
+		if in.Name == t.network.Input && in.Shape[0].Known() {
+			return nil, fmt.Errorf("train: hardening: input %v takes batches of %d only: %w: export the model with an open batch size", in, in.Shape[0].Value, ErrHardening)
+		}
+	}
 	h = &hardened{spec: *c.Hardening, streams: make([]*rand.Rand, c.Batch)}
 	example := t.example()
 	if h.spec.adversarial() {

@@ -136,7 +136,7 @@ func (r *Report) Write(w io.Writer, out string) error {
 	b.WriteString("\n")
 	cost := r.cost()
 	if r.Met {
-		fmt.Fprintf(&b, "kept: %s, for an AUC of %.4f less (paired, 95 %% %.4f to %.4f)\n", r.Kept, cost.Value, cost.Low, cost.High)
+		fmt.Fprintf(&b, "kept: %s; what it costs in AUC is %.4f (paired, 95 %% %.4f to %.4f)\n", r.Kept, cost.Value, cost.Low, cost.High)
 	} else {
 		fmt.Fprintf(&b, "THE BUDGET IS NOT MET: no hardened candidate keeps an AUC of %.4f. Kept is the nearest, %s, %.4f less (paired, 95 %% %.4f to %.4f): allow more, or harden against less\n", r.Floor, r.Kept, cost.Value, cost.Low, cost.High)
 	}
