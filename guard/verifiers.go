@@ -69,6 +69,7 @@ const (
 	InputPart    Name = "input-guards"
 	Borderline   Name = "borderline"
 	Rules        Name = "rules"
+	Uncertified  Name = "certificate"
 )
 
 // confidence is the probability of the answer that predictions give, of the target

@@ -19,6 +19,7 @@ type Held struct {
 	Apart       float64 // what Second or the members gave
 	Borderline  bool    // the manifest's band, or the site's margin, sends it to a person
 	Rules       bool    // a rule about the answer alone does
+	Uncertified bool    // the certificate that the manifest asks for does
 	Alarm       bool    // the input guards do
 }
 
@@ -42,6 +43,7 @@ type VerifierOptions struct {
 	// Inputs is what the input guards take of it: their promised, and their
 	// expected share of false alarms. 0: there are no guards.
 	Inputs, InputsExpected float64
+	Certificate            bool // the manifest asks for certificates: see Held.Uncertified
 }
 
 // The defaults of VerifierOptions.
@@ -278,7 +280,7 @@ func (v *Verifiers) fitApart(calibrating []Held, o VerifierOptions) error {
 // sent says which parts send a case to a person.
 func (v *Verifiers) sent(c Held) map[Name]bool {
 	return map[Name]bool{
-		Borderline: c.Borderline, Rules: c.Rules, InputPart: c.Alarm,
+		Borderline: c.Borderline, Rules: c.Rules, InputPart: c.Alarm, Uncertified: c.Uncertified,
 		SetsPart:     v.Sets != nil && v.Sets.rival(c.Predictions) > v.Sets.Alpha,
 		Confidence:   v.Confidence != nil && v.confidence(c.Predictions) < v.Confidence.Below,
 		Disagreement: v.Asks(c.Predictions) && v.Apart.pvalue(v, c.Predictions, c.Apart) <= v.Apart.Level,
@@ -338,7 +340,7 @@ func (v *Verifiers) choose(calibrating, choosing []Held, o VerifierOptions) erro
 	}
 	if fixed > most {
 		var costs []string
-		for _, name := range []Name{Borderline, Rules, SetsPart, Confidence, Disagreement} {
+		for _, name := range []Name{Borderline, Rules, Uncertified, SetsPart, Confidence, Disagreement} {
 			if n := count[name]; n > 0 {
 				costs = append(costs, fmt.Sprintf("%s %.1f %%", name, 100*float64(n)/float64(len(choosing))))
 			}
@@ -426,6 +428,9 @@ func (v *Verifiers) account(on []Held, o VerifierOptions) {
 	}
 	part(Borderline, false, "the manifest's band and the site's margin")
 	part(Rules, false, "plausibility rules about the answer alone")
+	if counts[Uncertified] > 0 || o.Certificate {
+		part(Uncertified, false, "certificates that the manifest asks for")
+	}
 	if v.Sets != nil {
 		part(SetsPart, o.Review > 0 && o.Coverage == 0, "prediction sets with a coverage of %.4g %%", 100*(1-v.Sets.Alpha))
 	}

@@ -124,6 +124,9 @@ func (f Fit) Run(ctx context.Context) (*Fitted, error) {
 	truth := truths(p, set)
 	examples := guard.Examples{Images: images, Patients: set.Patients, Names: set.Names}
 	held, _, err := answered(ctx, p, options.Apart, images, truth, f.Verify.Margin, f.Options.Threads)
+	if err == nil {
+		err = certify(ctx, p, images, set.Rows, set.Columns, held, f.Options.Seed, f.Options.Threads)
+	}
 	if err != nil {
 		return nil, err
 	}

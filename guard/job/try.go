@@ -153,7 +153,7 @@ func (t Try) Run(ctx context.Context) (*Tried, error) {
 	out.Bare, out.Guarded = median(plain), median(guarded)
 	out.Ratio = sums[1] / sums[0]
 	if verifiers != nil {
-		out.Answers, err = tryAnswers(ctx, p, verifiers, images, truths(p, set), alarmed, t.Margin, t.Threads)
+		out.Answers, err = t.tryAnswers(ctx, p, verifiers, images, set, alarmed)
 	}
 	return out, err
 }
@@ -169,7 +169,7 @@ func (t Try) answersOnly(ctx context.Context, p *model.Package, v *guard.Verifie
 		return nil, err
 	}
 	out := &Tried{Package: t.Package, Digest: string(p.Digest), Data: digest, Split: t.Data.Split, Images: len(images)}
-	out.Answers, err = tryAnswers(ctx, p, v, images, truths(p, set), nil, t.Margin, t.Threads)
+	out.Answers, err = t.tryAnswers(ctx, p, v, images, set, nil)
 	return out, err
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/vigie/vigie"
 	"github.com/vigie/vigie/engine"
 	"github.com/vigie/vigie/guard"
+	"github.com/vigie/vigie/guard/certificate"
 	"github.com/vigie/vigie/model"
 	"github.com/vigie/vigie/train"
 )
@@ -36,7 +37,7 @@ const guardsShare = 0.2
 func (f *Fit) options(p *model.Package, subject vigie.ModelDigest) (guard.VerifierOptions, error) {
 	o := guard.VerifierOptions{
 		Subject: subject, Data: f.Options.Data, Seed: f.Options.Seed, Labels: labelsOf(p), Excluding: excluding(p.Manifest), Target: p.Manifest.Output.Target,
-		Score: f.Verify.Score, Coverage: f.Verify.Coverage, Risk: f.Verify.Risk, Certain: f.Verify.Certain, Unstable: f.Verify.Unstable, Review: f.Verify.Review,
+		Certificate: p.Manifest.Certificate.Wanted(), Score: f.Verify.Score, Coverage: f.Verify.Coverage, Risk: f.Verify.Risk, Certain: f.Verify.Certain, Unstable: f.Verify.Unstable, Review: f.Verify.Review,
 	}
 	if !f.WithoutGuards {
 		if f.Options.FalseAlarms == 0 {
@@ -167,6 +168,50 @@ func answered(ctx context.Context, p *model.Package, apart *guard.Apart, images 
 	return held, again, nil
 }
 
+// certify says of each image whether the certificate that the manifest asks for
+// sends it to a person. Images are of rows and columns.
+func certify(ctx context.Context, p *model.Package, images [][]float32, rows, columns int, held []guard.Held, seed uint64, threads int) (err error) {
+	wanted := p.Manifest.Certificate
+	if !wanted.Wanted() {
+		return nil
+	}
+	about, err := p.Certified()
+	if err != nil {
+		return err
+	}
+	certifier, err := certificate.Open(about, wanted.CertificateOptions(threads))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, certifier.Close()) }()
+	for i, values := range images {
+		h := &held[i]
+		if !wanted.Asks(p.Manifest.Output.Target, h.Predictions) {
+			continue
+		}
+		input, answer := engine.Float32(p.Manifest.Input.Shape(1), values), model.AnswerOf(h.Predictions)
+		if wanted.Patch != nil {
+			region, touched, _, err := p.Manifest.Squares(*wanted.Patch, rows, columns)
+			if err != nil {
+				return err
+			}
+			found, err := certifier.Squares(ctx, input, answer, touched, region)
+			if err != nil {
+				return fmt.Errorf("job: image %d: %w", i, err)
+			}
+			h.Uncertified = !found.Agreed() || wanted.Patch.Uncertified == model.Review && !found.Certified
+		}
+		if wanted.Smoothing != nil {
+			found, err := certifier.Smooth(ctx, input, seedOf(seed, i))
+			if err != nil {
+				return fmt.Errorf("job: image %d: %w", i, err)
+			}
+			h.Uncertified = h.Uncertified || found.Abstain || found.Answer != answer
+		}
+	}
+	return nil
+}
+
 // TriedAnswers says what the verifiers, and everything else that sends a case to a
 // person, do with labelled images.
 type TriedAnswers struct {
@@ -190,10 +235,13 @@ type TriedLabel struct {
 	Of    int            `json:"of"`
 }
 
-// tryAnswers runs the verifiers on images, whose guards have raised alarms. margin
-// is the gateway's.
-func tryAnswers(ctx context.Context, p *model.Package, v *guard.Verifiers, images [][]float32, truth [][]bool, alarms []bool, margin float64, threads int) (*TriedAnswers, error) {
-	held, again, err := answered(ctx, p, v.Apart, images, truth, margin, threads)
+// tryAnswers runs the verifiers on images, of which the guards have raised alarms.
+func (t Try) tryAnswers(ctx context.Context, p *model.Package, v *guard.Verifiers, images [][]float32, set *train.Set, alarms []bool) (*TriedAnswers, error) {
+	truth := truths(p, set)
+	held, again, err := answered(ctx, p, v.Apart, images, truth, t.Margin, t.Threads)
+	if err == nil {
+		err = certify(ctx, p, images, set.Rows, set.Columns, held, t.Data.Seed, t.Threads)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -211,7 +259,7 @@ func tryAnswers(ctx context.Context, p *model.Package, v *guard.Verifiers, image
 		if err != nil {
 			return nil, fmt.Errorf("job: image %d: %w", i, err)
 		}
-		parts := map[string]bool{string(guard.Borderline): h.Borderline, string(guard.Rules): h.Rules, string(guard.InputPart): alarms != nil && alarms[i]}
+		parts := map[string]bool{string(guard.Borderline): h.Borderline, string(guard.Rules): h.Rules, string(guard.Uncertified): h.Uncertified, string(guard.InputPart): alarms != nil && alarms[i]}
 		for _, r := range j.Reasons {
 			parts[string(r.Code)] = true
 		}

@@ -5,9 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -153,6 +155,25 @@ func TestABudgetIsChosenOrRefusedBeforeAnythingChanges(t *testing.T) {
 	}
 	if b := fitted.Verifiers.Budget; b.Stated != 0.9 || b.Expected > 0.9 || len(b.Parts) < 3 {
 		t.Errorf("%+v", b)
+	}
+}
+
+func TestABudgetCountsTheCertificateThatTheManifestAsksFor(t *testing.T) {
+	dir := demoCopy(t)
+	withDisagreement(t, dir, "certificate: {when: on, patch: {size: 3, masks: 3, rounds: 1}}")
+	data := noisy(t, 60, 3)
+	fitted, err := Fit{Package: dir, Data: data, WithoutGuards: true, Verify: Verifying{Coverage: -1}}.Run(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	certified, err := Certify{Model: dir, Data: data}.Run(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := certified.Patch.FalseReview.Value
+	at := slices.IndexFunc(fitted.Verifiers.Budget.Parts, func(p guard.Part) bool { return p.Name == guard.Uncertified })
+	if at < 0 || want == 0 || math.Abs(fitted.Verifiers.Budget.Parts[at].Share-want) > 1e-9 {
+		t.Errorf("%+v, vigie certify finds %v", fitted.Verifiers.Budget.Parts, want)
 	}
 }
 
