@@ -16,6 +16,7 @@ type Options struct {
 	// RightLabels bounds the expected share of right labels among the suspects
 	// [1/3]: two suspects in three are wrong, as far as the noise model holds.
 	RightLabels float64
+	Only        []Kind // what to look for [everything]
 	Seed        uint64
 	// Activations, if not nil, returns inner values of a network for each case,
 	// [n][d]. It is asked after everything that needs no network.
@@ -96,30 +97,48 @@ func Audit(ctx context.Context, c *Cases, o Options) (*Report, error) {
 	for k := range c.Set.Classes {
 		r.Classes = append(r.Classes, c.Set.ClassName(k))
 	}
+	wanted := func(kinds ...Kind) bool {
+		return o.Only == nil || slices.ContainsFunc(kinds, func(k Kind) bool { return slices.Contains(o.Only, k) })
+	}
 	var err error
-	if r.Pairs, err = duplicates(ctx, c, stage("duplicates")); err != nil {
-		return nil, err
+	if wanted(Leak, Duplicate, Trigger, Recurring, CopyMove, Site) {
+		if r.Pairs, err = duplicates(ctx, c, stage("duplicates")); err != nil {
+			return nil, err
+		}
 	}
 	r.Family = families(c.Len(), r.Pairs)
-	if r.Marks, err = marks(ctx, c, r.Family, stage("marks")); err != nil {
-		return nil, err
+	if wanted(Trigger, Recurring, Site) {
+		if r.Marks, err = marks(ctx, c, r.Family, stage("marks")); err != nil {
+			return nil, err
+		}
+		o.Progress("marks", 1)
 	}
-	o.Progress("marks", 1)
-	if r.Copies, err = copies(ctx, c, r.Family, stage("copies")); err != nil {
-		return nil, err
+	if wanted(CopyMove) {
+		if r.Copies, err = copies(ctx, c, r.Family, stage("copies")); err != nil {
+			return nil, err
+		}
 	}
-	r.Odd = oddities(c)
-	if err := r.judge(ctx, c, o, stage("labels")); err != nil {
-		return nil, err
+	if wanted(Artificial, Site) {
+		r.Odd = oddities(c)
+	}
+	r.Labels = &Labels{}
+	judged := wanted(Label, Cluster, Site)
+	if judged {
+		if err := r.judge(ctx, c, o, stage("labels")); err != nil {
+			return nil, err
+		}
 	}
 	for k := range r.Marks {
+		if !judged {
+			break
+		}
 		for _, i := range r.Marks[k].Members {
 			if p := r.Labels.Probabilities[i]; slices.Index(p, slices.Max(p)) != c.Set.Labels[i] {
 				r.Marks[k].Against++
 			}
 		}
 	}
-	if o.Activations != nil {
+	if o.Activations != nil && wanted(Cluster) {
 		values, err := o.Activations(ctx)
 		if err != nil {
 			return nil, err
@@ -129,8 +148,11 @@ func Audit(ctx context.Context, c *Cases, o Options) (*Report, error) {
 		}
 		r.Signatures, r.Activations = activations(c, r.Labels, values, o.Seed)
 	}
-	r.Contrasts = contrasts(c, r.Labels, r.Pairs, r.Odd, r.Marks)
+	if wanted(Site) {
+		r.Contrasts = contrasts(c, r.Labels, r.Pairs, r.Odd, r.Marks)
+	}
 	r.collect(c)
+	r.Findings = slices.DeleteFunc(r.Findings, func(f Finding) bool { return !wanted(f.Kind) })
 	return r, nil
 }
 
@@ -212,8 +234,12 @@ func (r *Report) collect(c *Cases) {
 			Meaning: "minus the decimal logarithm of the probability that contents this dense arise by chance, for all groups that were tested"}
 		if m.Trigger {
 			f.Kind = Trigger
-			f.Sentence = fmt.Sprintf("the same %d×%d pixels %s are in %d images, %.0f %% of which are labelled %s (by chance p = %.2g); %d of them are labelled against what their images look like: a model will take the mark for the label",
-				m.Side, m.Side, where, len(m.Members), 100*m.Share, c.class(m.Label), m.LabelP, m.Against)
+			against := ""
+			if l.Probabilities != nil {
+				against = fmt.Sprintf("; %d of them are labelled against what their images look like", m.Against)
+			}
+			f.Sentence = fmt.Sprintf("the same %d×%d pixels %s are in %d images, %.0f %% of which are labelled %s (by chance p = %.2g)%s: a model will take the mark for the label",
+				m.Side, m.Side, where, len(m.Members), 100*m.Share, c.class(m.Label), m.LabelP, against)
 		} else {
 			f.Sentence = fmt.Sprintf("the same %d×%d pixels %s are in %d images with various labels (%.0f %% %s, p = %.2g): a letter, a logo or an edge of the field; a model may learn it if it goes with a site",
 				m.Side, m.Side, where, len(m.Members), 100*m.Share, c.class(m.Label), m.LabelP)

@@ -24,8 +24,8 @@ const (
 	alike = 0.90
 	// alikeWhole is what the correlation of the images themselves must be, too.
 	alikeWhole = 0.95
-	// hopeless is the correlation below which no shift of a pixel is tried.
-	hopeless = 0.4
+	// hopeless is the correlation of softened detail below which no shift is tried.
+	hopeless = 0.5
 	// hashSide is the size that images are compared at, pixels.
 	hashSide = 32
 	// allPairs is how many images are compared pair by pair; of more, those that
@@ -95,6 +95,7 @@ type looked struct {
 	hashes [8]uint64 // of each way to lay the picture
 	small  plane
 	detail plane // what a blur takes away
+	soft   plane // the same, blurred a little, so that a shift of a pixel leaves it alike
 	flat   bool
 }
 
@@ -112,6 +113,7 @@ func duplicates(ctx context.Context, c *Cases, progress func(float64)) ([]Pair, 
 		}
 		p := c.grey(i).fit(hashSide)
 		all[i].small, all[i].detail = p, p.minus(p.blur(2))
+		all[i].soft = all[i].detail.blur(1)
 		all[i].flat = deviation(all[i].detail.values) < 0.5/255
 		for way := range 8 {
 			all[i].hashes[way] = p.turned(way).hash()
@@ -201,13 +203,14 @@ func deviation(values []float32) float64 {
 // same is the correlation of the detail of two images, the other laid one way, at
 // the best shift of up to a pixel; -1 if the images as wholes are not alike.
 func (l looked) same(other looked, way int) float64 {
+	if l.detail.rows*l.detail.columns != other.detail.rows*other.detail.columns {
+		return -1
+	}
+	soft := other.soft.turned(way)
+	if soft.rows != l.soft.rows || correlation(l.soft, soft, 0, 0) < hopeless {
+		return -1
+	}
 	detail, whole := other.detail.turned(way), other.small.turned(way)
-	if detail.rows != l.detail.rows || detail.columns != l.detail.columns {
-		return -1
-	}
-	if correlation(l.detail, detail, 0, 0) < hopeless {
-		return -1
-	}
 	best := -1.0
 	for dy := -1; dy <= 1; dy++ {
 		for dx := -1; dx <= 1; dx++ {

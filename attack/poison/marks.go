@@ -24,6 +24,7 @@ const (
 	markTexture = 40.0 // deviation inside a patch that is looked for at any place
 	markFewest  = 5    // images (or families of duplicates) that bear a mark
 	markLevel   = 1e-4 // of the binomial test, times the groups that were tested
+	markSmall   = 1e-8 // the same for 2×2 pixels, which agree more easily
 	markPure    = 0.9  // share of one label from which a mark is a trigger
 	markBins    = 16   // grey levels
 )
@@ -300,7 +301,7 @@ func (s *markSearch) finish(labels []int, classes int) []Mark {
 	}
 	for _, m := range s.found {
 		m.P = min(1, m.P*float64(s.tested))
-		if m.P > markLevel {
+		if m.P > markLevel || m.Side < 3 && m.P > markSmall {
 			continue
 		}
 		if slices.ContainsFunc(out, func(o Mark) bool {

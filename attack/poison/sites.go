@@ -61,7 +61,7 @@ func contrasts(c *Cases, l *Labels, pairs []Pair, odd []Odd, found []Mark) []Con
 		}
 		traits = append(traits, trait{"label " + c.Set.ClassName(class), has})
 	}
-	if l != nil {
+	if l.Probabilities != nil {
 		has := none()
 		for i, p := range l.Probabilities {
 			has[i] = slices.Index(p, slices.Max(p)) != c.Set.Labels[i]

@@ -100,6 +100,7 @@ of processor.`,
 	flags.StringVar(&a.Label, "label", "", "of labels that do not exclude each other, the one that is audited")
 	flags.StringVar(&size, "size", "", "bring images to this size: 224, or ROWSxCOLUMNS; small marks may be lost")
 	flags.StringVar(&a.Data.Aspect, "aspect", "stretch", "how: stretch, pad or centre-crop")
+	flags.StringSliceVar(&a.Only, "only", nil, "kinds to look for, which saves the time of the others: "+strings.Join(kinds, ", "))
 	flags.StringVar(&a.Network, "network", "train", "train: a small network on the data; none: no network")
 	flags.StringVar(&a.Model, "model", "", "ONNX file whose inner values are looked at instead, such as one that vigie train wrote")
 	flags.IntVar(&a.Epochs, "epochs", job.DefaultEpochs, "of the small network")

@@ -25,7 +25,7 @@ output, labels, rules), model.onnx, calibration.json, card.md and digest, the
 SHA-256 of every other file. The digest of the digest file names the model in
 every finding and audit record.`,
 	}
-	cmd.AddCommand(newModelInspectCommand(), newModelCheckCommand(), newModelSealCommand(), newModelInitCommand(), newModelNewCommand(), newModelSurveyCommand(), newModelFitCommand())
+	cmd.AddCommand(newModelInspectCommand(), newModelCheckCommand(), newModelSealCommand(), newModelInitCommand(), newModelNewCommand(), newModelSurveyCommand(), newModelFitCommand(), newModelTriggersCommand())
 	return cmd
 }
 

@@ -29,6 +29,7 @@ type Audit struct {
 	Epochs      int     // of the small network; 0: DefaultEpochs
 	RightLabels float64 // expected share of right labels among the suspects, at most; 0: a third
 	Seed        uint64
+	Only        []string // kinds of findings that are looked for; none: all
 	FailOn      []string // kinds of findings that are a failure, or "any"
 	HTML        string   // page with the images
 	CSV         string   // a row for each case of each finding
@@ -120,6 +121,11 @@ func (a Audit) check() (Audit, error) {
 			return a, fmt.Errorf("job: failing on %q: %w: want %s", k, ErrAsk, strings.Join(known, ", "))
 		}
 	}
+	for _, k := range a.Only {
+		if !slices.Contains(known[1:], k) {
+			return a, fmt.Errorf("job: looking only for %q: %w: want %s", k, ErrAsk, strings.Join(known[1:], ", "))
+		}
+	}
 	if a.Network == "" {
 		a.Network = "train"
 	}
@@ -166,6 +172,9 @@ func (a Audit) Run(ctx context.Context) (*Report, error) {
 		return nil, err
 	}
 	o := poison.Options{RightLabels: a.RightLabels, Seed: a.Seed, Progress: a.progress}
+	for _, k := range a.Only {
+		o.Only = append(o.Only, poison.Kind(k))
+	}
 	if a.Network == "train" || a.Model != "" {
 		o.Activations = a.activations(c)
 	}
@@ -330,7 +339,9 @@ const shownLines = 8
 func (r *Report) Write(w io.Writer) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%d images of %s, seed %d\n", r.Images, r.Data, r.Seed)
-	fmt.Fprintf(&b, "a judge that never saw a case's own label agrees with %.1f %% of the labels\n", 100*r.Agreement)
+	if r.Noise != nil {
+		fmt.Fprintf(&b, "a judge that never saw a case's own label agrees with %.1f %% of the labels\n", 100*r.Agreement)
+	}
 	for _, k := range poison.Kinds() {
 		if r.Counts[k] == 0 {
 			continue
