@@ -46,33 +46,33 @@ func newProver(pkg *model.Package, options Options) (*prover, error) {
 		return nil, err
 	}
 	p := &prover{about: pkg.Manifest, options: wanted.CertificateOptions(options.Threads), budget: options.CertifyBudget, seed: certificate.FreshSeed}
-	if p.proofs, err = certificate.Open(about, p.options); err != nil {
+	opened, err := certificate.Open(about, p.options)
+	if err != nil {
 		return nil, err
 	}
-	p.warmUp(pkg, options.Logger)
+	p.proofs = opened
+	p.warmUp(pkg, opened, options.Logger)
 	return p, nil
 }
 
 // warmUp certifies a drawn texture, all rounds of it as far as its answer
 // allows, to see how long that takes. A model may fail on what is no radiograph:
 // that is no reason not to start.
-func (p *prover) warmUp(pkg *model.Package, logger *slog.Logger) {
+func (p *prover) warmUp(pkg *model.Package, asker *certificate.Certifier, logger *slog.Logger) {
 	textures, err := drawTextures(p.about)
 	if err != nil {
 		return
 	}
 	image := &dicom.Luminance{Rows: p.about.Input.Rows, Columns: p.about.Input.Columns}
-	start := time.Now()
+	answer, err := asker.Answer(context.Background(), textures[0])
+	if err != nil {
+		return
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), p.budget)
 	defer cancel()
-	if asker, ok := p.proofs.(*certificate.Certifier); ok {
-		if answer, err := asker.Answer(ctx, textures[0]); err == nil {
-			_, _, err = p.prove(ctx, textures[0], image, answer)
-			if err != nil && ctx.Err() != nil {
-				logger.Warn("the certificate of a case does not fit into the time allowed for it: cases will go to a person; allow more, or let the manifest ask for less (masks, rounds, samples)",
-					"model", pkg.Manifest.Name, "certificate", p.about.Certificate.String(), "budget", p.budget, "spent", time.Since(start).Round(time.Millisecond))
-			}
-		}
+	if _, _, err := p.prove(ctx, textures[0], image, answer); err != nil && ctx.Err() != nil {
+		logger.Warn("the certificate of a case does not fit into the time allowed for it: cases will go to a person; allow more, or let the manifest ask for less (masks, rounds, samples)",
+			"model", pkg.Manifest.Name, "certificate", p.about.Certificate.String(), "budget", p.budget)
 	}
 }
 
@@ -172,23 +172,17 @@ func (p *prover) within(ctx context.Context, input engine.Tensor, image *dicom.L
 		}()
 		o.squares, o.smoothed, o.err = p.prove(limited, input, image, answer)
 	}()
+	var o outcome
 	select {
-	case o := <-done:
-		if o.err != nil && limited.Err() != nil && errors.Is(o.err, limited.Err()) {
-			o.err = errCertifyBudget
-		}
-		return o.squares, o.smoothed, o.err
+	case o = <-done:
 	case <-limited.Done():
 		select {
-		case o := <-done: // it ended at this very moment
-			if o.err == nil {
-				return o.squares, o.smoothed, nil
-			}
-			return o.squares, o.smoothed, errCertifyBudget
+		case o = <-done: // it ended at this very moment, or its end ended limited
 		default:
-			return nil, nil, errCertifyBudget
+			o.err = errCertifyBudget
 		}
 	}
+	return o.squares, o.smoothed, o.err
 }
 
 // prove makes the proofs one after the other.

@@ -254,6 +254,15 @@ func (f faulty) Smooth(ctx context.Context, _ engine.Tensor, _ certificate.Seed)
 }
 func (f faulty) Close() error { return nil }
 
+// replaced puts other proofs into a pipeline until the function that it returns
+// is called. The prover is another: one whose proof does not return keeps it.
+func replaced(p *pipeline, proofs certifying, budget time.Duration) func() {
+	own, other := p.prover, *p.prover
+	other.proofs, other.budget = proofs, budget
+	p.prover = &other
+	return func() { p.prover = own }
+}
+
 func TestACertificateThatFailsSendsTheCaseToAPersonWithItsAnswer(t *testing.T) {
 	release := make(chan struct{})
 	defer close(release)
@@ -270,9 +279,7 @@ func TestACertificateThatFailsSendsTheCaseToAPersonWithItsAnswer(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := opened(t, certified(t, brightness(t, 40, -2), squares3), generous())
-			own := p.prover.proofs
-			defer func() { p.prover.proofs = own }()
-			p.prover.proofs, p.prover.budget = faulty{squares: c.squares}, c.budget
+			defer replaced(p, faulty{squares: c.squares}, c.budget)()
 			f := proven(t, p, small, nil)
 			if len(f.Predictions) != 2 || f.Certificate == nil || f.Certificate.Verdict != vigie.CertificateFailed || !slices.Equal(codes(f), []vigie.ReasonCode{vigie.ReasonCertificate}) || f.Referrals[0].Detail != c.detail {
 				t.Errorf("%+v, %+v, %v", f.Predictions, f.Certificate, f.Referrals)
@@ -285,12 +292,10 @@ func TestACertificateThatFailsSendsTheCaseToAPersonWithItsAnswer(t *testing.T) {
 	}
 	// What was proven before the time was over is kept, and not enough.
 	p := opened(t, certified(t, brightness(t, 40, -2), squares3+"  smoothing: {sigma: 0.25, samples: 100, alpha: 0.01}\n"), generous())
-	own := p.prover.proofs
-	defer func() { p.prover.proofs = own }()
-	p.prover.proofs = faulty{squares: func(context.Context) (*certificate.Squares, error) {
+	defer replaced(p, faulty{squares: func(context.Context) (*certificate.Squares, error) {
 		cover, err := certificate.Covering(certificate.Whole(28, 28), certificate.Size{Rows: 3, Columns: 3}, 4)
 		return &certificate.Squares{Cover: cover, Answer: "01", Covered: make([]certificate.Answer, 16), Agree: 16, Pairs: 120, PairsAgree: 120, Certified: true}, err
-	}, smooth: func(context.Context) (*certificate.Smoothed, error) { return nil, errors.New("no") }}
+	}, smooth: func(context.Context) (*certificate.Smoothed, error) { return nil, errors.New("no") }}, time.Hour)()
 	if f := proven(t, p, small, nil); f.Certificate.Verdict != vigie.CertificateFailed || f.Certificate.Patch == nil || f.Certificate.Patch.Verdict != vigie.CertificateProven || !slices.Contains(codes(f), vigie.ReasonCertificate) {
 		t.Errorf("%+v, %v", f.Certificate, f.Referrals)
 	}
@@ -349,7 +354,7 @@ func TestABudgetThatDoesNotSufficeIsSaidAtTheStart(t *testing.T) {
 	o.CertifyBudget, o.Logger = 1, slog.New(slog.NewTextHandler(&log, nil))
 	opened(t, certified(t, brightness(t, 40, -2), squares3), o)
 	if !strings.Contains(log.String(), "does not fit into the time") {
-		t.Logf("%s", log.String())
+		t.Errorf("the log says: %s", log.String())
 	}
 	if _, err := (Options{Timeout: time.Second, CertifyBudget: time.Second}).withDefaults(); err == nil {
 		t.Error("a certificate may take all the time of a case")
