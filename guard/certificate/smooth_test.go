@@ -118,7 +118,8 @@ func TestTheSameSeedGivesTheSameNoiseWhateverRunsAtOnce(t *testing.T) {
 			t.Logf("another seed gave the same count, %d", s.Agree)
 		}
 	}
-	if first.Runs != 400 || FreshSeed() == FreshSeed() {
+	one, two := FreshSeed(), FreshSeed()
+	if first.Runs != 400 || one == two {
 		t.Errorf("%d runs", first.Runs)
 	}
 }
