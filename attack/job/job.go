@@ -34,8 +34,11 @@ type Options struct {
 	Class  string // name or number of the class that every image is to be taken for
 	Label  string // of labels that do not exclude each other, the one asked about; empty: a package's target
 	// OperatingPoint asks about the package's decision at its operating point
-	// instead of the more probable class.
+	// instead of the more probable class, and Threshold, if not 0, about another
+	// calibrated probability in its place: an attacker who wants to stay clear of
+	// borderline cases aims beyond the operating point.
 	OperatingPoint bool
+	Threshold      float64
 	Mean, Std      []float64 // of a bare graph that wants normalised input
 	Low, High      float64   // range of a pixel; both 0: 0 to 1
 	Output         string    // of a bare graph with several
@@ -298,6 +301,9 @@ func (o Options) network(s *subject) (attack.NetworkOptions, error) {
 		n.AnswersOnly = row.Blind()
 	}
 	p := s.model.Package
+	if o.Threshold != 0 && !(o.OperatingPoint && o.Threshold > 0 && o.Threshold < 1) {
+		return n, fmt.Errorf("job: a threshold of %g: %w: want a probability between 0 and 1, and to ask about the operating point", o.Threshold, ErrAsk)
+	}
 	if p == nil && o.OperatingPoint {
 		return n, fmt.Errorf("job: an operating point: %w: a bare ONNX file has none", ErrAsk)
 	}
@@ -326,7 +332,7 @@ func (o Options) network(s *subject) (attack.NetworkOptions, error) {
 		n.Label = &at
 	}
 	if o.OperatingPoint {
-		bias, err := operatingPoint(p)
+		bias, err := operatingPoint(p, o.Threshold)
 		if err != nil {
 			return n, err
 		}
@@ -336,15 +342,19 @@ func (o Options) network(s *subject) (attack.NetworkOptions, error) {
 }
 
 // operatingPoint moves the decision between two classes from one half to the
-// target's threshold on the calibrated probability.
-func operatingPoint(p *model.Package) ([]float64, error) {
+// target's threshold on the calibrated probability, or to another one that is
+// not 0.
+func operatingPoint(p *model.Package, threshold float64) ([]float64, error) {
 	out := p.Manifest.Output
 	target := slices.IndexFunc(out.Labels, func(l model.Label) bool { return l.Name == out.Target })
 	temperature := 1.0
 	if p.Calibration.Method == model.Temperature {
 		temperature = p.Calibration.Temperature
 	}
-	shift := -temperature * math.Log(out.Labels[target].Threshold/(1-out.Labels[target].Threshold))
+	if threshold == 0 {
+		threshold = out.Labels[target].Threshold
+	}
+	shift := -temperature * math.Log(threshold/(1-threshold))
 	switch {
 	case len(out.Labels) == 1:
 		return []float64{0, shift}, nil

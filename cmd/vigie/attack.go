@@ -122,6 +122,7 @@ curve and pictures.`,
 	flags.StringVar(&o.Label, "label", "", "of labels that do not exclude each other, the one asked about (default a package's target)")
 	flags.BoolVar(&o.OperatingPoint, "operating-point", false, "turn a package's decision at its operating point, not the more probable class")
 	flags.Uint64Var(&o.Attacking.Seed, "seed", 1, "of every random choice, and of the split if the data are not divided")
+	flags.Float64Var(&o.Threshold, "threshold", 0, "with --operating-point: a calibrated probability in its place, such as one beyond the borderline")
 	flags.Float64SliceVar(&o.Mean, "mean", nil, "of a bare file's input: one number, or one for each channel")
 	flags.Float64SliceVar(&o.Std, "std", nil, "of a bare file's input, likewise")
 	flags.Float64SliceVar(&pixels, "range", nil, "darkest and brightest pixel of the data (default 0,1)")
