@@ -270,10 +270,12 @@ const mostPairs = 4096 // images that pairs of units may give
 // pairs give the same.
 func (l *Layer) pairs(weights, bias []float32, low, high float64) [][]float32 {
 	units, size := len(bias), len(weights)/len(bias)
+	// A candidate is remembered by a few of its pixels: there are many pairs.
 	type candidate struct {
-		image []float32
-		mean  float64
-		size  float64 // of the difference: the larger, the less rounding
+		one, other int
+		mean       float64
+		size       float64 // of the difference: the larger, the less rounding
+		few        [24]float32
 	}
 	var all []candidate
 	gw, gb := make([][]float32, 0, units), make([]float32, 0, units)
@@ -291,25 +293,32 @@ func (l *Layer) pairs(weights, bias []float32, low, high float64) [][]float32 {
 	}
 	const slack = 2e-3
 	least, top := float32(low-slack*(high-low)), float32(high+slack*(high-low))
+	image := make([]float32, size)
+	quotient := func(one, other int) bool {
+		d := gb[one] - gb[other]
+		for j, w := range gw[one] {
+			x := l.Scale[j]*((w-gw[other][j])/d) + l.Shift[j]
+			if !(x >= least && x <= top) {
+				return false
+			}
+			image[j] = x
+		}
+		return true
+	}
 	for i := range gw {
 		for k := range i {
-			d := gb[i] - gb[k]
-			if math.Abs(float64(d)) <= 1e-5*most {
+			d := math.Abs(float64(gb[i] - gb[k]))
+			if d <= 1e-5*most || !quotient(i, k) {
 				continue
 			}
-			image := make([]float32, 0, size)
-			sum := 0.0
-			for j, w := range gw[i] {
-				x := l.Scale[j]*((w-gw[k][j])/d) + l.Shift[j]
-				if !(x >= least && x <= top) {
-					break
-				}
-				image = append(image, x)
-				sum += float64(x)
+			c := candidate{one: i, other: k, size: d}
+			for _, x := range image {
+				c.mean += float64(x) / float64(size)
 			}
-			if len(image) == size {
-				all = append(all, candidate{image, sum / float64(size), math.Abs(float64(d))})
+			for j := range c.few {
+				c.few[j] = image[(2*j+1)*size/(2*len(c.few))]
 			}
+			all = append(all, c)
 		}
 	}
 	slices.SortStableFunc(all, func(a, b candidate) int {
@@ -330,7 +339,7 @@ func (l *Layer) pairs(weights, bias []float32, low, high float64) [][]float32 {
 		}
 		best, times := i, 0
 		for k := i + 1; k < len(all) && all[k].mean-all[i].mean < 1e-4*(high-low); k++ {
-			if !taken[k] && !math.IsInf(within(all[i].image, all[k].image, alike), 0) {
+			if !taken[k] && squared(all[i].few[:], all[k].few[:]) < alike {
 				taken[k] = true
 				times++
 				if all[k].size > all[best].size {
@@ -338,9 +347,9 @@ func (l *Layer) pairs(weights, bias []float32, low, high float64) [][]float32 {
 				}
 			}
 		}
-		if times > 0 && len(found) < mostPairs {
-			clip(all[best].image, low, high)
-			found = append(found, all[best].image)
+		if times > 0 && len(found) < mostPairs && quotient(all[best].one, all[best].other) {
+			found = append(found, slices.Clone(image))
+			clip(found[len(found)-1], low, high)
 		}
 	}
 	return found
