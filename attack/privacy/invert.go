@@ -13,7 +13,7 @@ import (
 type InvertOptions struct {
 	Steps int     // [300]
 	Rate  float64 // of a step of Adam, share of the pixel range [0.02]
-	TV    float64 // weight of the mean total variation [1]
+	TV    float64 // weight of the mean total variation; 0: none
 	// Pull is the weight of the mean squared distance from where it starts, in
 	// units of the pixel range [0].
 	Pull     float64

@@ -245,7 +245,7 @@ there are others, because the nearest of a larger group is nearer.`,
 	flags.StringVar(&o.NonMembers, "nonmembers", "val", "split that it was not trained on")
 	flags.IntVar(&o.Restarts, "restarts", 8, "images of each class")
 	flags.IntVar(&o.Steps, "steps", 0, "of each image (default 300)")
-	flags.Float64Var(&o.TV, "tv", 1, "weight of the mean total variation")
+	flags.Float64Var(&o.TV, "tv", 100, "weight of the mean total variation")
 	flags.Float64Var(&o.Pull, "pull", 0, "weight of the mean squared distance from the start")
 	flags.BoolVar(&o.FromMean, "from-mean", false, "start at the mean of the class's others, not at grey")
 	cobra.CheckErr(command.MarkFlagRequired("data"))

@@ -23,7 +23,7 @@ type axes struct {
 	Diagonal               bool // what chance gives
 }
 
-var colours = []string{"#1f6f8b", "#b3372f", "#5a8f3c", "#8a5aa8", "#c47f17", "#5b6875", "#2b4c9b"}
+var colours = []string{"#1f6f8b", "#b3372f", "#5a8f3c", "#8a5aa8", "#c47f17", "#5b6875", "#2b4c9b", "#9aa5b1"}
 
 // chart draws curves as SVG.
 func chart(a axes, lines []line) template.HTML {
@@ -52,7 +52,8 @@ func chart(a axes, lines []line) template.HTML {
 		return at
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, `<svg viewBox="0 0 %g %g" role="img" aria-label="%s by %s">`, width, height, template.HTMLEscapeString(a.Y), template.HTMLEscapeString(a.X))
+	const across = 4 // names of a row, below the chart
+	fmt.Fprintf(&b, `<svg viewBox="0 0 %g %g" role="img" aria-label="%s by %s">`, width, height+22*float64((len(lines)+across-1)/across), template.HTMLEscapeString(a.Y), template.HTMLEscapeString(a.X))
 	for _, v := range ticks(a.LowY, a.Top, a.Logarithmic[1]) {
 		fmt.Fprintf(&b, `<line x1="%g" x2="%g" y1="%.1f" y2="%.1f" stroke="#dde3e9"/><text x="%g" y="%.1f" text-anchor="end">%.3g</text>`, left, width-right, y(v), y(v), left-8, y(v)+4, v)
 	}
@@ -89,8 +90,9 @@ func chart(a axes, lines []line) template.HTML {
 			dash = ` stroke-dasharray="5 4"`
 		}
 		fmt.Fprintf(&b, `<polyline points="%s" fill="none" stroke="%s" stroke-width="2"%s/>`, strings.Join(points, " "), colour, dash)
+		nameX, nameY := left+(width-left-right)/across*float64(i%across), height+14+22*float64(i/across)
 		fmt.Fprintf(&b, `<line x1="%g" x2="%g" y1="%g" y2="%g" stroke="%s" stroke-width="3"%s/><text x="%g" y="%g">%s</text>`,
-			left+14, left+40, top+16+18*float64(i), top+16+18*float64(i), colour, dash, left+48, top+20+18*float64(i), template.HTMLEscapeString(l.Name))
+			nameX, nameX+26, nameY-4, nameY-4, colour, dash, nameX+34, nameY, template.HTMLEscapeString(l.Name))
 	}
 	fmt.Fprintf(&b, `<text x="%g" y="%g" text-anchor="middle">%s</text>`, (left+width-right)/2, height-6, template.HTMLEscapeString(a.X))
 	fmt.Fprintf(&b, `<text x="14" y="%g" text-anchor="middle" transform="rotate(-90 14 %g)">%s</text></svg>`, (top+height-bottom)/2, (top+height-bottom)/2, template.HTMLEscapeString(a.Y))

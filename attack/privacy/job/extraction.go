@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -497,7 +498,12 @@ func (r *ExtractionReport) page() page {
 			if len(p.Sections) == 0 {
 				lines = append(lines, majority)
 			}
-			s.Chart = chart(axes{X: "queries", Y: "share of held-out examples", Logarithmic: [2]bool{true, false}, LowX: float64(points[0].Budget), HighX: float64(points[len(points)-1].Budget), Top: 1}, lines)
+			low := 1.0
+			for _, l := range lines {
+				low = min(low, slices.Min(l.Y))
+			}
+			s.Chart = chart(axes{X: "queries", Y: "share of held-out examples", Logarithmic: [2]bool{true, false}, LowX: float64(points[0].Budget), HighX: float64(points[len(points)-1].Budget),
+				LowY: max(0, math.Floor(10*low-1)/10), Top: 1}, lines)
 		}
 		p.Sections = append(p.Sections, s)
 	}
