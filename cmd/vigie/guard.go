@@ -107,7 +107,8 @@ func newGuardCommand() *cobra.Command {
 would, and counts alarms. On clean images they are false ones; on images that vigie
 attack saved they are what would have been noticed. With labels it says how often
 the prediction sets held the true one, how many cases would go to people, and how
-many of the released answers are right.`,
+many of the released answers are right. What an attacker gets past the guards who
+knows them is asked by vigie attack --guards both.`,
 		Example: `  vigie guard models/chest --data pneumoniamnist.npz --split test
   vigie guard models/chest --data attacked.npz --split test --each --json`,
 		Args: cobra.ExactArgs(1),
