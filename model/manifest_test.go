@@ -86,6 +86,7 @@ func FuzzManifest(f *testing.F) {
 	text := demoManifest(f)
 	f.Add([]byte(text))
 	f.Add([]byte("schema: 1\nname: a\n"))
+	f.Add([]byte(withCertificate(f, "  when: borderline\n  borderline: {from: 0.2, to: 0.8}\n  patch: {size: 3, of: image, masks: 24, fill: 0.5}\n  smoothing: {sigma: 0.25, samples: 1000, alpha: 0.001}\n")))
 	f.Add([]byte("- - - {a: [1, 2, *x]}\n&x y: !!int 3\n<<: *x\n"))
 	f.Add([]byte("input: {mean: [.nan, .inf, -.inf, 1e400], rows: 0x7fffffffffffffff}\n"))
 	f.Add([]byte("intended_use: |\n  a\n fr: >-\n\tb"))

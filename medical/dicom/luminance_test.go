@@ -69,6 +69,32 @@ func TestTheVOIFunctionsAreThoseOfTheStandard(t *testing.T) {
 	}
 }
 
+// Where it does not say so, no pixel changes another; where it does, one can
+// change all.
+func TestAnImageScaledByItsOwnExtremesSaysSo(t *testing.T) {
+	read := func(width float64, values ...uint16) *Luminance {
+		d := ramp(values...)
+		if width >= 0 {
+			d.PutFloat(WindowCenter, 50)
+			d.PutFloat(WindowWidth, width)
+		}
+		l, err := NewFile(d, ExplicitLittleEndian).Luminance(0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l
+	}
+	for width, stretched := range map[float64]bool{100: false, 0: true, -1: true} {
+		one, two := read(width, 10, 20, 80), read(width, 10, 20, 800)
+		if one.Stretched != stretched || two.Stretched != stretched {
+			t.Errorf("width %v: stretched %v, want %v", width, one.Stretched, stretched)
+		}
+		if same := slices.Equal(one.Values[:2], two.Values[:2]); same == stretched {
+			t.Errorf("width %v: another last pixel leaves the first as they are: %v", width, same)
+		}
+	}
+}
+
 func TestTheFirstOfSeveralWindowsCounts(t *testing.T) {
 	d := ramp(0, 50, 100)
 	d.PutFloat(WindowCenter, 50.5, 3)
