@@ -61,7 +61,7 @@ what is proven by what.`,
 	flags := command.Flags()
 	flags.SortFlags = false
 	bindImages(flags, &c.Data)
-	flags.IntVar(&c.Limit, "limit", 0, "certify the first N images of the split (default all)")
+	flags.IntVar(&c.Limit, "limit", 0, "certify N images, drawn with the seed as vigie attack draws them, each class by its share (default all)")
 	flags.IntVar(&patch.Size, "patch-size", 0, "side of the squares, pixels")
 	flags.StringVar(&patch.Of, "of", model.OfInput, "whose pixels: of the model's input, or of the image before it is brought to size ("+model.OfInput+", "+model.OfImage+")")
 	flags.IntVar(&patch.Masks, "masks", 6, "masks along each axis")

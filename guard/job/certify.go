@@ -1,12 +1,15 @@
 package job
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
 	"io"
+	"maps"
 	"math"
+	"math/rand/v2"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -26,7 +29,7 @@ import (
 type Certify struct {
 	Model string // package, or ONNX file
 	Data  probe.Test
-	Limit int // images, the first of the split; 0: all
+	Limit int // images, a seeded draw that keeps the classes' shares, that of vigie attack; 0: all
 	// Patch and Smoothing are those of a manifest; both nil: a package's own.
 	Patch     *model.Patch
 	Smoothing *model.Smoothing
@@ -129,9 +132,9 @@ type CertifiedOne struct {
 	Image     int                `json:"image"`
 	Right     bool               `json:"right"`
 	Answer    certificate.Answer `json:"answer"`
-	Agree     int                `json:"agree,omitempty"`
-	Masks     int                `json:"masks,omitempty"`
-	Certified bool               `json:"certified,omitempty"`
+	Agree     int                `json:"agree"`
+	Masks     int                `json:"masks"`
+	Certified bool               `json:"certified"`
 	Recovered certificate.Answer `json:"recovered,omitempty"`
 	Smoothed  certificate.Answer `json:"smoothed,omitempty"`
 	Radius    float64            `json:"radius,omitempty"`
@@ -144,6 +147,7 @@ type subject struct {
 	prepare func(i int) ([]float32, error)
 	truth   func(i int) certificate.Answer
 	set     *train.Set
+	index   []int // of the images that are asked about
 	squares func() (certificate.Region, certificate.Size, int, error)
 }
 
@@ -202,10 +206,12 @@ func (c Certify) Run(ctx context.Context) (*Certified, error) {
 		return nil, err
 	}
 	defer certifier.Close()
-	if out.Images = s.set.Len(); c.Limit > 0 {
-		out.Images = min(out.Images, c.Limit)
+	classes := make([]int, s.set.Len())
+	if !s.set.Multi() {
+		copy(classes, s.set.Labels)
 	}
-	if out.Images == 0 {
+	s.index = draw(classes, c.Limit, c.Data.Seed)
+	if out.Images = len(s.index); out.Images == 0 {
 		return nil, fmt.Errorf("job: %s: %w: it has no images in split %s", c.Data.Data, ErrAsk, c.Data.Split)
 	}
 	if err := c.each(ctx, s, certifier, options, out); err != nil {
@@ -227,7 +233,7 @@ func (c Certify) each(ctx context.Context, s *subject, certifier *certificate.Ce
 			classes[k].Class = s.set.ClassName(k)
 		}
 	}
-	for i := range out.Images {
+	for done, i := range s.index {
 		values, err := s.prepare(i)
 		if err != nil {
 			return fmt.Errorf("job: preparing image %d: %w", i, err)
@@ -309,7 +315,7 @@ func (c Certify) each(ctx context.Context, s *subject, certifier *certificate.Ce
 			out.Each = append(out.Each, one)
 		}
 		if c.Progress != nil {
-			c.Progress(i+1, out.Images)
+			c.Progress(done+1, out.Images)
 		}
 	}
 	n := out.Images
@@ -349,6 +355,41 @@ func or(text, otherwise string) string {
 		return otherwise
 	}
 	return text
+}
+
+// draw picks limit of the images at random, of each class its share of all
+// (largest remainders), in their order; all if limit is 0 or no less. With the
+// same seed vigie attack picks the same.
+func draw(classes []int, limit int, seed uint64) []int {
+	by := map[int][]int{}
+	for i, c := range classes {
+		by[c] = append(by[c], i)
+	}
+	order := slices.Sorted(maps.Keys(by))
+	if limit <= 0 || limit >= len(classes) {
+		limit = len(classes)
+	}
+	take, left := map[int]int{}, limit
+	for _, c := range order {
+		take[c] = limit * len(by[c]) / len(classes)
+		left -= take[c]
+	}
+	rest := slices.Clone(order) // by what is cut off, the largest first
+	slices.SortStableFunc(rest, func(a, b int) int {
+		return cmp.Compare(limit*len(by[b])%len(classes), limit*len(by[a])%len(classes))
+	})
+	for _, c := range rest[:left] {
+		take[c]++
+	}
+	random := rand.New(rand.NewPCG(seed, 0x117))
+	var drawn []int
+	for _, c := range order {
+		of := by[c]
+		random.Shuffle(len(of), func(i, j int) { of[i], of[j] = of[j], of[i] })
+		drawn = append(drawn, of[:take[c]]...)
+	}
+	slices.Sort(drawn)
+	return drawn
 }
 
 // seedOf draws a seed for an image from that of the command.

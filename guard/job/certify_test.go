@@ -208,6 +208,22 @@ func TestNoAttackGetsPastACertificate(t *testing.T) {
 	if report.Fooled < 6 {
 		t.Fatalf("only %d are fooled: the test looks at nothing", report.Fooled)
 	}
+	limited := a
+	limited.Save, limited.Limit = "", 6
+	if report, err = limited.Run(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	some, err := Certify{Model: network, Data: data, Limit: 6, Patch: &model.Patch{Size: 2, Masks: 3}, Each: true}.Run(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var drawn []int
+	for _, one := range some.Each {
+		drawn = append(drawn, one.Image)
+	}
+	if some.Images != 6 || !slices.Equal(drawn, report.Indices) || slices.Equal(drawn, []int{0, 1, 2, 3, 4, 5}) {
+		t.Errorf("certified are the images %v, attacked %v", drawn, report.Indices)
+	}
 	attacked := data
 	attacked.Data = saved
 	for _, fill := range append(certificate.Fills(), "0.4") {
