@@ -34,7 +34,7 @@ var allowed = map[string][]string{
 	"explain":            {"", "onnx", "onnx/autodiff", "engine"},
 	"attack":             {"onnx", "onnx/autodiff", "engine", "model"},
 	"attack/guarded":     {"attack", "engine", "guard"},
-	"attack/job":         {"attack", "attack/guarded", "guard", "onnx", "engine", "model", "medical/dicom", "probe", "train"},
+	"attack/job":         {"", "attack", "attack/guarded", "guard", "guard/certificate", "onnx", "engine", "model", "medical/dicom", "probe", "train"},
 	"attack/privacy":     {"attack", "onnx", "onnx/autodiff", "engine", "train"},
 	"attack/privacy/job": {"attack", "attack/job", "attack/privacy", "onnx", "onnx/zoo", "engine", "model", "probe", "train", "train/studies", "dp"},
 	"attack/poison":      {"onnx", "engine", "attack", "train"},

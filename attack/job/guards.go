@@ -8,10 +8,12 @@ import (
 	"os"
 	"slices"
 
+	"github.com/vigie/vigie"
 	"github.com/vigie/vigie/attack"
 	"github.com/vigie/vigie/attack/guarded"
 	"github.com/vigie/vigie/engine"
 	"github.com/vigie/vigie/guard"
+	"github.com/vigie/vigie/guard/certificate"
 	"github.com/vigie/vigie/model"
 	"github.com/vigie/vigie/train"
 )
@@ -34,7 +36,7 @@ type Guarding struct {
 	Data        string  `json:"data"` // that the guards were fitted on
 	FalseAlarms float64 `json:"false_alarms_promised"`
 	SecondLook  float64 `json:"second_look"`
-	Review      bool    `json:"review"` // the package's own review (borderline, plausibility, prediction sets, disagreement) holds, too
+	Review      bool    `json:"review"` // the package's own review (borderline, plausibility, prediction sets, disagreement, masks of a certificate) holds, too
 	// Clean says what happens to the same images without an attack.
 	Clean struct {
 		Images         int       `json:"images"`
@@ -117,7 +119,8 @@ type guards struct {
 	guard    *guard.Guard
 	target   *guarded.Target
 	review   guarded.Review
-	second   *guard.Second // views of an image, where the package compares them
+	second   *guard.Second          // views of an image, where the package compares them
+	proofs   *certificate.Certifier // nil: the package certifies nothing against patches
 	about    Guarding
 	passed   []bool    // by image: released at this or a smaller bound
 	pixels   []float32 // the images that passed
@@ -187,21 +190,23 @@ func (s *subject) openGuards(o Options, n attack.NetworkOptions) error {
 		return err
 	}
 	if !o.GuardsAlone {
-		if err := g.openReview(p); err != nil {
-			return errors.Join(err, g.guard.Close())
+		if err := g.openReview(p, s.set.Rows, s.set.Columns); err != nil {
+			return errors.Join(err, g.closeReview(), g.guard.Close())
 		}
 	}
 	n.AnswersOnly = o.Guards == Oblivious
 	if g.target, err = guarded.Open(g.guard, guarded.Options{Network: n, Prepare: s.replay.prepare, Review: g.review}); err != nil {
-		return errors.Join(err, g.second.Close(), g.guard.Close())
+		return errors.Join(err, g.closeReview(), g.guard.Close())
 	}
 	s.guards = g
 	return nil
 }
 
 // openReview makes ready what else sends an answer of the package to a person: the
-// manifest's borderline band and plausibility rules, and its fitted verifiers.
-func (g *guards) openReview(p *model.Package) error {
+// manifest's borderline band and plausibility rules, its fitted verifiers, and
+// masks that disagree where it certifies answers against patches. rows and columns
+// are those of an image.
+func (g *guards) openReview(p *model.Package, rows, columns int) error {
 	var verifiers *guard.Verifiers
 	data, subject, err := p.Verifiers()
 	switch {
@@ -227,13 +232,35 @@ func (g *guards) openReview(p *model.Package) error {
 			}
 		}
 	}
+	proven := func(context.Context, engine.Tensor, []vigie.Prediction) bool { return true }
+	if wanted := p.Manifest.Certificate; wanted.Wanted() && wanted.Patch != nil {
+		about, err := p.Certified()
+		if err != nil {
+			return err
+		}
+		region, touched, _, err := p.Manifest.Squares(*wanted.Patch, rows, columns)
+		if err != nil {
+			return err
+		}
+		wanted.Smoothing = nil // draws by chance, and is asked about by vigie certify
+		if g.proofs, err = certificate.Open(about, wanted.CertificateOptions(1)); err != nil {
+			return err
+		}
+		proven = func(ctx context.Context, input engine.Tensor, predictions []vigie.Prediction) bool {
+			if !wanted.Asks(p.Manifest.Output.Target, predictions) {
+				return true
+			}
+			squares, err := g.proofs.Squares(ctx, input, model.AnswerOf(predictions), touched, region)
+			return err == nil && squares.Agreed() && (squares.Certified || wanted.Patch.Uncertified != model.Review)
+		}
+	}
 	g.review = func(ctx context.Context, input engine.Tensor, output []float32) bool {
 		predictions, err := p.Predictions(output)
 		if err != nil || len(p.Manifest.Review(predictions, nil)) > 0 {
 			return true
 		}
 		if verifiers == nil {
-			return false
+			return !proven(ctx, input, predictions)
 		}
 		apart := math.NaN()
 		if verifiers.Asks(predictions) {
@@ -242,7 +269,7 @@ func (g *guards) openReview(p *model.Package) error {
 			}
 		}
 		judged, err := verifiers.Judge(predictions, apart)
-		return err != nil || len(judged.Reasons) > 0
+		return err != nil || len(judged.Reasons) > 0 || !proven(ctx, input, predictions)
 	}
 	return nil
 }
@@ -269,7 +296,15 @@ func (g *guards) close() error {
 	if g == nil {
 		return nil
 	}
-	return errors.Join(g.target.Close(), g.second.Close(), g.guard.Close())
+	return errors.Join(g.target.Close(), g.closeReview(), g.guard.Close())
+}
+
+func (g *guards) closeReview() error {
+	err := g.second.Close()
+	if g.proofs != nil {
+		err = errors.Join(err, g.proofs.Close())
+	}
+	return err
 }
 
 // fateOf is what the package would do with an image that fools.

@@ -17,6 +17,7 @@ import (
 	"github.com/vigie/vigie/attack"
 	"github.com/vigie/vigie/engine"
 	"github.com/vigie/vigie/guard"
+	"github.com/vigie/vigie/guard/certificate"
 	guards_job "github.com/vigie/vigie/guard/job"
 	"github.com/vigie/vigie/model"
 	"github.com/vigie/vigie/probe"
@@ -26,12 +27,25 @@ import (
 
 // guardedPackage is a copy of the demo package with guards fitted to blobs, and a
 // file of other blobs with the answers that it gives as labels.
-func guardedPackage(t *testing.T, count int) (dir, data string) {
+func guardedPackage(t *testing.T, count int, certify string) (dir, data string) {
 	t.Helper()
 	const side = 28
 	dir = filepath.Join(t.TempDir(), "package")
 	if err := os.CopyFS(dir, os.DirFS("../../models/chest-pneumonia-28")); err != nil {
 		t.Fatal(err)
+	}
+	if certify != "" {
+		path := filepath.Join(dir, "manifest.yaml")
+		text, err := os.ReadFile(path)
+		if err == nil {
+			err = os.WriteFile(path, append(text, certify...), 0o644)
+		}
+		if err == nil {
+			_, err = model.Seal(dir)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
 	}
 	pkg, err := model.Open(dir)
 	if err != nil {
@@ -109,7 +123,7 @@ func guardedPackage(t *testing.T, count int) (dir, data string) {
 }
 
 func TestTheColumnsOfTheGuardsAreWhatTheGuardsSayOfTheSavedImages(t *testing.T) {
-	dir, data := guardedPackage(t, 6)
+	dir, data := guardedPackage(t, 6, "")
 	out := t.TempDir()
 	o := Options{Model: dir, Data: probe.Test{Options: studies.Options{Data: data, Seed: 1}, Split: "test"}, Attack: attack.PGD,
 		Attacking: attack.Options{Seed: 1, Steps: 15}, Guards: Both, GuardsAlone: true, Save: filepath.Join(out, "after.npz"), Report: filepath.Join(out, "report.html")}
@@ -190,7 +204,7 @@ func TestGuardsThatAreNotThereOrOfAnotherModelAreRefused(t *testing.T) {
 	if _, err := bare.Run(context.Background()); !errors.Is(err, ErrAsk) || !strings.Contains(err.Error(), "bare ONNX file") {
 		t.Errorf("of a bare file: got %v", err)
 	}
-	with, data := guardedPackage(t, 4)
+	with, data := guardedPackage(t, 4, "")
 	o := Options{Model: "../../models/chest-pneumonia-28", Data: probe.Test{Options: studies.Options{Data: data, Seed: 1}, Split: "test"}, Attack: attack.PGD, Eps: bare.Eps, Guards: Oblivious}
 	if _, err := o.Run(context.Background()); !errors.Is(err, model.ErrNoGuards) {
 		t.Errorf("of a package without guards: got %v", err)
@@ -218,6 +232,54 @@ func TestGuardsThatAreNotThereOrOfAnotherModelAreRefused(t *testing.T) {
 	o.Model = other
 	if _, err := o.Run(context.Background()); !errors.Is(err, guard.ErrOtherModel) {
 		t.Errorf("of another package: got %v", err)
+	}
+}
+
+// Where the package certifies against patches, an answer that masks turn is held
+// as the gateway holds it.
+func TestMasksThatDisagreeHoldAnAnswer(t *testing.T) {
+	dir, data := guardedPackage(t, 6, "\ncertificate:\n  when: on\n  patch: {size: 9, masks: 2, rounds: 1}\n")
+	ctx := context.Background()
+	o := Options{Model: dir, Data: probe.Test{Options: studies.Options{Data: data, Seed: 1}, Split: "test"}, Attack: attack.PGD, Guards: Oblivious,
+		Attacking: attack.Options{Norm: attack.Linf}}
+	s, err := o.open(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	p := s.model.Package
+	// Images that have just been turned lie near the boundary.
+	r, err := attack.Run(ctx, s.target, attack.PGD, s.pixels, s.labels, attack.Options{Eps: 16.0 / 255, Steps: 15, Seed: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	agreed, disagreed := 0, 0
+	for i := range s.labels {
+		input, err := s.replay.prepare(r.Pixels[i*28*28 : (i+1)*28*28])
+		if err != nil {
+			t.Fatal(err)
+		}
+		look, err := s.guards.guard.Run(ctx, input)
+		if err != nil {
+			t.Fatal(err)
+		}
+		predictions, err := p.Predictions(look.Output)
+		if err != nil {
+			t.Fatal(err)
+		}
+		squares, err := s.guards.proofs.Squares(ctx, input, model.AnswerOf(predictions), certificate.Size{Rows: 9, Columns: 9}, certificate.Whole(28, 28))
+		if err != nil {
+			t.Fatal(err)
+		}
+		reviewed := s.guards.review(ctx, input, look.Output)
+		if squares.Agreed() {
+			agreed++
+		} else if disagreed++; !reviewed {
+			t.Errorf("image %d: %d of %d masks agree, and it is not reviewed", i, squares.Agree, len(squares.Covered))
+		}
+	}
+	if disagreed == 0 {
+		t.Errorf("of %d images the masks disagree about none: the test says nothing", agreed)
 	}
 }
 
