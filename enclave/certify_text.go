@@ -55,9 +55,9 @@ func textPatch(p *vigie.PatchCertificate, about *model.Manifest) vigie.Text {
 		return strings.Join(names, ", ")
 	}
 	return vigie.Text{
-		English: fmt.Sprintf("The answer changes when one place is covered (%d of %d places): it may rest on a mark or a manipulation there. With such places left out it would be: %s.",
+		English: fmt.Sprintf("The answer changes when a single place is covered (%d of %d): it may rest on a mark or a manipulation there. With such places left out it would be: %s.",
 			p.Masks-p.Agree, p.Masks, labels(func(l model.Label) string { return l.Code.Meaning }, "no finding", "%s")),
-		French: fmt.Sprintf("La réponse change quand on masque un endroit (%d endroits sur %d) : elle repose peut-être sur une marque ou une manipulation à cet endroit. Sans de tels endroits, elle serait : %s.",
+		French: fmt.Sprintf("La réponse change quand on masque un seul endroit (%d sur %d) : elle repose peut-être sur une marque ou une manipulation à cet endroit. Sans de tels endroits, elle serait : %s.",
 			p.Masks-p.Agree, p.Masks, labels(func(l model.Label) string { return l.Code.French }, "aucun résultat positif", "« %s »"))}
 }
 
