@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -191,6 +192,16 @@ func TestAnOverfittedRecipeIsAttackedAndShadowModelsAreFoundAgain(t *testing.T) 
 		if r.Recipe[i].AUC != again.Recipe[i].AUC || r.Recipe[i].Rates[1] != again.Recipe[i].Rates[1] {
 			t.Errorf("%s: %v, then %v", r.Recipe[i].Name, r.Recipe[i].AUC, again.Recipe[i].AUC)
 		}
+	}
+	// Ctrl-C says what is kept.
+	if err := os.Remove(filepath.Join(folder, files[4].Name())); err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	cut := o
+	cut.Progress = func(string, float64) { stop() }
+	if _, err := cut.Run(ctx); !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "the same command goes on") {
+		t.Errorf("stopped: %v", err)
 	}
 	o.Training.Epochs = 2 // another recipe shares none of them
 	other, err := o.Run(context.Background())
@@ -538,6 +549,77 @@ func TestWhatCannotBeAskedIsSaidBeforeAnythingIsDone(t *testing.T) {
 	}
 }
 
+func TestALookShowsTheSameImageOtherwise(t *testing.T) {
+	s := &train.Set{Channels: 1, Rows: 2, Columns: 3}
+	image := []float32{1, 2, 3, 4, 5, 6}
+	for k, want := range [][]float32{{1, 2, 3, 4, 5, 6}, {3, 2, 1, 6, 5, 4}, {1, 1, 2, 4, 4, 5}, {2, 3, 3, 5, 6, 6}, {1, 2, 3, 1, 2, 3}, {4, 5, 6, 4, 5, 6}} {
+		if got := look(s, image, k); !slices.Equal(got, want) {
+			t.Errorf("look %d: %v, want %v", k, got, want)
+		}
+	}
+}
+
+func TestPeopleAreInAsManyShadowModelsAndTheirImagesStayTogether(t *testing.T) {
+	s := &train.Set{Labels: make([]int, 40)}
+	for i := range 40 {
+		s.Patients = append(s.Patients, fmt.Sprint("p", i/2))
+	}
+	in := assign(s, 8, 0.5, 3)
+	for i := range 40 {
+		n := 0
+		for m := range in {
+			if in[m][i] {
+				n++
+			}
+			if in[m][i] != in[m][i/2*2] {
+				t.Fatalf("model %d has one image of patient %d alone", m, i/2)
+			}
+		}
+		if n != 4 {
+			t.Errorf("image %d is in %d of 8", i, n)
+		}
+	}
+}
+
+// The reference is what an untuned script reached on these images: 19 % of batches
+// of 64 through a linear layer, 88 % with an imprint.
+func TestGradientsOfRadiographsGiveAsManyAwayAsTheReferenceFound(t *testing.T) {
+	needsRuntime(t)
+	if testing.Short() {
+		t.Skip("a second a batch")
+	}
+	folder := os.Getenv("VIGIE_DATA")
+	path := filepath.Join(folder, "pneumoniamnist-trainval.npz")
+	if _, err := os.Stat(path); folder == "" || err != nil {
+		t.Skipf("SKIPPED, nothing was attacked: no %s; set VIGIE_DATA to the folder of data sets", path)
+	}
+	rng := rand.New(rand.NewPCG(1, 1))
+	uniform := func(n, inputs int) []float32 { // as PyTorch begins a linear layer
+		v := make([]float32, n)
+		for i := range v {
+			v[i] = float32((2*rng.Float64() - 1) / math.Sqrt(float64(inputs)))
+		}
+		return v
+	}
+	b := onnx.NewBuilder(17)
+	n := onnx.Dim{Value: -1, Param: "n"}
+	x := b.Input("x", onnx.Float, n, onnx.Dim{Value: 1}, onnx.Dim{Value: 28}, onnx.Dim{Value: 28})
+	x = b.Op("Gemm", []string{b.Op("Flatten", []string{x}), b.Weight("w", []int64{512, 784}, uniform(512*784, 784)), b.Weight("b", []int64{512}, uniform(512, 784))}, onnx.IntAttribute("transB", 1))
+	b.Node(&onnx.Node{OpType: "Gemm", Inputs: []string{b.Op("Relu", []string{x}), b.Weight("v", []int64{2, 512}, uniform(1024, 512)), b.Weight("c", []int64{2}, uniform(2, 512))},
+		Outputs: []string{"z"}, Attributes: []onnx.Attribute{onnx.IntAttribute("transB", 1)}}, 1)
+	b.Output("z", onnx.Float, n, onnx.Dim{Value: 2})
+	model := save(t, b)
+	for method, least := range map[string]float64{MethodLinear: 0.19, MethodImprint: 0.8} {
+		r, err := Gradients{Common: Common{Model: model, Data: Data{Data: path}, Seed: 1}, Method: method, Batch: 64, Batches: 2}.Run(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.Rate.Value < least || r.NeverHits > 1 {
+			t.Errorf("%s: %v of %d, %d that were never there", method, r.Rate, r.Trials, r.NeverHits)
+		}
+	}
+}
+
 func TestStudentsIntervalIsTheTables(t *testing.T) {
 	// Quantiles 0.975 of Student's distribution.
 	for n, want := range map[int]float64{2: 12.706, 3: 4.303, 5: 2.776, 6: 2.571, 11: 2.228, 31: 2.042, 1001: 1.962} {
@@ -577,6 +659,8 @@ func FuzzRecord(f *testing.F) {
 	f.Add(`{"network": {"stages": [[4]], "classes": 2, "channels": 1, "rows": 8, "columns": 8, "deviation": 1}, "history": {"recipe": {"epochs": 1}}}`)
 	f.Add(`{"network": {"architecture": "tabular-mlp", "norm": "group"}}`)
 	f.Add(`{"network": {"from": "x.onnx"}}`)
+	f.Add(`{"network": {"stages": [[16384, 16384, 16384]], "classes": 2, "hidden": 65536, "deviation": 1}}`)
+	f.Add(`{"network": {"stages": [[4]], "members": 1000000, "deviation": 1}}`)
 	f.Add(`{"network": 3}`)
 	f.Add(`{}`)
 	set := &train.Set{Channels: 1, Rows: side, Columns: side, Classes: 2, Labels: []int{0, 1}, Pixels: make([]uint8, 2*side*side)}
@@ -585,8 +669,6 @@ func FuzzRecord(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if len(text) < 4096 { // a network is at most as large as its text lets it be
-			_, _ = Training{}.training(r, set)
-		}
+		_, _ = Training{}.training(r, set)
 	})
 }

@@ -135,8 +135,48 @@ func (o Training) training(r *record, s *train.Set) (*training, error) {
 		return nil, fmt.Errorf("job: network %q: %w: package zoo has none of that name; vigie train --help lists them", t.Architecture, ErrAsk)
 	}
 	t.Recipe.Patience = 0
+	if err := t.checkSize(s); err != nil {
+		return nil, err
+	}
 	_, err := t.build(s, 1) // says now what cannot be built
 	return t, err
+}
+
+const mostWeights = 1 << 26 // of a shadow model
+
+// checkSize refuses a record's network before it is built, if it would not fit.
+func (t training) checkSize(s *train.Set) error {
+	if t.Members < 0 || t.Members > train.MaxMembers {
+		return fmt.Errorf("job: a network of %d members: %w: want at most %d", t.Members, ErrAsk, train.MaxMembers)
+	}
+	c := t.CNN
+	if c == nil {
+		return nil
+	}
+	tooLarge := fmt.Errorf("job: %s: %w: its network would have more than %d weights", t.Name, ErrAsk, mostWeights)
+	if c.Orientations < 0 || c.Orientations > 64 || c.Hidden < 0 || c.Hidden > 1<<16 || len(c.Stages) > 16 || c.Members < 0 || c.Members > train.MaxMembers {
+		return tooLarge
+	}
+	in, total, pixels := s.Channels*max(1, c.Orientations), 0, s.Rows*s.Columns
+	for _, stage := range c.Stages {
+		if len(stage) > 64 {
+			return tooLarge
+		}
+		for _, out := range stage {
+			if out < 1 || out > 1<<14 {
+				return tooLarge
+			}
+			if total += 9 * in * out; total > mostWeights {
+				return tooLarge
+			}
+			in = out
+		}
+		pixels /= 4
+	}
+	if (total+in*max(1, pixels)*max(1, c.Hidden))*max(1, c.Members) > mostWeights {
+		return tooLarge
+	}
+	return nil
 }
 
 // build makes the network for a set.
@@ -245,6 +285,14 @@ func persons(pool *train.Set) []int {
 	return out
 }
 
+// stopped says what is left of a run that was stopped.
+func stopped(done, models int, folder string, err error) error {
+	if folder == "" {
+		return fmt.Errorf("job: stopped at shadow model %d of %d: %w; with a folder to keep them in, the next run would go on from here", done+1, models, err)
+	}
+	return fmt.Errorf("job: stopped at shadow model %d of %d: %w; %d are kept in %s, and the same command goes on from there", done+1, models, err, done, folder)
+}
+
 // shadows are trained, or taken from a folder where an earlier run left them.
 type shadows struct {
 	privacy.Shadows
@@ -253,17 +301,25 @@ type shadows struct {
 }
 
 // train trains shadow models; those that the folder has are not trained again.
-func (t training) shadows(ctx context.Context, pool *train.Set, models int, share float64, looks int, seed uint64, folder string, progress func(string, float64)) (*shadows, error) {
-	out := &shadows{}
+func (t training) shadows(ctx context.Context, pool *train.Set, models int, share float64, looks int, seed uint64, folder string, progress func(string, float64)) (out *shadows, err error) {
+	out = &shadows{}
 	out.In, out.Queries = assign(pool, models, share, seed), looks
 	if folder != "" {
 		if err := os.MkdirAll(folder, 0o700); err != nil {
 			return nil, fmt.Errorf("job: the folder of shadow models: %w", err)
 		}
+		held, err := train.HoldOutput(filepath.Join(folder, "shadows.onnx"))
+		if err != nil {
+			return nil, fmt.Errorf("job: the folder of shadow models: %w", err)
+		}
+		defer func() { err = errors.Join(err, held.Release()) }()
 	}
 	whole := pixels(pool)
 	size := len(whole) / pool.Len()
 	for m := range models {
+		if err := ctx.Err(); err != nil {
+			return nil, stopped(m, models, folder, err)
+		}
 		members := 0
 		for _, in := range out.In[m] {
 			if in {
@@ -283,7 +339,10 @@ func (t training) shadows(ctx context.Context, pool *train.Set, models int, shar
 		} else {
 			if graph, n, statement, err = t.run(ctx, pool, out.In[m], own, func(done float64) {
 				progress("shadow models", (float64(m)+done*0.999)/float64(models))
-			}); err != nil {
+			}); err != nil && ctx.Err() != nil {
+				return nil, stopped(m, models, folder, ctx.Err())
+			}
+			if err != nil {
 				return nil, fmt.Errorf("job: training shadow model %d of %d: %w", m+1, models, err)
 			}
 			if err := t.keep(folder, pool, out.In[m], own, graph, statement); err != nil {
@@ -297,6 +356,9 @@ func (t training) shadows(ctx context.Context, pool *train.Set, models int, shar
 				all = append(all, look(pool, whole[i*size:(i+1)*size], k)...)
 			}
 			z, err := train.Logits(ctx, graph, n.Input, n.Logits, floats(pool, all))
+			if err != nil && ctx.Err() != nil {
+				return nil, stopped(m, models, folder, ctx.Err())
+			}
 			if err != nil {
 				return nil, err
 			}
