@@ -56,8 +56,8 @@ var hardCNN = train.CNN{
 }
 
 var hardRecipe = train.Recipe{
-	Epochs: 40, Batch: 64, Parts: 2, Rate: 3e-3, Warmup: 1, Optimizer: "adamw", Momentum: 0.9,
-	Decay: 0.05, Average: 0.998, Seed: 1,
+	Epochs: 12, Batch: 64, Parts: 2, Rate: 3e-3, Warmup: 1, Optimizer: "adamw", Momentum: 0.9,
+	Decay: 0.05, Average: 0.995, Seed: 1,
 	Augmentation: train.Augmentation{Shift: 1, Contrast: 0.1},
 }
 
