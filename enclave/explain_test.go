@@ -39,8 +39,10 @@ func repackaged(t testing.TB, pkg *model.Package, section string, survey func(*m
 	if !found || !more {
 		t.Fatalf("the manifest has no explanation before its plausibility:\n%s", manifest)
 	}
-	if err := os.Remove(filepath.Join(folder, model.ExplanationFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
-		t.Fatal(err)
+	for _, name := range []string{model.ExplanationFile, model.VerifiersFile} { // of the package as it was
+		if err := os.Remove(filepath.Join(folder, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			t.Fatal(err)
+		}
 	}
 	if err := os.WriteFile(path, []byte(before+"explanation:\n"+section+"\nplausibility:"+after), 0o644); err != nil {
 		t.Fatal(err)
