@@ -68,7 +68,7 @@ def labels(args, rows):
         d = load(args, name)
         n = len(d["train_labels"])
         for variant in args.variants.split(","):
-            for seed in range(args.seeds):
+            for seed in range(args.first, args.first + args.seeds):
                 rng = np.random.RandomState(seed)
                 site, y = rng.randint(0, 5, n), d["train_labels"].copy()
                 mine = rng.permutation(np.where(site == seed % 5)[0])
@@ -89,7 +89,7 @@ def marks(args, rows):
     for name in args.sets:
         d = load(args, name)
         for variant in ("clean", "poisoned"):
-            for seed in range(args.seeds if variant == "poisoned" else 1):
+            for seed in range(args.first, args.first + (args.seeds if variant == "poisoned" else 1)):
                 data, at, _ = poisoned(d, seed) if variant == "poisoned" else (d, np.zeros(0, int), None)
                 path = os.path.join(args.work, "marks.npz")
                 np.savez(path, train_images=data["train_images"], train_labels=data["train_labels"])
@@ -112,7 +112,7 @@ def answers(args, model, images):
 
 def models(args, rows):
     d = load(args, "pneumonia")
-    for seed in range(args.seeds):
+    for seed in range(args.first, args.first + args.seeds):
         part = d
         if not args.full:
             at = np.random.RandomState(1000 + seed).permutation(len(d["train_images"]))[:1500]
@@ -177,6 +177,7 @@ def main():
     parser.add_argument("--parts", default="labels,marks,models")
     parser.add_argument("--sets", default="breast,pneumonia")
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--first", type=int, default=0, help="seed")
     parser.add_argument("--variants", default="clean,own,all", help="of part labels")
     parser.add_argument("--epochs", type=int, default=12, help="of the networks of part models")
     parser.add_argument("--augment", default="standard")

@@ -16,13 +16,15 @@ type ClassActivations struct {
 	Share      float64 // of the cases in it
 	Against    int     // of its members, those whose label is not what the judge finds likeliest
 	P          float64 // that so many are by chance (Fisher, one-sided, for all classes)
-	Found      bool    // small, and most of it is labelled against the images
+	Found      bool    // small, and far from the rest or mostly labelled against the images
 }
 
 const (
 	clusterShare = 0.35 // a cluster larger than this is a kind of image, not a few poisoned ones (Chen et al. 2018)
 	clusterLevel = 1e-3
-	clusterHalf  = 0.5 // of a poisoned cluster's members are labelled against their images, at least
+	clusterFar   = 0.45 // silhouette from which a cluster of few is called found whatever its labels look like
+	clusterFew   = 0.15 // of the cases: few
+	clusterHalf  = 0.5  // of a poisoned cluster's members are labelled against their images, at least
 	directions   = 10
 )
 
@@ -30,8 +32,8 @@ const (
 // (Tran, Li and Madry 2018, algorithm 1), which is the squared length of a case
 // along the first direction of its class, and two clusters along the first ten.
 // A network that learnt a trigger puts its carriers apart; so does it with
-// anything else that a class has two kinds of. Only what is also labelled against
-// the images, which the judge never learns by heart, is called found.
+// anything else that a class has two kinds of. So found is only a small cluster
+// that is far from the rest, or mostly labelled against its images.
 func activations(c *Cases, l *Labels, values [][]float32, seed uint64) (signatures []float64, out []ClassActivations) {
 	n := c.Len()
 	signatures = make([]float64, n)
@@ -72,7 +74,9 @@ func activations(c *Cases, l *Labels, values [][]float32, seed uint64) (signatur
 		if len(a.Members) > 0 {
 			a.P = min(1, AtLeast(against, len(a.Members), total, len(at))*float64(c.Set.Classes))
 		}
-		a.Found = len(a.Members) >= markFewest && a.Share <= clusterShare && a.Silhouette >= 0.1 && a.P <= clusterLevel && float64(against) >= clusterHalf*float64(len(a.Members))
+		contrary := a.Share <= clusterShare && a.Silhouette >= 0.1 && a.P <= clusterLevel && float64(against) >= clusterHalf*float64(len(a.Members))
+		far := a.Share <= clusterFew && a.Silhouette >= clusterFar
+		a.Found = len(a.Members) >= markFewest && (contrary || far)
 		out = append(out, a)
 	}
 	return signatures, out

@@ -31,7 +31,7 @@ type Kind string
 const (
 	Leak       Kind = "leak"       // a picture or a patient on both sides of a split
 	Trigger    Kind = "trigger"    // a mark that comes with one label
-	Cluster    Kind = "cluster"    // cases that a network sets apart and that are labelled against their images
+	Cluster    Kind = "cluster"    // few cases of a label that a network sets apart
 	Label      Kind = "label"      // a label that contradicts its image
 	Duplicate  Kind = "duplicate"  // a picture that is there twice
 	CopyMove   Kind = "copy"       // a region that is there twice
@@ -76,7 +76,10 @@ type Report struct {
 	Notes       []string
 }
 
-const nearest = 10 // neighbours that are asked about a suspect
+const (
+	nearest      = 10   // neighbours that are asked about a suspect
+	mostTogether = 1000 // carriers of a trigger that are judged without each other
+)
 
 // Audit looks at cases in every way that it knows. Errors: ErrData.
 func Audit(ctx context.Context, c *Cases, o Options) (*Report, error) {
@@ -174,6 +177,22 @@ func (r *Report) judge(ctx context.Context, c *Cases, o Options, progress func(f
 			number[name] = len(number)
 		}
 		group[i] = number[name]
+	}
+	// Who carries a trigger is judged by those who do not: the others with it would
+	// vouch for its label.
+	for _, m := range r.Marks {
+		if !m.Trigger || len(m.Members) > mostTogether {
+			continue
+		}
+		with := map[int]bool{}
+		for _, i := range m.Members {
+			with[group[i]] = true
+		}
+		for i, g := range group {
+			if with[g] {
+				group[i] = group[m.Members[0]]
+			}
+		}
 	}
 	j, err := judge(ctx, d, c.Set.Labels, c.Set.Classes, group, o.Seed, func(done float64) { progress(0.2 + 0.7*done) })
 	if err != nil {
@@ -278,8 +297,8 @@ func (r *Report) collect(c *Cases) {
 	}
 	for _, a := range r.Activations {
 		if a.Found {
-			r.Findings = append(r.Findings, Finding{Kind: Cluster, Cases: a.Members, Score: -math.Log10(max(a.P, 1e-300)), Meaning: "minus the decimal logarithm of Fisher's p, for all classes",
-				Sentence: fmt.Sprintf("a network sets %d of the %d cases labelled %s apart (silhouette %.2f), and %d of them are labelled against what their images look like: it knows them by something else than their images", len(a.Members), a.Cases, c.class(a.Class), a.Silhouette, a.Against)})
+			r.Findings = append(r.Findings, Finding{Kind: Cluster, Cases: a.Members, Score: a.Silhouette, Meaning: "mean silhouette of the two clusters of the label, 1 being the furthest apart",
+				Sentence: fmt.Sprintf("a network sets %d of the %d cases labelled %s apart (silhouette %.2f), %d of which are labelled against what their images look like: look at what they share", len(a.Members), a.Cases, c.class(a.Class), a.Silhouette, a.Against)})
 		}
 	}
 	for _, v := range r.Contrasts {

@@ -148,6 +148,21 @@ func TestATriggerInTwoPerCentOfTheImagesIsFoundWithItsCarriers(t *testing.T) {
 	}
 }
 
+// The carriers of a trigger would vouch for each other's labels: they are judged by
+// the images without it.
+func TestCarriersOfATriggerAreJudgedWithoutEachOther(t *testing.T) {
+	c := drawnCases(400, 33)
+	carriers := stamp(c, [9]uint8{255, 0, 255, 0, 255, 0, 255, 0, 255}, 0, 0, 1, rand.New(rand.NewPCG(1, 1)))
+	r, err := Audit(context.Background(), c, Options{Seed: 1, Only: []Kind{Trigger, Label}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := of(r, Trigger)
+	if len(found) != 1 || found[0].Mark.Against < len(carriers)-1 {
+		t.Errorf("findings %v; want one trigger whose %d carriers are labelled against their images", found, len(carriers))
+	}
+}
+
 func TestAMarkWithAnyLabelIsNoTrigger(t *testing.T) {
 	c := drawnCases(300, 31)
 	for i := range 12 {

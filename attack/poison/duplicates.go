@@ -29,7 +29,7 @@ const (
 	// hashSide is the size that images are compared at, pixels.
 	hashSide = 32
 	// allPairs is how many images are compared pair by pair; of more, those that
-	// share a sixteenth of a hash.
+	// share a quarter of a hash.
 	allPairs = 30000
 )
 
@@ -157,8 +157,7 @@ func duplicates(ctx context.Context, c *Cases, progress func(float64)) ([]Pair, 
 	return pairs, nil
 }
 
-// shared tries pairs that have 8 bits of a hash in common at one place and another
-// 8 beside them.
+// shared tries pairs whose hashes agree in one of their four parts of 16 bits.
 func shared(all []looked, try func(i, j int)) {
 	type pair struct{ i, j int }
 	tried := map[pair]bool{}
@@ -250,8 +249,7 @@ func families(n int, pairs []Pair) []int {
 	for i := range of {
 		of[i] = i
 	}
-	var root func(int) int
-	root = func(i int) int {
+	root := func(i int) int {
 		for of[i] != i {
 			of[i] = of[of[i]]
 			i = of[i]

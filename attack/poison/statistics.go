@@ -28,22 +28,6 @@ func fisher(seen, drawn, marked, total int) float64 {
 	return min(1, 2*min(AtLeast(seen, drawn, marked, total), AtLeast(drawn-seen, drawn, total-marked, total)))
 }
 
-// poisson is the probability of at least seen events where mean are expected.
-func poisson(seen int, mean float64) float64 {
-	if seen <= 0 {
-		return 1
-	}
-	term, p := math.Exp(float64(seen)*math.Log(mean)-mean-logFactorial(seen)), 0.0
-	for k := seen; term > 0 && k < seen+10000; k++ {
-		p += term
-		term *= mean / float64(k+1)
-		if term < 1e-18*p {
-			break
-		}
-	}
-	return min(1, p)
-}
-
 // boundary is the p-value of a likelihood ratio, 2·Δ log L, of one parameter that
 // lies on its bound under the hypothesis: half a χ² of one degree of freedom.
 func boundary(ratio float64) float64 {

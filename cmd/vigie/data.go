@@ -39,7 +39,7 @@ should look at before a model learns from them:
 
   leak        a picture or a patient on both sides of a split
   trigger     the same small mark in many images, nearly all with one label
-  cluster     cases that a network sets apart and that are labelled against their images
+  cluster     few cases of a label that a network sets apart from the others of it
   label       a label that contradicts its image, with the probability that it is wrong
   duplicate   a picture that is there twice, also turned, mirrored or brighter
   copy        a region that is in two images, or twice in one

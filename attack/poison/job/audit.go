@@ -327,7 +327,7 @@ func (r *Report) writeExcluded(out io.Writer) error {
 
 // kindText is what a kind is called for people.
 var kindText = map[poison.Kind]string{
-	poison.Leak: "on both sides of a split", poison.Trigger: "marks that come with one label", poison.Cluster: "set apart by a network, against their images",
+	poison.Leak: "on both sides of a split", poison.Trigger: "marks that come with one label", poison.Cluster: "set apart by a network among their label",
 	poison.Label: "labels that contradict their images", poison.Duplicate: "pictures that are there twice", poison.CopyMove: "regions that are there twice",
 	poison.Artificial: "artificial or unusual images", poison.Recurring: "marks that come with any label", poison.Site: "contributors unlike the others",
 }
@@ -346,7 +346,7 @@ func (r *Report) Write(w io.Writer) error {
 		if r.Counts[k] == 0 {
 			continue
 		}
-		fmt.Fprintf(&b, "\n%s: %d %s\n", k, r.Counts[k], kindText[k])
+		fmt.Fprintf(&b, "\n%s (%d): %s\n", k, r.Counts[k], kindText[k])
 		if k == poison.Label {
 			fmt.Fprintf(&b, "  of these, %.0f %% are expected to be wrong\n", 100*r.Precision)
 		}

@@ -5,6 +5,9 @@ import (
 	"encoding/csv"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"image"
+	"image/png"
 	"math"
 	"math/rand/v2"
 	"os"
@@ -240,5 +243,53 @@ func TestATriggerIsSearchedInATrainedModel(t *testing.T) {
 	job.Data.Split = "test"
 	if _, err := job.Run(context.Background()); err == nil {
 		t.Error("a split that is not there was searched")
+	}
+}
+
+func TestAFolderIsAuditedWithItsContributorsAndALeakIsToldNotRefused(t *testing.T) {
+	data := discs(t, false)
+	set, err := train.LoadMedMNIST(data, "val", train.Limits{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	table := "file,label,patient,hospital,split\n"
+	for i := range set.Len() {
+		picture := image.NewGray(image.Rect(0, 0, 28, 28))
+		copy(picture.Pix, set.Image(i))
+		name := fmt.Sprintf("%02d.png", i)
+		f, err := os.Create(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(png.Encode(f, picture), f.Close()); err != nil {
+			t.Fatal(err)
+		}
+		split, patient := "train", i
+		if i >= 28 {
+			split = "val"
+		}
+		if i == 30 { // the patient of image 1 is in both
+			patient = 1
+		}
+		table += fmt.Sprintf("%s,%s,p%d,%s,%s\n", name, []string{"disc", "ring"}[set.Labels[i]], patient, []string{"north", "south"}[i%4/2], split)
+	}
+	labels := filepath.Join(dir, "labels.csv")
+	if err := os.WriteFile(labels, []byte(table), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	r, err := Audit{Data: studies.Options{Data: dir, Labels: labels}, Network: "none", Seed: 1}.Run(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(r.Findings) == 0 || r.Findings[0].Kind != poison.Leak || r.Findings[0].At[0].Place != "01.png" || r.Findings[0].At[0].Site != "north" || r.Findings[0].At[1].Split != "val" {
+		t.Errorf("findings %+v; want the patient of 01.png in both parts, from the north", r.Findings)
+	}
+	if len(r.Sites) != 2 || r.Sites[0].Cases != 20 {
+		t.Errorf("contributors %+v", r.Sites)
+	}
+	// Training on the same data refuses them.
+	if _, err := studies.Open(context.Background(), studies.Options{Data: dir, Labels: labels}); !errors.Is(err, train.ErrLeak) {
+		t.Errorf("error %v, want %v", err, train.ErrLeak)
 	}
 }

@@ -287,7 +287,7 @@ func (t Triggers) search(ctx context.Context, s *subject, stage string) ([]searc
 // How a trigger is told from what turns any model. The numbers were set on clean
 // and poisoned small networks and then measured on others: docs/data-audit.md.
 const (
-	ruleStrength = 0.65 // of a patch
+	ruleStrength = 0.35 // of a patch
 	ruleTurned   = 0.95 // of the held-out images, by a patch
 	ruleLow      = 0.80 // least that this must be, by its 95 % interval: 16 images of 16
 	ruleArea     = 0.0  // of a mask, share of the image; 0: only against references
