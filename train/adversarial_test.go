@@ -64,7 +64,7 @@ func TestTheInnerMaximisationRaisesTheLossAndStaysInBallAndRange(t *testing.T) {
 	} {
 		for _, h := range []Hardening{
 			{Method: PGDAT, Eps: 0.1}, {Method: TRADES, Norm: L2, Eps: 0.8}, {Method: PGDAT, Norm: Patch, Side: 3},
-			{Method: PGDAT, Eps: 0.1, Noise: 0.1}, {Method: PGDAT, Norm: L2, Eps: 0.8, Occlusion: &Occlusion{Sizes: []int{3}}},
+			{Method: PGDAT, Eps: 0.1, Noise: 0.1}, {Method: PGDAT, Norm: L2, Eps: 0.8, Occlusion: &Occlusion{Sizes: []int{3}, Fill: Grey}},
 		} {
 			t.Run(fmt.Sprintf("%s %s %s", name, h.Method, h.Norm), func(t *testing.T) {
 				spec := h

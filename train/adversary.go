@@ -139,7 +139,6 @@ func (a *adversary) newRoom() *room {
 // open sets the room of place b around its image in centre: pixels stay in
 // 0..1, or, of noisy images, where they come to lie.
 func (r *room) open(h *Hardening, b, per int, eps float64) {
-	r.eps = eps
 	unbounded := float32(math.Inf(1))
 	for i := b * per; i < (b+1)*per; i++ {
 		x := r.centre[i]

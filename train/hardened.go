@@ -128,6 +128,7 @@ func (h *hardened) openRooms(ctx context.Context, images []float32, laid [][]squ
 	a := h.adversary
 	per := int(product(a.shape))
 	copy(h.room.centre, images)
+	h.room.eps = eps
 	a.each(func(b int) { h.room.open(&h.spec, b, per, eps) })
 	if h.spec.Norm == Patch {
 		if err := a.place(ctx, h.room); err != nil {
