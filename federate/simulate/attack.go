@@ -88,11 +88,10 @@ type conspiracy struct {
 	bad      int
 	rng      *rand.Rand
 
-	mu     sync.Mutex
-	round  int       // that crafted is of; -1 before the first
-	global []float32 // that round's
-	craft  []float32
-	first  map[string][]float32
+	mu    sync.Mutex
+	round int // that crafted is of; -1 before the first
+	craft []float32
+	first map[string][]float32
 }
 
 type honestSite struct {
