@@ -7,6 +7,8 @@ import (
 	"math/rand/v2"
 	"slices"
 
+	"gonum.org/v1/gonum/mathext"
+
 	"github.com/vigie/vigie/train"
 )
 
@@ -23,70 +25,12 @@ func ClopperPearson(hits, n int) train.Interval {
 	k, total := float64(hits), float64(n)
 	out := train.Interval{Value: k / total, High: 1}
 	if hits > 0 {
-		out.Low = betaQuantile(0.025, k, total-k+1)
+		out.Low = mathext.InvRegIncBeta(k, total-k+1, 0.025)
 	}
 	if hits < n {
-		out.High = betaQuantile(0.975, k+1, total-k)
+		out.High = mathext.InvRegIncBeta(k+1, total-k, 0.975)
 	}
 	return out
-}
-
-// betaQuantile is the quantile q of the Beta(a, b) distribution, by bisection.
-func betaQuantile(q, a, b float64) float64 {
-	low, high := 0.0, 1.0
-	for range 200 {
-		middle := (low + high) / 2
-		if middle == low || middle == high {
-			break
-		}
-		if betaShare(middle, a, b) < q {
-			low = middle
-		} else {
-			high = middle
-		}
-	}
-	return (low + high) / 2
-}
-
-// betaShare is the regularised incomplete beta function I_x(a, b), by Lentz's
-// continued fraction (Abramowitz and Stegun 26.5.8).
-func betaShare(x, a, b float64) float64 {
-	if x <= 0 || x >= 1 {
-		return max(0, min(1, x))
-	}
-	if x > (a+1)/(a+b+2) {
-		return 1 - betaShare(1-x, b, a)
-	}
-	la, _ := math.Lgamma(a)
-	lb, _ := math.Lgamma(b)
-	lab, _ := math.Lgamma(a + b)
-	front := math.Exp(lab-la-lb+a*math.Log(x)+b*math.Log1p(-x)) / a
-	const tiny = 1e-300
-	f, c, d := 1.0, 1.0, 0.0
-	for i := range 2000 {
-		m := float64(i / 2)
-		var term float64
-		switch {
-		case i == 0:
-			term = 1
-		case i%2 == 0:
-			term = m * (b - m) * x / ((a + 2*m - 1) * (a + 2*m))
-		default:
-			term = -(a + m) * (a + b + m) * x / ((a + 2*m) * (a + 2*m + 1))
-		}
-		if d = 1 + term*d; math.Abs(d) < tiny {
-			d = tiny
-		}
-		d = 1 / d
-		if c = 1 + term/c; math.Abs(c) < tiny {
-			c = tiny
-		}
-		f *= c * d
-		if math.Abs(1-c*d) < 1e-14 {
-			break
-		}
-	}
-	return front * (f - 1)
 }
 
 // FalsePositiveRates are those at which true-positive rates are given: an attack

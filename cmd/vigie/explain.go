@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"os"
 	"strings"
 	"time"
 
@@ -100,19 +101,26 @@ data (other examples), or rows in an .npy or .csv file.`,
 	return command
 }
 
-// progressLine rewrites a line on standard error for work of more than a second.
+// progressLine rewrites a line on standard error for work of more than a second;
+// where that is no terminal, it writes one every half minute.
 func progressLine(cmd *cobra.Command) func(done, total int) {
 	start, last := time.Now(), time.Time{}
+	begin, end, every := "", "\n", 30*time.Second
+	if file, is := cmd.ErrOrStderr().(*os.File); is {
+		if info, err := file.Stat(); err == nil && info.Mode()&os.ModeCharDevice != 0 {
+			begin, end, every = "\r", "", 200*time.Millisecond
+		}
+	}
 	return func(done, total int) {
 		now := time.Now()
-		if now.Sub(start) < time.Second || now.Sub(last) < 200*time.Millisecond && done < total {
+		if now.Sub(start) < time.Second || now.Sub(last) < every && done < total {
 			return
 		}
 		last = now
-		end := ""
+		closing := end
 		if done == total {
-			end = "\n"
+			closing = "\n"
 		}
-		fmt.Fprintf(cmd.ErrOrStderr(), "\r%d of %d%s", done, total, end)
+		fmt.Fprintf(cmd.ErrOrStderr(), "%s%d of %d%s", begin, done, total, closing)
 	}
 }
