@@ -326,6 +326,9 @@ func (k killed) Ask(ctx context.Context, o Order) (Answer, error) {
 
 func TestKilledAtAnyMomentAFederationEndsWithTheSameWeights(t *testing.T) {
 	for _, algorithm := range []Algorithm{FedAvg, FedYogi, SCAFFOLD} {
+		if testing.Short() && algorithm != SCAFFOLD {
+			continue
+		}
 		run := func(kill bool) []float32 {
 			s := newSchool(t, 4, 5, func(terms *Terms) { terms.Algorithm = algorithm })
 			keeper := memoryKeeper{}
