@@ -70,7 +70,7 @@ var allowed = map[string][]string{
 	"model":     {"", "onnx", "engine", "explain", "guard/certificate", "medical/dicom"},
 	"probe":     {"", "onnx", "onnx/autodiff", "onnx/zoo", "engine", "engine/safetensors", "train", "train/studies", "explain", "model", "medical/dicom", "medical/dicom/phantom"},
 	"guard/job": {"", "onnx", "engine", "guard", "guard/certificate", "medical/dicom", "model", "probe", "train", "train/studies"},
-	"enclave":   {"", "onnx", "engine", "explain", "guard", "guard/certificate", "model", "attest", "keys/certificates", "medical/dicom"},
+	"enclave":   {"", "onnx", "engine", "explain", "guard", "guard/certificate", "model", "attest", "keys/certificates", "keys/dsse", "medical/dicom"},
 	"gateway": {"", "onnx", "engine", "model", "attest", "enclave", "keys", "keys/certificates", "store", "audit",
 		"medical/dicom", "medical/dicom/..."},
 	"models":     {},

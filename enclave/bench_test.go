@@ -118,6 +118,8 @@ func BenchmarkSignFinding(b *testing.B) {
 	}
 	payload := make([]byte, 4<<10)
 	for b.Loop() {
-		sign(key, payload)
+		if _, err := sign(key, payload); err != nil {
+			b.Fatal(err)
+		}
 	}
 }

@@ -257,7 +257,11 @@ func (w *Worker) diagnose(ctx context.Context, sealed []byte, release func()) ([
 		}
 	}
 	w.observe.finding(finding)
-	return sealFinding(replyKey, key.identity, secret, sign(w.keys.signing, payload))
+	signed, err := sign(w.keys.signing, payload)
+	if err != nil {
+		return nil, err
+	}
+	return sealFinding(replyKey, key.identity, secret, signed)
 }
 
 func (w *Worker) open(sealed []byte) (*enclaveKey, sealedCase, requestSecret, error) {
