@@ -7,8 +7,8 @@ import (
 )
 
 // Stepper takes the steps of a training run one at a time, with the machinery
-// of Run: for loops of one's own, such as the local steps of a federated site,
-// and for measuring what a step costs.
+// of Run: for loops of one's own, and for measuring what a step costs. Local is
+// for runs on the terms of a federation.
 type Stepper struct {
 	trainer *trainer
 	rng     *rand.Rand

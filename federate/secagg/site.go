@@ -111,7 +111,7 @@ func openSite(r Round, name string, signer crypto.Signer) (*Site, error) {
 }
 
 // MarshalBinary writes the site's state, with the secrets of the round: a file
-// that only the site may read, gone when the round is over.
+// that only the site may read. Whoever keeps it removes it when the round is over.
 func (s *Site) MarshalBinary() ([]byte, error) { return json.Marshal(s.state) }
 
 // RestoreSite goes on with what MarshalBinary wrote for the same round.

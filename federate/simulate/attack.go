@@ -8,8 +8,6 @@ import (
 	"strings"
 	"sync"
 
-	"gonum.org/v1/gonum/stat/distuv"
-
 	"github.com/vigie/vigie/federate"
 	"github.com/vigie/vigie/train"
 )
@@ -84,8 +82,6 @@ type conspiracy struct {
 	strength float64
 	terms    federate.Terms
 	honest   []honestSite
-	sites    int
-	bad      int
 	rng      *rand.Rand
 
 	mu    sync.Mutex
@@ -164,14 +160,6 @@ func (c *conspiracy) know(ctx context.Context, round int, global []float32) erro
 		}
 	}
 	return nil
-}
-
-// HiddenALIE is the number of standard deviations with which ALIE of so many bad
-// sites stays within a majority (Baruch et al. 2019, algorithm 3): weaker than
-// the default, and harder to see.
-func HiddenALIE(sites, bad int) float64 {
-	needed := sites/2 + 1 - bad
-	return distuv.UnitNormal.Quantile(float64(sites-bad-needed) / float64(sites-bad))
 }
 
 func moments(rows [][]float32) (mean, deviation []float32) {

@@ -260,7 +260,7 @@ func (o Options) cast(r *Report, engine *federate.Engine, division [][]int) (*ca
 		if err != nil {
 			return nil, err
 		}
-		plot = &conspiracy{attack: row, strength: o.Strength, terms: o.Terms, sites: o.Sites, bad: o.Malicious, round: -1, rng: rng, first: map[string][]float32{}}
+		plot = &conspiracy{attack: row, strength: o.Strength, terms: o.Terms, round: -1, rng: rng, first: map[string][]float32{}}
 		if plot.strength == 0 {
 			plot.strength = row.Strength
 		}
