@@ -89,11 +89,18 @@ func TestGuardsThatWereFittedKnowTheirOwnImagesAndNoOthers(t *testing.T) {
 func TestAPackageWithoutGuardsAndTooFewImagesAreRefused(t *testing.T) {
 	dir := demoCopy(t)
 	few := images(t, "breastmnist", "val")
+	before, err := model.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// With verifiers alone the answers can be tried; without either nothing can.
+	if _, err := before.WriteFitted(nil, nil); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := (Try{Package: dir, Data: few}).Run(context.Background()); !errors.Is(err, model.ErrNoGuards) {
 		t.Errorf("got %v", err)
 	}
-	before, err := model.Open(dir)
-	if err != nil {
+	if before, err = model.Open(dir); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := (Fit{Package: dir, Data: few}).Run(context.Background()); !errors.Is(err, guard.ErrTooFew) {
