@@ -27,6 +27,11 @@ type CoordinatorOptions struct {
 	// Parallel is how many sites are asked at a time; 0 is all. It does not change
 	// the result.
 	Parallel int
+	// Opened, if not nil, is told of every sum before a rule judges it: whose it is,
+	// their mean update with SCAFFOLD's change behind it, and the sites' weights
+	// together. It is all that a coordinator learns of the sites' examples, and what
+	// an audit of their privacy attacks.
+	Opened func(survivors []string, mean []float32, weight float64)
 }
 
 // Coordinator leads a federation. It holds the model once, whatever the number
@@ -250,6 +255,9 @@ func (g *groupRound) run(ctx context.Context) (groupSum, GroupOutcome, error) {
 		s.mean[j] = float32(values[j] / s.weight)
 	}
 	s.loss, out.Weight = values[n+1]/s.weight, s.weight
+	if c.Opened != nil {
+		c.Opened(out.Survivors, s.mean, s.weight)
+	}
 	return s, out, nil
 }
 
