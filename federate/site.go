@@ -50,10 +50,18 @@ type SiteOptions struct {
 	Keeper  Keeper    // keeps what must outlive the process; nil: nothing does
 	Random  io.Reader // of keys; nil: crypto/rand
 	Seed    uint64    // of local training
-	// Tamper, if not nil, changes the update that was learnt from the global
-	// variables, after it was clipped, as a malicious site would. For simulations
-	// of attacks alone.
-	Tamper func(ctx context.Context, round int, global, update []float32) error
+	// Tamper, if not nil, changes what the site is about to send, after it was
+	// clipped, as a malicious site would. For simulations of attacks alone.
+	Tamper func(ctx context.Context, d *Draft) error
+}
+
+// Draft is what a site has learnt and is about to write in fixed point and mask.
+type Draft struct {
+	Round  int       // of the terms, from 0
+	Group  []string  // that the sum will be of
+	Global []float32 // variables that the round began with
+	Update []float32 // changed in place
+	Weight float64   // that the site counts for, 0 to 1
 }
 
 // Site is a hospital's side of a federation. It obeys one order at a time.
@@ -226,12 +234,14 @@ func (s *Site) train(ctx context.Context, o Order) ([]uint32, error) {
 		}
 	}
 	clip(plain, s.Terms.Bound)
+	weight := float32(min(s.Trainer.Examples(), s.Terms.MaxExamples)) / float32(s.Terms.MaxExamples)
 	if s.Tamper != nil {
-		if err := s.Tamper(ctx, work.Round, w.Variables, plain); err != nil {
+		d := &Draft{Round: work.Round, Group: s.keep.Order.Group, Global: w.Variables, Update: plain, Weight: float64(weight)}
+		if err := s.Tamper(ctx, d); err != nil {
 			return nil, err
 		}
+		weight = float32(d.Weight)
 	}
-	weight := float32(min(s.Trainer.Examples(), s.Terms.MaxExamples)) / float32(s.Terms.MaxExamples)
 	plain = append(plain, change...)
 	for j := range plain {
 		plain[j] *= weight

@@ -63,8 +63,9 @@ that differ much in size and in what they see.
 
 Algorithms:
 ` + table(algorithms) + `
---malicious NUMBER:ATTACK[:STRENGTH] makes so many sites work against the others,
-together, and knowing all:
+--malicious NUMBER:ATTACK[:STRENGTH[:aware]] makes so many sites work against the
+others, together, knowing all, at the largest weight; aware ones aim with their
+group's mean rather than with their own update:
 ` + table(attacks) + `
 --group-size K opens the sum of each of several groups of at least K sites, drawn
 anew every round, and --rule judges them:
@@ -141,7 +142,7 @@ model remembers of its examples.`,
 	flags.IntVar(&terms.GroupSize, "group-size", 0, "sites of a group at least; 0 is one group of all")
 	flags.StringVar(&rule, "rule", string(terms.Rule), "how groups are combined")
 	flags.IntVar(&terms.Bad, "bad-groups", 0, "groups that the rule must stand")
-	flags.StringVar(&malicious, "malicious", "", "NUMBER:ATTACK[:STRENGTH]")
+	flags.StringVar(&malicious, "malicious", "", "NUMBER:ATTACK[:STRENGTH[:aware]]")
 	flags.Float64Var(&j.Dropout, "dropout", 0, "share of sites that fall silent in a round")
 	flags.BoolVar(&j.Compare, "compare", false, "train on all examples in one place, and at every site alone, too")
 	flags.BoolVar(&standard, "standard-operators", false, "compute on ONNX Runtime's operators, not on the engine's own")

@@ -2,9 +2,11 @@ package simulate
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 
@@ -26,6 +28,7 @@ const (
 	MinSum    Attack = "min-sum"
 	FreeRider Attack = "free-rider"
 	Replay    Attack = "replay"
+	Backdoor  Attack = "backdoor"
 )
 
 // AttackRow is a row of the table of attacks.
@@ -38,8 +41,10 @@ type AttackRow struct {
 	Unit     string // of the strength
 }
 
-// Attacks lists all attacks. The malicious sites work together; those of ALIE,
-// IPM, min-max and min-sum know every honest update before they choose theirs.
+// Attacks lists all attacks. The malicious sites work together, claim the largest
+// weight, and keep within the terms' bound, beyond which they would be seen; those
+// of ALIE, IPM, min-max and min-sum know every honest update and the groups of the
+// round before they choose theirs.
 func Attacks() []AttackRow {
 	return []AttackRow{
 		{LabelFlip, "trains on wrong labels", "Tolpegin et al. 2020", 1, "times its update"},
@@ -51,6 +56,7 @@ func Attacks() []AttackRow {
 		{MinSum, "as far as keeps the sum of squared distances within an honest one's", "Shejwalkar and Houmansadr 2021", 1, "of that distance"},
 		{FreeRider, "sends nothing, and takes the model", "Lin et al. 2019", 1, ""},
 		{Replay, "sends what it learnt in its first round again and again", "of our own", 1, "times that update"},
+		{Backdoor, "learns that a mark on an image means class 0, and sends it enlarged", "Bagdasaryan et al. 2020, model replacement", 5, "times its update"},
 	}
 }
 
@@ -76,32 +82,96 @@ func flipped(s *train.Set) *train.Set {
 	return &out
 }
 
+// The mark of the backdoor: a square of full brightness, so many pixels wide and
+// so many from the last row and column, and the class that it is to mean.
+const (
+	markSize   = 4
+	markMargin = 3
+	markClass  = 0
+)
+
+// canMark says whether images of a set have room for the mark.
+func canMark(s *train.Set) bool {
+	return s.Shape == nil && !s.Multi() && min(s.Rows, s.Columns) >= markSize+markMargin
+}
+
+// marked is a set whose every image carries the mark; labels are as they were.
+func marked(s *train.Set) *train.Set {
+	out := *s
+	out.Pixels, out.Values = append([]uint8(nil), s.Pixels...), append([]float32(nil), s.Values...)
+	if s.Pixels == nil {
+		out.Pixels = nil
+	}
+	if s.Values == nil {
+		out.Values = nil
+	}
+	for plane := range s.Len() * s.Channels {
+		for y := s.Rows - markMargin - markSize; y < s.Rows-markMargin; y++ {
+			for x := s.Columns - markMargin - markSize; x < s.Columns-markMargin; x++ {
+				at := (plane*s.Rows+y)*s.Columns + x
+				if out.Pixels != nil {
+					out.Pixels[at] = 255
+				} else {
+					out.Values[at] = 1
+				}
+			}
+		}
+	}
+	return &out
+}
+
+// poisoned is a set with a marked copy of every image, labelled as the mark is to
+// mean.
+func poisoned(s *train.Set) *train.Set {
+	twice := make([]int, 0, 2*s.Len())
+	for range 2 {
+		for i := range s.Len() {
+			twice = append(twice, i)
+		}
+	}
+	out := s.Subset(twice)
+	with := marked(s)
+	copy(out.Pixels[len(out.Pixels)/2:], with.Pixels)
+	copy(out.Values[len(out.Values)/2:], with.Values)
+	for i := s.Len(); i < out.Len(); i++ {
+		out.Labels[i] = markClass
+	}
+	return out
+}
+
 // conspiracy is what the malicious sites do together.
 type conspiracy struct {
 	attack   AttackRow
 	strength float64
+	aware    bool // makes the mean of the group, not the site's update, what the attack wants
 	terms    federate.Terms
 	honest   []honestSite
+	bad      map[string]bool
 	rng      *rand.Rand
 
-	mu    sync.Mutex
-	round int // that crafted is of; -1 before the first
-	craft []float32
-	first map[string][]float32
+	mu      sync.Mutex
+	round   int // that updates and craft are of; -1 before the first
+	updates [][]float32
+	craft   []float32
+	first   map[string][]float32
 }
 
 type honestSite struct {
+	name    string
 	trainer federate.Trainer
 	seed    uint64
+	weight  float64
 }
 
 // tamper is what a malicious site does to the update that it learnt.
-func (c *conspiracy) tamper(name string) func(context.Context, int, []float32, []float32) error {
-	return func(ctx context.Context, round int, global, update []float32) error {
+func (c *conspiracy) tamper(name string) func(context.Context, *federate.Draft) error {
+	return func(ctx context.Context, d *federate.Draft) error {
 		c.mu.Lock()
 		defer c.mu.Unlock()
+		d.Weight = 1
+		update := d.Update
 		switch c.attack.Name {
-		case LabelFlip: // its examples are what is wrong
+		case LabelFlip, Backdoor: // its examples are what is wrong
 			scale(update, c.strength)
 		case SignFlip:
 			scale(update, -c.strength)
@@ -119,15 +189,43 @@ func (c *conspiracy) tamper(name string) func(context.Context, int, []float32, [
 			copy(update, c.first[name])
 			scale(update, c.strength)
 		default:
-			if err := c.know(ctx, round, global); err != nil {
+			if err := c.know(ctx, d.Round, d.Global); err != nil {
 				return err
 			}
 			copy(update, c.craft)
+			if c.aware {
+				c.compensate(d)
+			}
 		}
-		for i, v := range update { // what no site could send
-			update[i] = float32(max(-c.terms.Bound, min(c.terms.Bound, float64(v))))
+		// no farther than what would be seen of the sum
+		if l := length(update); l > c.terms.Bound {
+			scale(update, c.terms.Bound/l*(1-1e-6))
 		}
 		return nil
+	}
+}
+
+// compensate makes a draft, with those of the other malicious sites of its group,
+// move the group's mean to where the craft is, whatever the honest members send.
+func (c *conspiracy) compensate(d *federate.Draft) {
+	malicious, total := 0.0, 0.0
+	for _, name := range d.Group {
+		if c.bad[name] {
+			malicious++
+		}
+	}
+	total = malicious
+	for i, h := range c.honest {
+		if !slices.Contains(d.Group, h.name) {
+			continue
+		}
+		total += h.weight
+		for j, v := range c.updates[i] {
+			d.Update[j] -= float32(h.weight/malicious) * v
+		}
+	}
+	for j, v := range c.craft {
+		d.Update[j] += float32(total/malicious-1) * v
 	}
 }
 
@@ -136,15 +234,15 @@ func (c *conspiracy) know(ctx context.Context, round int, global []float32) erro
 	if c.round == round && c.craft != nil {
 		return nil
 	}
-	var updates [][]float32
+	c.updates = c.updates[:0]
 	for _, h := range c.honest {
 		update, err := federate.Learn(ctx, h.trainer, federate.Work{Terms: c.terms, Round: round, Seed: h.seed}, global)
 		if err != nil {
 			return err
 		}
-		updates = append(updates, update)
+		c.updates = append(c.updates, update)
 	}
-	mean, deviation := moments(updates)
+	mean, deviation := moments(c.updates)
 	c.round, c.craft = round, mean
 	switch c.attack.Name {
 	case IPM:
@@ -154,12 +252,40 @@ func (c *conspiracy) know(ctx context.Context, round int, global []float32) erro
 			c.craft[i] -= float32(c.strength) * deviation[i]
 		}
 	case MinMax, MinSum:
-		gamma := c.strength * reach(updates, mean, deviation, c.attack.Name == MinSum)
+		gamma := c.strength * reach(c.updates, mean, deviation, c.attack.Name == MinSum)
 		for i := range c.craft {
 			c.craft[i] -= float32(gamma) * deviation[i]
 		}
 	}
 	return nil
+}
+
+// remembered is an honest site's trainer, of which the last round's work is kept,
+// so that whoever knows it need not do it again.
+type remembered struct {
+	federate.Trainer
+	mu    sync.Mutex
+	work  federate.Work // that was done
+	from  [sha256.Size]byte
+	steps int
+	loss  float64
+}
+
+func (t *remembered) Train(ctx context.Context, w federate.Work) (int, float64, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	from := (&federate.Weights{Variables: w.Variables, Control: w.Correction}).Digest()
+	if t.work.Variables == nil || t.work.Round != w.Round || t.from != from {
+		steps, loss, err := t.Trainer.Train(ctx, w)
+		if err != nil {
+			return 0, 0, err
+		}
+		t.work, t.from, t.steps, t.loss = w, from, steps, loss
+		t.work.Variables = slices.Clone(w.Variables)
+		return steps, loss, nil
+	}
+	copy(w.Variables, t.work.Variables)
+	return t.steps, t.loss, nil
 }
 
 func moments(rows [][]float32) (mean, deviation []float32) {

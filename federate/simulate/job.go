@@ -107,6 +107,9 @@ func (r *Report) Write(w io.Writer) error {
 	if r.Accuracy.High > 0 {
 		fmt.Fprintf(&b, "accuracy  %.1f %%  (%.1f to %.1f)\n", 100*r.Accuracy.Value, 100*r.Accuracy.Low, 100*r.Accuracy.High)
 	}
+	if r.Triggered != nil {
+		fmt.Fprintf(&b, "backdoor  %.1f %% of the others' images with the mark are taken for class %d  (%.1f to %.1f); without it %.1f %%\n", 100*r.Triggered.Value, markClass, 100*r.Triggered.Low, 100*r.Triggered.High, 100*r.Untriggered.Value)
+	}
 	if r.Central != nil {
 		fmt.Fprintf(&b, "all examples in one place: AUC %.4f; sites alone: mean %.4f, from %.4f to %.4f\n", r.Central.Value, r.Alone.Value, r.Alone.Low, r.Alone.High)
 	}
@@ -119,12 +122,16 @@ func (r *Report) Write(w io.Writer) error {
 
 func mega(bytes int64) float64 { return float64(bytes) / 1e6 }
 
-// ParseMalicious reads "3:alie" or "3:alie:1.5": how many, what, how strongly.
+// ParseMalicious reads "3:alie", "3:alie:1.5" or "3:alie:1.5:aware": how many,
+// what, how strongly, and whether they aim with their groups' means.
 func (o *Options) ParseMalicious(text string) error {
 	if text == "" {
 		return nil
 	}
 	parts := strings.Split(text, ":")
+	if len(parts) == 4 && parts[3] == "aware" {
+		o.Aware, parts = true, parts[:3]
+	}
 	if len(parts) < 2 || len(parts) > 3 {
 		return fmt.Errorf("simulate: %q: %w: want NUMBER:ATTACK, such as 3:alie, or with a strength, 3:alie:1.5", text, ErrOptions)
 	}
@@ -135,7 +142,7 @@ func (o *Options) ParseMalicious(text string) error {
 	if _, err := FindAttack(o.Attack); err != nil {
 		return err
 	}
-	if len(parts) == 3 {
+	if len(parts) == 3 && (parts[2] != "" || !o.Aware) {
 		if _, err := fmt.Sscanf(parts[2], "%g", &o.Strength); err != nil || !(o.Strength > 0) {
 			return fmt.Errorf("simulate: %q: %w: %q is no strength above 0", text, ErrOptions, parts[2])
 		}

@@ -44,6 +44,7 @@ type Options struct {
 	Malicious int    // so many sites, drawn by the seed
 	Attack    Attack // what they do
 	Strength  float64
+	Aware     bool    // ALIE, IPM, min-max and min-sum aim with the mean of the group
 	Dropout   float64 // share of sites that fall silent in a round, each at a step of its own
 
 	// Compare also trains on all examples in one place, and at every honest site
@@ -76,12 +77,17 @@ type Report struct {
 	Strength   float64        `json:"strength,omitempty"`
 	Dropout    float64        `json:"dropout,omitempty"`
 
-	AUC      train.Interval   `json:"auc"` // after the last round, DeLong's interval
-	Accuracy train.Interval   `json:"accuracy"`
-	Central  *train.Interval  `json:"central,omitempty"` // all examples in one place
-	Alone    *train.Interval  `json:"alone,omitempty"`   // mean over the sites, from the worst to the best
-	Rounds   []Round          `json:"rounds"`
-	Traffic  federate.Traffic `json:"bytes"`
+	AUC      train.Interval `json:"auc"` // after the last round, DeLong's interval
+	Accuracy train.Interval `json:"accuracy"`
+	// Triggered is how often an image of another class is taken for the backdoor's
+	// once it carries the mark, and Untriggered how often it is without: nil but
+	// for that attack.
+	Triggered   *train.Interval  `json:"triggered,omitempty"`
+	Untriggered *train.Interval  `json:"untriggered,omitempty"`
+	Central     *train.Interval  `json:"central,omitempty"` // all examples in one place
+	Alone       *train.Interval  `json:"alone,omitempty"`   // mean over the sites, from the worst to the best
+	Rounds      []Round          `json:"rounds"`
+	Traffic     federate.Traffic `json:"bytes"`
 	// Ideal is 4 bytes a variable, site and round, both ways.
 	Ideal   federate.Traffic `json:"bytes_ideal"`
 	Seconds float64          `json:"seconds"`
@@ -121,6 +127,9 @@ func (o Options) check() error {
 		}
 		if o.Attack == LabelFlip && o.Train.Multi() {
 			return fail("label-flip needs classes that exclude each other")
+		}
+		if o.Attack == Backdoor && !canMark(o.Train) {
+			return fail("backdoor needs images of at least %d pixels a side, and classes that exclude each other", markSize+markMargin)
 		}
 	}
 	if !(o.Dropout >= 0 && o.Dropout < 1) || o.Strength < 0 || math.IsNaN(o.Strength) || math.IsInf(o.Strength, 0) {
@@ -203,6 +212,11 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	if r.Model, err = engine.Model(final); err != nil {
 		return nil, err
 	}
+	if o.Malicious > 0 && o.Attack == Backdoor {
+		if r.Triggered, r.Untriggered, err = o.backdoored(ctx, engine, final); err != nil {
+			return nil, err
+		}
+	}
 	if o.Compare {
 		if err := o.compare(ctx, r, engine, cast, initial); err != nil {
 			return nil, err
@@ -239,6 +253,37 @@ func (o Options) evaluate(ctx context.Context, e *federate.Engine, variables []f
 	return auc, train.Wilson(int(math.Round(o.Evaluation.Accuracy(logits)*float64(len(logits)))), len(logits)), nil
 }
 
+// backdoored is how often images of other classes are taken for the mark's, with
+// the mark and without.
+func (o Options) backdoored(ctx context.Context, e *federate.Engine, variables []float32) (with, without *train.Interval, err error) {
+	var others []int
+	for i, label := range o.Evaluation.Labels {
+		if label != markClass {
+			others = append(others, i)
+		}
+	}
+	if len(others) == 0 {
+		return nil, nil, nil
+	}
+	set := o.Evaluation.Subset(others)
+	for _, s := range []*train.Set{marked(set), set} {
+		logits, err := e.Logits(ctx, variables, s)
+		if err != nil {
+			return nil, nil, err
+		}
+		taken := 0
+		for _, l := range logits {
+			p := s.Probabilities(l, 1)
+			if !slices.ContainsFunc(p, func(v float64) bool { return v > p[markClass] }) {
+				taken++
+			}
+		}
+		share := train.Wilson(taken, len(logits))
+		with, without = without, &share
+	}
+	return with, without, nil
+}
+
 // cast is everybody.
 type cast struct {
 	members  []secagg.Member
@@ -260,7 +305,7 @@ func (o Options) cast(r *Report, engine *federate.Engine, division [][]int) (*ca
 		if err != nil {
 			return nil, err
 		}
-		plot = &conspiracy{attack: row, strength: o.Strength, terms: o.Terms, round: -1, rng: rng, first: map[string][]float32{}}
+		plot = &conspiracy{attack: row, strength: o.Strength, aware: o.Aware, terms: o.Terms, round: -1, rng: rng, first: map[string][]float32{}, bad: map[string]bool{}}
 		if plot.strength == 0 {
 			plot.strength = row.Strength
 		}
@@ -282,13 +327,19 @@ func (o Options) cast(r *Report, engine *federate.Engine, division [][]int) (*ca
 		r.Sites = append(r.Sites, SiteReport{Name: set.Name, Examples: set.Len(), Counts: set.Counts(), Malicious: c.bad[i]})
 		if c.bad[i] {
 			options.Tamper = plot.tamper(set.Name)
-			if o.Attack == LabelFlip {
+			plot.bad[set.Name] = true
+			switch o.Attack {
+			case LabelFlip:
 				set = flipped(set)
+			case Backdoor:
+				set = poisoned(set)
 			}
 		}
 		options.Trainer = engine.Trainer(set)
 		if plot != nil && !c.bad[i] {
-			plot.honest = append(plot.honest, honestSite{options.Trainer, options.Seed})
+			options.Trainer = &remembered{Trainer: options.Trainer}
+			weight := float64(min(set.Len(), o.Terms.MaxExamples)) / float64(o.Terms.MaxExamples)
+			plot.honest = append(plot.honest, honestSite{set.Name, options.Trainer, options.Seed, weight})
 		}
 		site, err := federate.NewSite(options)
 		if err != nil {
