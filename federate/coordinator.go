@@ -21,6 +21,7 @@ type CoordinatorOptions struct {
 	Members []secagg.Member
 	// Variables are the model's, one after the other, that the first round starts
 	// from; the first Trained of them are trained, the others running statistics.
+	// A coordinator without any asks questions alone.
 	Variables []float32
 	Trained   int
 	Keeper    Keeper // keeps what must outlive the process; nil: nothing does
@@ -56,7 +57,7 @@ func NewCoordinator(o CoordinatorOptions) (*Coordinator, error) {
 	if err := o.Terms.Check(len(o.Members)); err != nil {
 		return nil, err
 	}
-	if o.Trained < 1 || o.Trained > len(o.Variables) {
+	if (o.Trained < 1 || o.Trained > len(o.Variables)) && (o.Trained != 0 || o.Variables != nil) {
 		return nil, fmt.Errorf("federate: making a coordinator: %d variables, of which %d are trained", len(o.Variables), o.Trained)
 	}
 	c := &Coordinator{CoordinatorOptions: o}
@@ -106,6 +107,9 @@ type GroupOutcome struct {
 // that wraps ErrRound if no group has a sum; the state is then as before, and
 // another attempt may be made. A context that ends ends the round.
 func (c *Coordinator) Round(ctx context.Context, links []Link) (Outcome, error) {
+	if c.Trained == 0 {
+		return Outcome{}, fmt.Errorf("federate: starting a round: %w: there is no model to train, questions alone can be asked", ErrRound)
+	}
 	if c.Done() {
 		return Outcome{}, fmt.Errorf("federate: starting round %d of %d: %w: all are done", c.state.Index+1, c.Terms.Rounds, ErrRound)
 	}
@@ -229,17 +233,8 @@ type groupRound struct {
 
 func (g *groupRound) run(ctx context.Context) (groupSum, GroupOutcome, error) {
 	c := g.coordinator
-	var out GroupOutcome
-	for _, l := range g.links {
-		out.Members = append(out.Members, l.Name())
-	}
-	g.order.Group = out.Members
-	sum, aggregation, err := g.steps(ctx, &out)
-	if aggregation != nil {
-		out.Accused = aggregation.Accusations
-	}
+	sum, out, err := g.open(ctx)
 	if err != nil {
-		out.Survivors, out.Failure = nil, err.Error()
 		return groupSum{}, out, err
 	}
 	values := make([]float64, len(sum))
@@ -261,10 +256,27 @@ func (g *groupRound) run(ctx context.Context) (groupSum, GroupOutcome, error) {
 	return s, out, nil
 }
 
+// open returns the group's sum, of training or of a question.
+func (g *groupRound) open(ctx context.Context) ([]uint32, GroupOutcome, error) {
+	var out GroupOutcome
+	for _, l := range g.links {
+		out.Members = append(out.Members, l.Name())
+	}
+	g.order.Group = out.Members
+	sum, aggregation, err := g.steps(ctx, &out)
+	if aggregation != nil {
+		out.Accused = aggregation.Accusations
+	}
+	if err != nil {
+		out.Survivors, out.Failure = nil, err.Error()
+	}
+	return sum, out, err
+}
+
 // steps returns the opened sum.
 func (g *groupRound) steps(ctx context.Context, out *GroupOutcome) ([]uint32, *secagg.Coordinator, error) {
 	c := g.coordinator
-	length := c.Terms.vectorLength(len(c.Variables), c.Trained)
+	length := c.Terms.length(g.order, len(c.Variables), c.Trained)
 	g.order.Step = StepKeys
 	round, err := c.Terms.round(g.order, c.Members, length)
 	if err != nil {
@@ -403,7 +415,7 @@ func (g *groupRound) ask(ctx context.Context, step Step, among []string, fill fu
 			o := g.order
 			o.Step = step
 			if step != StepKeys {
-				o.Group, o.Model, o.Index = nil, nil, 0
+				o.Group, o.Model, o.Index, o.Question = nil, nil, 0, nil
 			}
 			if fill != nil {
 				fill(name, &o)

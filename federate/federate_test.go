@@ -54,6 +54,7 @@ type school struct {
 	pupils  []*pupil
 	sites   []*Site
 	keepers []Keeper
+	answers []Answerer // of the sites; may be none
 }
 
 func newSchool(t testing.TB, n, size int, change func(*Terms)) *school {
@@ -89,12 +90,22 @@ func (k memoryKeeper) Get(name string) ([]byte, error)    { return k[name], nil 
 
 func (s *school) open(t testing.TB, i int) *Site {
 	t.Helper()
-	site, err := NewSite(SiteOptions{Name: s.members[i].Name, Terms: s.terms, Members: s.members, Signer: s.signers[i], Trainer: s.pupils[i], Keeper: s.keepers[i]})
+	o := SiteOptions{Name: s.members[i].Name, Terms: s.terms, Members: s.members, Signer: s.signers[i], Trainer: s.pupils[i], Keeper: s.keepers[i]}
+	if s.terms.Personal != nil {
+		o.Trainer = &householder{s.pupils[i], s.home(i)}
+	}
+	if s.answers != nil {
+		o.Answers = s.answers[i]
+	}
+	site, err := NewSite(o)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return site
 }
+
+// home is where site i's own variables go, if the terms leave it any.
+func (s *school) home(i int) []float32 { return []float32{float32(i) + 1, -float32(i) - 2} }
 
 func (s *school) coordinator(t testing.TB, keeper Keeper) *Coordinator {
 	t.Helper()

@@ -88,7 +88,14 @@ type memory struct {
 	Order   Order     `json:"order"` // that it was entered with
 	Session []byte    `json:"session,omitempty"`
 	Control []float32 `json:"control,omitempty"`
-	Pending []float32 `json:"pending,omitempty"` // what Control becomes if the round counts
+	// Own are the site's own variables, and OwnNext what they become.
+	Own     []float32 `json:"own,omitempty"`
+	OwnNext []float32 `json:"own_next,omitempty"`
+	// Asked counts the questions that were answered, and Answered says which sites'
+	// sums each was opened in, by the question's and the model's digest.
+	Asked    int               `json:"asked,omitempty"`
+	Answered map[string]string `json:"answered,omitempty"`
+	Pending  []float32         `json:"pending,omitempty"` // what Control becomes if the round counts
 }
 
 const siteMemory = "site.json"
@@ -110,6 +117,7 @@ func (s *Site) save() error {
 	}
 	terms := s.Terms.Digest()
 	s.keep.Terms, s.keep.Session, s.keep.Control, s.keep.Pending = terms[:], session, s.control, s.pending
+	s.keep.Own, s.keep.OwnNext = s.own.now, s.own.next
 	data, err := json.Marshal(s.keep)
 	if err != nil {
 		return fmt.Errorf("federate: keeping round %d at %q: %w", s.round.Number, s.name, err)
@@ -140,11 +148,14 @@ func (s *Site) restore() error {
 	if len(s.keep.Control) == len(s.control) && s.control != nil {
 		s.control = s.keep.Control
 	}
+	if len(s.keep.Own) == len(s.own.now) && s.own.now != nil {
+		s.own.now = s.keep.Own
+	}
 	if s.keep.Session == nil {
 		return nil
 	}
-	variables, trained := s.Trainer.Size()
-	round, err := s.Terms.round(s.keep.Order, s.Members, s.Terms.vectorLength(variables, trained))
+	variables, trained := s.size()
+	round, err := s.Terms.round(s.keep.Order, s.Members, s.Terms.length(s.keep.Order, variables, trained))
 	if err != nil {
 		return nil // the members have changed: that round is over
 	}
@@ -152,7 +163,7 @@ func (s *Site) restore() error {
 	if err != nil {
 		return fail(err)
 	}
-	s.round, s.session, s.pending = round, session, s.keep.Pending
+	s.round, s.session, s.pending, s.own.next = round, session, s.keep.Pending, s.keep.OwnNext
 	if session.Masked() {
 		raw, err := s.Keeper.Get(vectorName)
 		if err != nil {

@@ -34,6 +34,8 @@ type Order struct {
 	Index int      `json:"index,omitempty"`
 	Group []string `json:"group,omitempty"`
 	Model []byte   `json:"model,omitempty"`
+	// Question is what the round asks instead of training; nil is training.
+	Question *Question `json:"question,omitempty"`
 
 	Messages []secagg.Message `json:"messages,omitempty"` // of StepShares, StepAccept, StepReveal
 	Names    []string         `json:"names,omitempty"`    // partners of StepTrain, survivors of StepConfirm
@@ -113,12 +115,24 @@ func (t Terms) round(o Order, members []secagg.Member, length int) (secagg.Round
 	task.Write(terms[:])
 	task.Write(binary.BigEndian.AppendUint64(nil, uint64(o.Index)))
 	task.Write(o.Model)
+	if o.Question != nil {
+		question := o.Question.digest()
+		task.Write(question[:])
+	}
 	r.Task = [sha256.Size]byte(task.Sum(nil))
 	return r, r.Check()
 }
 
-// vectorLength is how many numbers a site sends: its update, SCAFFOLD's, its
-// weight and its loss.
+// length is how many numbers a site sends for an order.
+func (t Terms) length(o Order, variables, trained int) int {
+	if o.Question != nil {
+		return wideLimbs * o.Question.Numbers
+	}
+	return t.vectorLength(variables, trained)
+}
+
+// vectorLength is how many numbers a site sends that has trained: its update,
+// SCAFFOLD's, its weight and its loss.
 func (t Terms) vectorLength(variables, trained int) int {
 	if t.Algorithm == SCAFFOLD {
 		variables += trained

@@ -37,7 +37,9 @@ type Work struct {
 	Variables []float32
 	// Correction is added to each gradient of the trained variables, if not nil.
 	Correction []float32
-	Seed       uint64 // of the site's order of examples
+	// Own are the site's own variables, of Terms.Personal, moved in place.
+	Own  []float32
+	Seed uint64 // of the site's order of examples
 }
 
 // SiteOptions says what a site is.
@@ -46,7 +48,10 @@ type SiteOptions struct {
 	Terms   Terms           // that the hospital agreed to
 	Members []secagg.Member // of the federation, in the order of their names, this one among them
 	Signer  crypto.Signer   // of the site's certificate
-	Trainer Trainer
+	Trainer Trainer         // nil: the site answers questions alone
+	// Answers answers what is asked besides training, as far as the terms allow;
+	// nil: nothing is answered.
+	Answers Answerer
 	Keeper  Keeper    // keeps what must outlive the process; nil: nothing does
 	Random  io.Reader // of keys; nil: crypto/rand
 	Seed    uint64    // of local training
@@ -76,6 +81,7 @@ type Site struct {
 	vector  []uint32  // masked, until the round is over
 	control []float32 // of SCAFFOLD, after the last round that counted
 	pending []float32 // what it becomes if this one counts
+	own     personal
 }
 
 // NewSite makes a site ready, or goes on where its keeper says that it was.
@@ -83,24 +89,35 @@ func NewSite(o SiteOptions) (*Site, error) {
 	if o.Random == nil {
 		o.Random = rand.Reader
 	}
-	if o.Trainer == nil || o.Signer == nil {
-		return nil, fmt.Errorf("federate: making a site of %q: it needs a trainer and a signing key", o.Name)
+	if o.Trainer == nil && o.Answers == nil || o.Signer == nil {
+		return nil, fmt.Errorf("federate: making a site of %q: it needs a trainer, or what answers questions, and a signing key", o.Name)
 	}
 	if err := o.Terms.Check(len(o.Members)); err != nil {
 		return nil, err
 	}
 	s := &Site{SiteOptions: o, name: o.Name}
-	variables, trained := o.Trainer.Size()
-	if variables < 1 || trained < 1 || trained > variables || o.Trainer.Examples() < 1 {
+	variables, trained := s.size()
+	if o.Trainer != nil && (variables < 1 || trained < 1 || trained > variables || o.Trainer.Examples() < 1) {
 		return nil, fmt.Errorf("federate: making a site of %q: %d variables, %d of them trained, on %d examples: want at least one of each", o.Name, variables, trained, o.Trainer.Examples())
 	}
 	if o.Terms.Algorithm == SCAFFOLD {
 		s.control = make([]float32, trained)
 	}
+	if err := s.takePersonal(); err != nil {
+		return nil, err
+	}
 	if err := s.restore(); err != nil {
 		return nil, err
 	}
 	return s, nil
+}
+
+// size is that of the trainer's model.
+func (s *Site) size() (variables, trained int) {
+	if s.Trainer == nil {
+		return 0, 0
+	}
+	return s.Trainer.Size()
 }
 
 func (s *Site) refuse(o Order, format string, arguments ...any) (Answer, error) {
@@ -128,11 +145,16 @@ func (s *Site) Obey(ctx context.Context, o Order) (Answer, error) {
 	case StepTrain:
 		answer.Vector, err = s.train(ctx, o)
 	case StepConfirm:
-		answer.Messages, err = one(s.session.Confirm(o.Names))
+		if err = s.tells(o.Names); err == nil {
+			answer.Messages, err = one(s.session.Confirm(o.Names))
+		}
 	case StepReveal:
 		answer.Messages, err = one(s.session.Reveal(o.Messages))
 		if err == nil && s.pending != nil {
 			s.control, s.pending = s.pending, nil
+		}
+		if err == nil {
+			s.own.count()
 		}
 	default:
 		return s.refuse(o, "there is no such step")
@@ -158,17 +180,24 @@ func (s *Site) begin(o Order) (Answer, error) {
 	if o.Round <= s.keep.Round {
 		return s.refuse(o, "the site has entered round %d: a round that was entered does not begin again", s.keep.Round)
 	}
-	if o.Index < 0 || o.Index >= s.Terms.Rounds || len(o.Model) != sha256.Size {
+	if o.Question != nil {
+		if err := s.allows(*o.Question); err != nil {
+			return s.refuse(o, "%v", err)
+		}
+	} else if s.Trainer == nil {
+		return s.refuse(o, "the site does not train")
+	}
+	if o.Index < 0 || o.Index >= s.Terms.Rounds && (o.Question == nil || o.Index > s.Terms.Rounds) || len(o.Model) != sha256.Size {
 		return s.refuse(o, "round %d of %d, with a model digest of %d bytes", o.Index+1, s.Terms.Rounds, len(o.Model))
 	}
 	if s.Terms.GroupSize > 0 && len(o.Group) < s.Terms.GroupSize {
 		return s.refuse(o, "a group of %d sites; the terms want at least %d", len(o.Group), s.Terms.GroupSize)
 	}
-	if len(o.Group) > s.Terms.largest(len(s.Members)) {
+	if o.Question == nil && len(o.Group) > s.Terms.largest(len(s.Members)) {
 		return s.refuse(o, "a group of %d sites; the terms leave room for sums of %d", len(o.Group), s.Terms.largest(len(s.Members)))
 	}
-	variables, trained := s.Trainer.Size()
-	round, err := s.Terms.round(o, s.Members, s.Terms.vectorLength(variables, trained))
+	variables, trained := s.size()
+	round, err := s.Terms.round(o, s.Members, s.Terms.length(o, variables, trained))
 	if err != nil {
 		return Answer{}, fmt.Errorf("federate: entering round %d at %q: %w", o.Round, s.name, err)
 	}
@@ -176,7 +205,7 @@ func (s *Site) begin(o Order) (Answer, error) {
 	if err != nil {
 		return Answer{}, fmt.Errorf("federate: entering round %d at %q: %w", o.Round, s.name, err)
 	}
-	s.round, s.session, s.vector, s.pending = round, session, nil, nil
+	s.round, s.session, s.vector, s.pending, s.own.next = round, session, nil, nil, nil
 	s.keep.Round, s.keep.Order = o.Round, o
 	if err := s.save(); err != nil {
 		return Answer{}, err
@@ -185,7 +214,7 @@ func (s *Site) begin(o Order) (Answer, error) {
 }
 
 func sameOrder(a, b Order) bool {
-	if a.Index != b.Index || !bytes.Equal(a.Model, b.Model) || len(a.Group) != len(b.Group) {
+	if a.Index != b.Index || !bytes.Equal(a.Model, b.Model) || !a.Question.same(b.Question) || len(a.Group) != len(b.Group) {
 		return false
 	}
 	for i := range a.Group {
@@ -201,7 +230,7 @@ func (s *Site) train(ctx context.Context, o Order) ([]uint32, error) {
 	if s.vector != nil {
 		return s.vector, nil
 	}
-	variables, trained := s.Trainer.Size()
+	variables, trained := s.size()
 	w := o.Weights
 	if w == nil || len(w.Variables) != variables || len(w.Control) != len(s.control) {
 		return nil, fmt.Errorf("%w: weights of another model", ErrOrder)
@@ -209,7 +238,10 @@ func (s *Site) train(ctx context.Context, o Order) ([]uint32, error) {
 	if digest := w.Digest(); !bytes.Equal(digest[:], s.keep.Order.Model) {
 		return nil, fmt.Errorf("%w: other weights than the round began with", ErrOrder)
 	}
-	work := Work{Terms: s.Terms, Round: s.keep.Order.Index, Seed: s.Seed}
+	if s.keep.Order.Question != nil {
+		return s.answer(ctx, o)
+	}
+	work := Work{Terms: s.Terms, Round: s.keep.Order.Index, Own: s.own.begin(), Seed: s.Seed}
 	if s.control != nil {
 		work.Correction = make([]float32, trained)
 		for j := range work.Correction {
@@ -220,6 +252,7 @@ func (s *Site) train(ctx context.Context, o Order) ([]uint32, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.own.trained(work.Own)
 	var change []float32
 	if s.control != nil {
 		// option II: c⁺ − c_i = −c + (x − y)/(K·η), and here x − y is −update

@@ -67,6 +67,15 @@ type Terms struct {
 	Rule      robust.Name `json:"rule"`
 	Bad       int         `json:"bad,omitempty"` // groups that Rule stands
 
+	// Personal are the parts of the model that each site keeps to itself: they are
+	// trained at the site, and never leave it.
+	Personal []Part `json:"personal,omitempty"`
+
+	// Tasks are what may be asked besides training, up to Questions times
+	// together: each answer is opened as a sum without noise.
+	Tasks     []Task `json:"tasks,omitempty"`
+	Questions int    `json:"questions,omitempty"`
+
 	// Deadline is how long a step may take a site; longer, and the round goes on
 	// without it.
 	Deadline time.Duration `json:"deadline_ns"`
@@ -128,6 +137,9 @@ func (t Terms) Check(sites int) error {
 		return fail("the rule %s over one group: there is nothing to compare; divide the sites into groups", t.Rule)
 	case t.Rule == robust.FLTrust:
 		return fail("the rule %s needs a trusted update, which no party of a federation has yet", t.Rule)
+	}
+	if err := errors.Join(t.checkTasks(sites), t.checkPersonal()); err != nil {
+		return fail("%v", err)
 	}
 	groups := t.groups(sites)
 	if t.Bad < 0 || groups < rule.Least(t.Bad) {

@@ -2,6 +2,8 @@ package federate
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"sync"
 
 	"github.com/vigie/vigie/onnx"
@@ -13,6 +15,8 @@ import (
 type Engine struct {
 	mu    sync.Mutex
 	local *train.Local
+	own   []bool    // of each of the network's variables: whether it is a site's own
+	start []float32 // values of those that the network was built with
 }
 
 // NewEngine makes a network ready for training on sets like this one, as the
@@ -24,60 +28,28 @@ func NewEngine(network *train.Network, terms Terms, like *train.Set, kernels int
 	if err != nil {
 		return nil, err
 	}
-	return &Engine{local: local}, nil
-}
-
-// Close frees the sessions.
-func (e *Engine) Close() error { return e.local.Close() }
-
-// Variables are those that the network was built with, one after the other, and
-// how many of them are trained.
-func (e *Engine) Variables() (all []float32, trained int) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	for i, v := range e.local.Variables() {
-		if i < e.local.Trained() {
-			trained += len(v)
+	e := &Engine{local: local}
+	if e.own, err = personalVariables(network.Model, network.Logits, local.Names(), terms.Personal); err != nil {
+		return nil, errors.Join(err, local.Close())
+	}
+	for i, v := range local.Variables() {
+		if e.own[i] {
+			e.start = append(e.start, v...)
 		}
-		all = append(all, v...)
 	}
-	return all, trained
-}
-
-// Logits answers for a set with the given variables: [example][logit].
-func (e *Engine) Logits(ctx context.Context, variables []float32, s *train.Set) ([][]float64, error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.set(variables)
-	return e.local.Logits(ctx, s)
-}
-
-// Model is the network with the given variables.
-func (e *Engine) Model(variables []float32) (*onnx.Model, error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.set(variables)
-	return e.local.Model()
-}
-
-// set spreads variables over the network's.
-func (e *Engine) set(variables []float32) {
-	for _, v := range e.local.Variables() {
-		variables = variables[copy(v, variables):]
+	if _, trained := e.size(); trained == 0 {
+		return nil, errors.Join(fmt.Errorf("federate: making an engine: %w: nothing of the network is left to share of what is trained", ErrTerms), local.Close())
 	}
+	return e, nil
 }
 
-// Trainer is the engine on a site's examples.
-func (e *Engine) Trainer(s *train.Set) Trainer { return &setTrainer{e, s} }
-
-type setTrainer struct {
-	engine *Engine
-	set    *train.Set
-}
-
-func (t *setTrainer) Size() (variables, trained int) {
-	for i, v := range t.engine.local.Variables() {
-		if i < t.engine.local.Trained() {
+// size counts the variables that are shared.
+func (e *Engine) size() (variables, trained int) {
+	for i, v := range e.local.Variables() {
+		if e.own[i] {
+			continue
+		}
+		if i < e.local.Trained() {
 			trained += len(v)
 		}
 		variables += len(v)
@@ -85,17 +57,95 @@ func (t *setTrainer) Size() (variables, trained int) {
 	return variables, trained
 }
 
+// Close frees the sessions.
+func (e *Engine) Close() error { return e.local.Close() }
+
+// Variables are those that the network was built with and that sites share, one
+// after the other, and how many of them are trained.
+func (e *Engine) Variables() (all []float32, trained int) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for i, v := range e.local.Variables() {
+		if !e.own[i] {
+			all = append(all, v...)
+		}
+	}
+	_, trained = e.size()
+	return all, trained
+}
+
+// Logits answers for a set with the given variables: [example][logit]. What a
+// site has of its own is as at the beginning.
+func (e *Engine) Logits(ctx context.Context, variables []float32, s *train.Set) ([][]float64, error) {
+	return e.LogitsOf(ctx, Subject{Variables: variables}, s)
+}
+
+// LogitsOf answers for a set with the given variables and those that are a site's
+// own; nil are those of the beginning.
+func (e *Engine) LogitsOf(ctx context.Context, of Subject, s *train.Set) ([][]float64, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.set(of.Variables, of.Own)
+	return e.local.Logits(ctx, s)
+}
+
+// Model is the network with the given variables.
+func (e *Engine) Model(variables []float32) (*onnx.Model, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.set(variables, nil)
+	return e.local.Model()
+}
+
+// set spreads variables over the network's.
+func (e *Engine) set(variables, own []float32) {
+	if own == nil {
+		own = e.start
+	}
+	for i, v := range e.local.Variables() {
+		if e.own[i] {
+			own = own[copy(v, own):]
+		} else {
+			variables = variables[copy(v, variables):]
+		}
+	}
+}
+
+// Trainer is the engine on a site's examples.
+func (e *Engine) Trainer(s *train.Set) Trainer {
+	if len(e.start) > 0 {
+		return &personalTrainer{setTrainer{e, s}}
+	}
+	return &setTrainer{e, s}
+}
+
+// personalTrainer has variables of its own.
+type personalTrainer struct{ setTrainer }
+
+func (t *personalTrainer) Personal() []float32 { return t.engine.start }
+
+type setTrainer struct {
+	engine *Engine
+	set    *train.Set
+}
+
+func (t *setTrainer) Size() (variables, trained int) { return t.engine.size() }
+
 func (t *setTrainer) Examples() int { return t.set.Len() }
 
 func (t *setTrainer) Train(ctx context.Context, w Work) (int, float64, error) {
 	e := t.engine
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.set(w.Variables)
+	e.set(w.Variables, w.Own)
 	o := train.LocalRun{Epochs: w.Terms.Epochs, Rate: w.Rate, Seed: w.Seed, Round: w.Round}
 	o.Proximal = w.Terms.Proximal
 	if rest := w.Correction; rest != nil {
-		for _, v := range e.local.Variables()[:e.local.Trained()] {
+		for i, v := range e.local.Variables()[:e.local.Trained()] {
+			if e.own[i] { // nobody else has a gradient of it
+				o.Correction = append(o.Correction, make([]float32, len(v)))
+				continue
+			}
 			o.Correction = append(o.Correction, rest[:len(v)])
 			rest = rest[len(v):]
 		}
@@ -104,9 +154,13 @@ func (t *setTrainer) Train(ctx context.Context, w Work) (int, float64, error) {
 	if err != nil {
 		return steps, 0, err
 	}
-	at := w.Variables
-	for _, v := range e.local.Variables() {
-		at = at[copy(at, v):]
+	at, own := w.Variables, w.Own
+	for i, v := range e.local.Variables() {
+		if e.own[i] {
+			own = own[copy(own, v):] // all of it, or nothing of nil
+		} else {
+			at = at[copy(at, v):]
+		}
 	}
 	return steps, loss, nil
 }
