@@ -32,7 +32,7 @@ func (h *householder) Train(ctx context.Context, w Work) (int, float64, error) {
 }
 
 func TestASitesOwnVariablesMoveWithTheRoundsThatCount(t *testing.T) {
-	s := newSchool(t, 4, 3, func(terms *Terms) { terms.Personal = []Part{HeadPart} })
+	s := newSchool(t, 7, 3, func(terms *Terms) { terms.Personal = []Part{HeadPart} })
 	c := s.coordinator(t, nil)
 	for round := range 3 {
 		links := s.links()
@@ -45,7 +45,7 @@ func TestASitesOwnVariablesMoveWithTheRoundsThatCount(t *testing.T) {
 		}
 		s.sites[0] = s.open(t, 0) // it goes on with what it kept
 	}
-	for i, want := range []float64{1 - 1.0/8, 1 - 1.0/4, 1 - 1.0/4, 1 - 1.0/8} {
+	for i, want := range []float64{1 - 1.0/8, 1 - 1.0/4, 1 - 1.0/4, 1 - 1.0/8, 1 - 1.0/8, 1 - 1.0/8, 1 - 1.0/8} {
 		for j, v := range s.sites[i].Own() {
 			if home := float64(s.home(i)[j]); math.Abs(float64(v)-want*home) > 1e-6 {
 				t.Errorf("site %d: own variable %d is %v, want %v of %v", i, j, v, want, home)
