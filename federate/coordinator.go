@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/vigie/vigie/federate/robust"
 	"github.com/vigie/vigie/federate/secagg"
@@ -33,6 +34,8 @@ type CoordinatorOptions struct {
 	// together. It is all that a coordinator learns of the sites' examples, and what
 	// an audit of their privacy attacks.
 	Opened func(survivors []string, mean []float32, weight float64)
+	// Transcript records every attempt for an auditor; nil: nothing does.
+	Transcript *Transcript
 }
 
 // Coordinator leads a federation. It holds the model once, whatever the number
@@ -42,6 +45,7 @@ type Coordinator struct {
 
 	state  coordinatorState
 	server server
+	ending sync.WaitGroup // of orders that end a round
 }
 
 // coordinatorState is what outlives the process, besides the numbers.
@@ -122,11 +126,12 @@ func (c *Coordinator) Round(ctx context.Context, links []Link) (Outcome, error) 
 	slices.SortFunc(links, func(a, b Link) int { return strings.Compare(a.Name(), b.Name()) })
 	weights := c.Weights()
 	digest := weights.Digest()
+	record := Record{Number: c.state.Number, Index: c.state.Index, Model: digest[:]}
 	var sums []groupSum
-	for _, group := range c.divide(links) {
-		g := &groupRound{coordinator: c, links: group, weights: weights, order: Order{Round: c.state.Number, Index: c.state.Index, Model: digest[:]}}
+	for i, group := range c.gather(links, nil) {
+		g := &groupRound{coordinator: c, links: group, weights: weights, order: Order{Round: c.state.Number, Index: c.state.Index, Model: digest[:]}, at: i}
 		sum, outcome, err := g.run(ctx)
-		out.Groups = append(out.Groups, outcome)
+		record.Groups = append(record.Groups, g.record)
 		out.Bytes.Down += g.traffic.Down
 		out.Bytes.Up += g.traffic.Up
 		if ctx.Err() != nil {
@@ -134,18 +139,37 @@ func (c *Coordinator) Round(ctx context.Context, links []Link) (Outcome, error) 
 		}
 		if err == nil {
 			sums = append(sums, sum)
-			out.Sites += len(outcome.Survivors)
 		}
-		for _, name := range outcome.Members {
-			if _, in := slices.BinarySearch(outcome.Survivors, name); !in {
-				out.Lost = append(out.Lost, name)
-			}
-		}
+		out.count(outcome)
 	}
-	return out, c.finish(&out, sums)
+	if err := c.finish(&out, sums); err != nil {
+		record.Failure = err.Error()
+		return out, errors.Join(err, c.Transcript.write(record))
+	}
+	result := c.Weights().Digest()
+	record.Result = result[:]
+	if err := c.Transcript.write(record); err != nil { // before the state: what counted has a record
+		return out, err
+	}
+	return out, c.save()
 }
 
-// finish moves the model by the sums, and keeps it.
+// count adds what came of a group.
+func (o *Outcome) count(g GroupOutcome) {
+	o.Groups = append(o.Groups, g)
+	o.Sites += len(g.Survivors)
+	for _, name := range g.Members {
+		if _, in := slices.BinarySearch(g.Survivors, name); !in {
+			o.Lost = append(o.Lost, name)
+		}
+	}
+}
+
+// Settle waits until the sites that were lost in a round were told that it is over,
+// or could not be reached.
+func (c *Coordinator) Settle() { c.ending.Wait() }
+
+// finish moves the model by the sums.
 func (c *Coordinator) finish(out *Outcome, sums []groupSum) error {
 	fail := func(err error) error {
 		return fmt.Errorf("federate: ending round %d, attempt %d: %w: %w", out.Index+1, out.Number, ErrRound, err)
@@ -168,7 +192,7 @@ func (c *Coordinator) finish(out *Outcome, sums []groupSum) error {
 	out.Length = length(update[:n])
 	c.server.move(c.Terms, c.Variables, c.Trained, update[:n], update[n:], float64(out.Sites)/float64(len(c.Members)))
 	c.state.Index++
-	return c.save()
+	return nil
 }
 
 // group finds the outcome of the group that a sum is of.
@@ -228,7 +252,9 @@ type groupRound struct {
 	links       []Link
 	weights     *Weights
 	order       Order // fields that all orders of the round have
+	at          int   // its place among the round's groups
 	traffic     Traffic
+	record      GroupRecord
 }
 
 func (g *groupRound) run(ctx context.Context) (groupSum, GroupOutcome, error) {
@@ -237,6 +263,13 @@ func (g *groupRound) run(ctx context.Context) (groupSum, GroupOutcome, error) {
 	if err != nil {
 		return groupSum{}, out, err
 	}
+	s, err := c.meanOf(&out, sum)
+	g.record.Failure = out.Failure
+	return s, out, err
+}
+
+// meanOf reads a group's opened sum.
+func (c *Coordinator) meanOf(out *GroupOutcome, sum []uint32) (groupSum, error) {
 	values := make([]float64, len(sum))
 	c.Terms.fixed(c.Terms.largest(len(c.Members))).Decode(values, sum)
 	n := len(values) - 2
@@ -244,7 +277,7 @@ func (g *groupRound) run(ctx context.Context) (groupSum, GroupOutcome, error) {
 	if !(s.weight > 0) {
 		err := fmt.Errorf("the sites' weights come to %g", s.weight)
 		out.Survivors, out.Failure = nil, err.Error()
-		return groupSum{}, out, err
+		return groupSum{}, err
 	}
 	for j := range s.mean {
 		s.mean[j] = float32(values[j] / s.weight)
@@ -253,7 +286,25 @@ func (g *groupRound) run(ctx context.Context) (groupSum, GroupOutcome, error) {
 	if c.Opened != nil {
 		c.Opened(out.Survivors, s.mean, s.weight)
 	}
-	return s, out, nil
+	return s, nil
+}
+
+// end tells the sites of the group that have not revealed that the round is over,
+// so that they forget its secrets. It does not wait for them: they may be gone.
+func (g *groupRound) end(ctx context.Context) {
+	c := g.coordinator
+	revealed := map[string]bool{}
+	for _, m := range g.record.Reveals {
+		revealed[m.From] = true
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), min(c.Terms.Deadline, time.Minute))
+	var told sync.WaitGroup
+	for _, l := range g.links {
+		if !revealed[l.Name()] {
+			told.Go(func() { l.Ask(ctx, Order{Step: StepEnd, Round: g.order.Round}) })
+		}
+	}
+	c.ending.Go(func() { told.Wait(); cancel() })
 }
 
 // open returns the group's sum, of training or of a question.
@@ -262,13 +313,15 @@ func (g *groupRound) open(ctx context.Context) ([]uint32, GroupOutcome, error) {
 	for _, l := range g.links {
 		out.Members = append(out.Members, l.Name())
 	}
-	g.order.Group = out.Members
+	g.order.Group, g.record.Members = out.Members, out.Members
 	sum, aggregation, err := g.steps(ctx, &out)
+	g.end(ctx)
 	if aggregation != nil {
 		out.Accused = aggregation.Accusations
 	}
 	if err != nil {
 		out.Survivors, out.Failure = nil, err.Error()
+		g.record.Failure = out.Failure
 	}
 	return sum, out, err
 }
@@ -291,6 +344,7 @@ func (g *groupRound) steps(ctx context.Context, out *GroupOutcome) ([]uint32, *s
 		if err != nil {
 			return err
 		}
+		g.record.Keys = append(g.record.Keys, m)
 		return a.AddKeys(m)
 	}); err != nil {
 		return nil, a, err
@@ -304,6 +358,7 @@ func (g *groupRound) steps(ctx context.Context, out *GroupOutcome) ([]uint32, *s
 		entered = append(entered, m.From)
 	}
 	if err := g.ask(ctx, StepShares, entered, func(_ string, o *Order) { o.Messages = roster }, func(name string, answer Answer) error {
+		g.record.Parcels = append(g.record.Parcels, answer.Messages...)
 		return a.AddShares(name, answer.Messages)
 	}); err != nil {
 		return nil, a, err
@@ -323,6 +378,7 @@ func (g *groupRound) steps(ctx context.Context, out *GroupOutcome) ([]uint32, *s
 		if err != nil {
 			return err
 		}
+		g.record.Acceptances = append(g.record.Acceptances, m)
 		return a.AddAcceptance(m)
 	}); err != nil {
 		return nil, a, err
@@ -331,15 +387,22 @@ func (g *groupRound) steps(ctx context.Context, out *GroupOutcome) ([]uint32, *s
 	if err != nil {
 		return nil, a, err
 	}
-	sum := make([]uint32, length)
+	sum := secagg.NewSum(length)
+	vectors := map[string][]uint32{}
 	if err := g.ask(ctx, StepTrain, partners, func(_ string, o *Order) { o.Names, o.Weights = partners, g.weights }, func(name string, answer Answer) error {
 		if len(answer.Vector) != length {
 			return fmt.Errorf("a vector of %d numbers, want %d", len(answer.Vector), length)
 		}
-		if err := a.Arrived(name); err != nil {
+		m, err := single(answer)
+		if err != nil {
 			return err
 		}
-		secagg.Add(sum, answer.Vector)
+		if err := a.Arrived(m, secagg.VectorDigest(answer.Vector)); err != nil {
+			return err
+		}
+		g.record.Vectors = append(g.record.Vectors, m)
+		sum.Add(0, answer.Vector)
+		vectors[name] = answer.Vector
 		g.traffic.Down += 4 * int64(len(g.weights.Variables)+len(g.weights.Control))
 		g.traffic.Up += 4 * int64(length)
 		return nil
@@ -351,15 +414,28 @@ func (g *groupRound) steps(ctx context.Context, out *GroupOutcome) ([]uint32, *s
 		return nil, a, err
 	}
 	out.Survivors = survivors
-	if err := g.ask(ctx, StepConfirm, survivors, func(_ string, o *Order) { o.Names = survivors }, func(_ string, answer Answer) error {
+	commitment := sum.Digest()
+	if err := a.Commit(commitment); err != nil {
+		return nil, a, err
+	}
+	if err := g.ask(ctx, StepConfirm, survivors, func(_ string, o *Order) { o.Names, o.Sum = survivors, commitment[:] }, func(_ string, answer Answer) error {
 		m, err := single(answer)
 		if err != nil {
 			return err
 		}
+		g.record.Confirmations = append(g.record.Confirmations, m)
 		return a.AddConfirmation(m)
 	}); err != nil {
 		return nil, a, err
 	}
+	unvouched, err := a.Audit(ctx, sum, func(name string) ([]uint32, error) { return vectors[name], nil })
+	if err != nil {
+		return nil, a, err
+	}
+	if err := g.keep(sum, commitment, unvouched, vectors); err != nil {
+		return nil, a, err
+	}
+	clear(vectors)
 	confirmations, err := a.CloseConfirmations()
 	if err != nil {
 		return nil, a, err
@@ -369,11 +445,12 @@ func (g *groupRound) steps(ctx context.Context, out *GroupOutcome) ([]uint32, *s
 		if err != nil {
 			return err
 		}
+		g.record.Reveals = append(g.record.Reveals, m)
 		return a.AddReveal(m)
 	}); err != nil {
 		return nil, a, err
 	}
-	return sum, a, a.Open(ctx, sum)
+	return sum.Low, a, a.Open(ctx, sum.Low)
 }
 
 func single(answer Answer) (secagg.Message, error) {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -30,7 +31,15 @@ func Folder(dir string) (Keeper, error) {
 
 type folder string
 
-func (f folder) Put(name string, data []byte) (err error) {
+func (f folder) Put(name string, data []byte) error {
+	return f.write(name, func(w io.Writer) error {
+		_, err := w.Write(data)
+		return err
+	})
+}
+
+// write is Put for what is written piece by piece.
+func (f folder) write(name string, pieces func(io.Writer) error) (err error) {
 	path := filepath.Join(string(f), name)
 	file, err := os.CreateTemp(string(f), name+".*.tmp")
 	if err != nil {
@@ -41,8 +50,7 @@ func (f folder) Put(name string, data []byte) (err error) {
 			os.Remove(file.Name())
 		}
 	}()
-	_, err = file.Write(data)
-	if err == nil {
+	if err = pieces(file); err == nil {
 		err = file.Sync()
 	}
 	if closing := file.Close(); err == nil {
@@ -122,7 +130,13 @@ func (s *Site) save() error {
 	if err != nil {
 		return fmt.Errorf("federate: keeping round %d at %q: %w", s.round.Number, s.name, err)
 	}
-	return s.Keeper.Put(siteMemory, data)
+	if err := s.Keeper.Put(siteMemory, data); err != nil {
+		return err
+	}
+	if s.session.Erased() { // after the memory that no longer needs it
+		return s.Keeper.Put(vectorName, nil)
+	}
+	return nil
 }
 
 func (s *Site) restore() error {
@@ -164,7 +178,7 @@ func (s *Site) restore() error {
 		return fail(err)
 	}
 	s.round, s.session, s.pending, s.own.next = round, session, s.keep.Pending, s.keep.OwnNext
-	if session.Masked() {
+	if session.Masked() && !session.Erased() {
 		raw, err := s.Keeper.Get(vectorName)
 		if err != nil {
 			return fail(err)

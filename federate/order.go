@@ -21,6 +21,7 @@ const (
 	StepTrain   Step = "train"   // train, and send the masked update
 	StepConfirm Step = "confirm" // sign who survived
 	StepReveal  Step = "reveal"  // open the masks of the sum
+	StepEnd     Step = "end"     // forget the round's secrets: it is over, with a result or without
 )
 
 // Order is what the coordinator asks of a site. Fields that a step does not need
@@ -39,6 +40,7 @@ type Order struct {
 
 	Messages []secagg.Message `json:"messages,omitempty"` // of StepShares, StepAccept, StepReveal
 	Names    []string         `json:"names,omitempty"`    // partners of StepTrain, survivors of StepConfirm
+	Sum      []byte           `json:"sum,omitempty"`      // digest of the masked sum, of StepConfirm
 
 	// Weights are the global weights, and Control SCAFFOLD's, of StepTrain. They
 	// do not travel with an order over a network, but beside it.
@@ -48,7 +50,8 @@ type Order struct {
 // Answer is what a site answers.
 type Answer struct {
 	Messages []secagg.Message `json:"messages,omitempty"`
-	// Vector is the masked update, of StepTrain. It travels beside the answer.
+	// Vector is the masked update, of StepTrain. It travels beside the answer, whose
+	// message signs it.
 	Vector []uint32 `json:"-"`
 }
 

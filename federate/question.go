@@ -161,7 +161,7 @@ func (s *Site) answer(ctx context.Context, o Order) ([]uint32, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.session.Mask(ctx, o.Names, vector); err != nil {
+	if _, err := s.session.Mask(ctx, o.Names, vector); err != nil {
 		return nil, err
 	}
 	s.keep.Asked++
@@ -225,16 +225,14 @@ func (c *Coordinator) Ask(ctx context.Context, links []Link, q Question) (Sums, 
 	out := Sums{Number: c.state.Number, Lost: []string{}, Values: make([]float64, q.Numbers)}
 	links = slices.Clone(links)
 	slices.SortFunc(links, func(a, b Link) int { return strings.Compare(a.Name(), b.Name()) })
-	groups := [][]Link{links}
-	if len(links) > together {
-		groups = c.divide(links)
-	}
 	weights := c.Weights()
 	digest := weights.Digest()
+	record := Record{Number: c.state.Number, Index: c.state.Index, Model: digest[:], Question: &q}
 	var failures []string
-	for _, group := range groups {
-		g := &groupRound{coordinator: c, links: group, weights: weights, order: Order{Round: c.state.Number, Index: c.state.Index, Model: digest[:], Question: &q}}
+	for i, group := range c.gather(links, &q) {
+		g := &groupRound{coordinator: c, links: group, weights: weights, order: Order{Round: c.state.Number, Index: c.state.Index, Model: digest[:], Question: &q}, at: i}
 		sum, outcome, err := g.open(ctx)
+		record.Groups = append(record.Groups, g.record)
 		out.Groups = append(out.Groups, outcome)
 		out.Bytes.Down += g.traffic.Down
 		out.Bytes.Up += g.traffic.Up
@@ -256,7 +254,16 @@ func (c *Coordinator) Ask(ctx context.Context, links []Link, q Question) (Sums, 
 		}
 	}
 	if out.Sites == 0 {
-		return fail(fmt.Errorf("%w: %s", ErrRound, strings.Join(failures, "; ")))
+		record.Failure = strings.Join(failures, "; ")
+		return fail(errors.Join(fmt.Errorf("%w: %s", ErrRound, record.Failure), c.Transcript.write(record)))
 	}
-	return out, nil
+	return out, c.Transcript.write(record)
+}
+
+// gather makes the groups of an attempt: for a question one of all, if they are few.
+func (c *Coordinator) gather(links []Link, q *Question) [][]Link {
+	if q != nil && len(links) <= together {
+		return [][]Link{links}
+	}
+	return c.divide(links)
 }

@@ -143,19 +143,24 @@ func (s *Site) Obey(ctx context.Context, o Order) (Answer, error) {
 	case StepAccept:
 		answer.Messages, err = one(s.session.Accept(o.Messages))
 	case StepTrain:
-		answer.Vector, err = s.train(ctx, o)
+		if answer.Vector, err = s.train(ctx, o); err == nil {
+			answer.Messages, err = one(s.session.Vector())
+		}
 	case StepConfirm:
 		if err = s.tells(o.Names); err == nil {
-			answer.Messages, err = one(s.session.Confirm(o.Names))
+			answer.Messages, err = one(s.session.Confirm(ctx, o.Names, o.Sum, s.vector))
 		}
 	case StepReveal:
-		answer.Messages, err = one(s.session.Reveal(o.Messages))
-		if err == nil && s.pending != nil {
-			s.control, s.pending = s.pending, nil
-		}
-		if err == nil {
+		if answer.Messages, err = one(s.session.Reveal(o.Messages)); err == nil {
+			if s.pending != nil {
+				s.control, s.pending = s.pending, nil
+			}
 			s.own.count()
+			s.vector = nil
 		}
+	case StepEnd: // a site that has not revealed is in no sum
+		s.session.Erase()
+		s.vector, s.pending, s.own.next = nil, nil, nil
 	default:
 		return s.refuse(o, "there is no such step")
 	}
@@ -230,6 +235,9 @@ func (s *Site) train(ctx context.Context, o Order) ([]uint32, error) {
 	if s.vector != nil {
 		return s.vector, nil
 	}
+	if s.session.Erased() {
+		return nil, fmt.Errorf("%w: the round is over", ErrOrder)
+	}
 	variables, trained := s.size()
 	w := o.Weights
 	if w == nil || len(w.Variables) != variables || len(w.Control) != len(s.control) {
@@ -284,7 +292,7 @@ func (s *Site) train(ctx context.Context, o Order) ([]uint32, error) {
 	if err := s.Terms.fixed(s.Terms.largest(len(s.Members))).Encode(vector, plain); err != nil {
 		return nil, err
 	}
-	if err := s.session.Mask(ctx, o.Names, vector); err != nil {
+	if _, err := s.session.Mask(ctx, o.Names, vector); err != nil {
 		return nil, err
 	}
 	s.vector = vector

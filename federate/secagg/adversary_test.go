@@ -82,7 +82,7 @@ func (s *stage) accept(t *testing.T) {
 func (s *stage) mask(t *testing.T, partners []string, names ...string) {
 	t.Helper()
 	for _, name := range names {
-		if err := s.sites[name].Mask(context.Background(), partners, slices.Clone(s.vectors[name])); err != nil {
+		if _, err := s.cast.mask(name, partners); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -190,7 +190,7 @@ func TestSitesRefuseALyingServersPartnersAndSurvivors(t *testing.T) {
 		"nobody at all":           nil,
 		"a partner that is empty": append([]string{""}, names...),
 	} {
-		if err := c.sites["site-000"].Mask(context.Background(), partners, make([]uint32, 3)); err == nil {
+		if _, err := c.sites["site-000"].Mask(context.Background(), partners, make([]uint32, 3)); err == nil {
 			t.Errorf("%s: the site masked for them", name)
 		}
 	}
@@ -202,7 +202,7 @@ func TestSitesRefuseALyingServersPartnersAndSurvivors(t *testing.T) {
 		"one that is no member": append(slices.Clone(names[:6]), "zz"),
 		"one twice":             append(slices.Clone(names[:6]), "site-005"),
 	} {
-		if _, err := c.sites["site-000"].Confirm(survivors); err == nil {
+		if _, err := c.confirm("site-000", survivors); err == nil {
 			t.Errorf("%s: the site confirmed them", name)
 		}
 	}
@@ -223,7 +223,7 @@ func TestADoubleListNeverOpensBothKindsOfShareOfOneSite(t *testing.T) {
 		if i < 3 {
 			survivors = names[:6]
 		}
-		m, err := c.sites[name].Confirm(survivors)
+		m, err := c.confirm(name, survivors)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -260,7 +260,7 @@ func TestPartnersShownDifferentlyAreFoundBeforeAnythingIsRevealed(t *testing.T) 
 	s.mask(t, names[:6], names[3:6]...) // told that site-006 is no partner
 	var list []Message
 	for _, name := range names[:6] {
-		m, err := c.sites[name].Confirm(names[:6])
+		m, err := c.confirm(name, names[:6])
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -278,14 +278,12 @@ func TestPartnersShownDifferentlyAreFoundBeforeAnythingIsRevealed(t *testing.T) 
 func finish(t *testing.T, s *stage, liar string, wantSurvivors []string, change func(Message) Message) {
 	t.Helper()
 	c := s.coordinator
-	sum := make([]uint32, s.round.Length)
 	for _, name := range s.partners {
-		v := slices.Clone(s.vectors[name])
-		if err := s.sites[name].Mask(context.Background(), s.partners, v); err != nil {
+		m, err := s.cast.mask(name, s.partners)
+		if err != nil {
 			t.Fatal(err)
 		}
-		Add(sum, v)
-		if err := c.Arrived(name); err != nil {
+		if err := c.Arrived(m, VectorDigest(s.masked[name])); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -296,8 +294,12 @@ func finish(t *testing.T, s *stage, liar string, wantSurvivors []string, change 
 	if !slices.Equal(survivors, wantSurvivors) {
 		t.Fatalf("survivors %v, want %v", survivors, wantSurvivors)
 	}
+	masked := s.sum(survivors)
+	if err := c.Commit(masked.Digest()); err != nil {
+		t.Fatal(err)
+	}
 	for _, name := range survivors {
-		m, err := s.sites[name].Confirm(survivors)
+		m, err := s.confirm(name, survivors)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -321,10 +323,10 @@ func finish(t *testing.T, s *stage, liar string, wantSurvivors []string, change 
 			t.Fatalf("revealing at %s: %v", name, err)
 		}
 	}
-	if err := c.Open(context.Background(), sum); err != nil {
+	if err := c.Open(context.Background(), masked.Low); err != nil {
 		t.Fatal(err)
 	}
-	if !slices.Equal(sum, s.plain(survivors)) {
+	if !slices.Equal(masked.Low, s.plain(survivors)) {
 		t.Error("the sum is not the plain one")
 	}
 	if len(c.Accusations) != 1 || c.Accusations[0].Site != liar {

@@ -1,8 +1,11 @@
 package secagg
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
 	"fmt"
+	"math"
 	"reflect"
 	"slices"
 )
@@ -26,9 +29,11 @@ type Coordinator struct {
 	accepted    map[string]bool
 	expelled    map[string]bool
 	partners    []string
-	arrived     map[string]bool
+	arrived     map[string][]byte // digests of masked vectors
 	survivors   []string
+	sum         []byte // digest that was committed to
 	confirmed   map[string]Message
+	checksums   map[string]Checksum
 	confirmers  []string
 	seedShares  map[string]map[int][]byte // by whose secret, then by the place of who revealed it
 	maskShares  map[string]map[int][]byte
@@ -246,21 +251,48 @@ func (c *Coordinator) CloseAcceptances() ([]string, error) {
 		return nil, c.few(len(remaining))
 	}
 	c.partners = remaining
-	c.arrived = map[string]bool{}
+	c.arrived = map[string][]byte{}
 	c.step = stepMasked
 	return remaining, nil
 }
 
-// Arrived says that a site's whole masked vector is there. Who calls adds the
-// vectors of CloseMasked's survivors, and of nobody else, by Add.
-func (c *Coordinator) Arrived(name string) error {
+// Arrived takes a site's word that a vector with this digest (VectorDigest, of
+// what has arrived whole) is its own. Who calls adds the vectors of CloseMasked's
+// survivors, and of nobody else.
+func (c *Coordinator) Arrived(m Message, digest [sha256.Size]byte) error {
 	if err := c.at(stepMasked); err != nil {
 		return err
 	}
-	if !subset([]string{name}, c.partners) || c.arrived[name] {
-		return c.refuse(name, "it is no partner, or its vector is there already")
+	p, err := openMessage[vectorPayload](c.round, c.roster.digest, VectorType, m)
+	if err != nil {
+		return err
 	}
-	c.arrived[name] = true
+	return c.arrive(m.From, p, digest[:])
+}
+
+// ArrivedElsewhere is Arrived for an auditor, who has no vectors and learns from
+// Audit whether the sum is of those that the sites signed.
+func (c *Coordinator) ArrivedElsewhere(m Message) error {
+	if err := c.at(stepMasked); err != nil {
+		return err
+	}
+	p, err := openMessage[vectorPayload](c.round, c.roster.digest, VectorType, m)
+	if err != nil {
+		return err
+	}
+	return c.arrive(m.From, p, p.Digest)
+}
+
+func (c *Coordinator) arrive(from string, p vectorPayload, digest []byte) error {
+	switch {
+	case !subset([]string{from}, c.partners) || c.arrived[from] != nil:
+		return c.refuse(from, "it is no partner, or its vector is there already")
+	case !slices.Equal(p.Partners, c.partners):
+		return c.refuse(from, "it was masked for others than the partners")
+	case len(digest) != sha256.Size || !bytes.Equal(p.Digest, digest):
+		return c.refuse(from, "what has arrived is not what it signed")
+	}
+	c.arrived[from] = p.Digest
 	return nil
 }
 
@@ -274,9 +306,22 @@ func (c *Coordinator) CloseMasked() ([]string, error) {
 		return nil, c.few(len(survivors))
 	}
 	c.survivors = survivors
-	c.confirmed = map[string]Message{}
+	c.confirmed, c.checksums = map[string]Message{}, map[string]Checksum{}
 	c.step = stepConfirm
 	return survivors, nil
+}
+
+// Commit says which sum (Sum.Digest) the survivors' vectors come to, before any
+// survivor confirms. It cannot be taken back.
+func (c *Coordinator) Commit(sum [sha256.Size]byte) error {
+	if err := c.at(stepConfirm); err != nil {
+		return err
+	}
+	if c.sum != nil {
+		return fmt.Errorf("secagg: committing to the sum of round %d: %w: it was committed to one", c.round.Number, ErrStep)
+	}
+	c.sum = sum[:]
+	return nil
 }
 
 // AddConfirmation takes a survivor's signature.
@@ -288,11 +333,93 @@ func (c *Coordinator) AddConfirmation(m Message) error {
 	if err != nil {
 		return err
 	}
-	if !slices.Equal(p.Partners, c.partners) || !slices.Equal(p.Survivors, c.survivors) || !subset([]string{m.From}, c.survivors) {
-		return c.refuse(m.From, "it confirms other survivors, or is none")
+	if c.sum == nil || !p.same(c.partners, c.survivors, c.sum) || !subset([]string{m.From}, c.survivors) {
+		return c.refuse(m.From, "it confirms other survivors or another sum, or is no survivor")
 	}
-	c.confirmed[m.From] = m
+	c.confirmed[m.From], c.checksums[m.From] = m, Checksum{reduce(p.Checksum[0] & math.MaxInt64), reduce(p.Checksum[1] & math.MaxInt64)}
 	return nil
+}
+
+// Audit holds the committed sum against what the survivors signed about their
+// vectors, and returns in the order of their names the survivors who have not
+// vouched for theirs: lost since, or with a wrong checksum, which costs them their
+// confirmation and is an accusation. The vectors of these are needed, and asked of
+// vector, which may return nil for one that it does not have; so is every vector
+// if the checksums do not add up. An error that wraps ErrForged says that the sum
+// is not the sum of the vectors, or that it cannot be known. It is called before
+// CloseConfirmations.
+func (c *Coordinator) Audit(ctx context.Context, sum *Sum, vector func(name string) ([]uint32, error)) ([]string, error) {
+	if err := c.at(stepConfirm); err != nil {
+		return nil, err
+	}
+	fail := func(format string, arguments ...any) ([]string, error) {
+		return nil, fmt.Errorf("secagg: auditing the sum of round %d: %w: %s", c.round.Number, ErrForged, fmt.Sprintf(format, arguments...))
+	}
+	digest := sum.Digest()
+	if !bytes.Equal(digest[:], c.sum) {
+		return fail("it is not the one that was committed to")
+	}
+	key := coefficients(c.roster.context, digest, c.survivors)
+	want, err := sum.checksum(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	own := func(name string) (*Checksum, error) {
+		v, err := vector(name)
+		if err != nil || v == nil {
+			return nil, err
+		}
+		if d := VectorDigest(v); len(v) != c.round.Length || !bytes.Equal(d[:], c.arrived[name]) {
+			return nil, fmt.Errorf("secagg: auditing the sum of round %d: %w: the vector of %q is not the one that it signed", c.round.Number, ErrForged, name)
+		}
+		sum, err := vectorChecksum(ctx, key, v)
+		return &sum, err
+	}
+	var total Checksum
+	var unvouched []string
+	for _, name := range c.survivors {
+		signed, confirmed := c.checksums[name]
+		if !confirmed {
+			unvouched = append(unvouched, name)
+			real, err := own(name)
+			if err != nil {
+				return nil, err
+			}
+			if real == nil {
+				return fail("%q has not vouched for its vector, and the vector was not kept", name)
+			}
+			signed = *real
+		}
+		total = total.Plus(signed)
+	}
+	if total == want {
+		return unvouched, nil
+	}
+	total, unvouched = Checksum{}, nil
+	for _, name := range c.survivors {
+		signed, confirmed := c.checksums[name]
+		real, err := own(name)
+		if err != nil {
+			return nil, err
+		}
+		if real != nil && confirmed && *real != signed {
+			c.Accusations = append(c.Accusations, Accusation{Site: name, Reason: "it signed a wrong checksum of its vector"})
+			delete(c.confirmed, name)
+			delete(c.checksums, name)
+			confirmed = false
+		}
+		if !confirmed {
+			unvouched = append(unvouched, name)
+		}
+		if real != nil {
+			signed = *real
+		}
+		total = total.Plus(signed)
+	}
+	if total != want {
+		return fail("it is not the sum of the vectors that the survivors signed")
+	}
+	return unvouched, nil
 }
 
 // CloseConfirmations returns the confirmations, for each survivor that sent one.

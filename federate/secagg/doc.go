@@ -16,7 +16,7 @@
 //	shares    each site splits its two secrets among all, verifiably, and seals a share to each
 //	accept    each site says which shares were good; who dealt badly leaves before anything is masked
 //	masked    each site sends its vector, masked for the sites that remain
-//	confirm   each site signs who survived
+//	confirm   each site signs who survived, the digest of the masked sum, and a checksum of its vector
 //	reveal    given enough equal signatures, each site reveals for every survivor one kind of
 //	          share, for every lost site the other, and never both kinds for one site
 //
@@ -28,8 +28,8 @@
 //	send(site.Keys())
 //	parcels, err := site.Share(roster)       // of the coordinator
 //	acceptance, err := site.Accept(received)
-//	err = site.Mask(partners, vector)        // in place: this leaves the hospital
-//	confirmation, err := site.Confirm(survivors)
+//	signed, err := site.Mask(ctx, partners, vector) // in place: this leaves the hospital
+//	confirmation, err := site.Confirm(ctx, survivors, sum, vector)
 //	reveal, err := site.Reveal(confirmations)
 //
 // # What it promises
@@ -48,6 +48,13 @@
 // reveals a wrong share, is found as surely. None of this costs the round, if
 // enough others remain.
 //
+// The coordinator commits to the masked sum before it can be opened, and every
+// survivor signs the commitment and a checksum of its own vector under it. The
+// checksums add up to the sum's (Checksum): who has a round's messages and its
+// masked sum can verify without any vector that the sum is of these vectors and
+// no others, and open it. What a vector was masked with is erased at the site when
+// the round ends.
+//
 // It does not hide the sum, nor judge what sites put in: a sum of few sites, or
 // a vector made to be large, needs differential privacy and robust rules
 // outside of this package.
@@ -58,5 +65,6 @@
 // mask key is at the same time the first Feldman commitment of the sharing of
 // its secret, so a dealer cannot share anything else than what its public key
 // stands for; and a site that was dealt badly can prove it. The signatures of the
-// consistency round cover the partners too, not only the survivors.
+// consistency round cover the partners and the masked sum too, not only the
+// survivors.
 package secagg

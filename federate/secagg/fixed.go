@@ -64,11 +64,3 @@ func (f Fixed) Decode(dst []float64, sum []uint32) {
 		dst[i] = float64(int32(v)) * inverse
 	}
 }
-
-// Add adds v to sum, number by number, modulo 2³².
-func Add(sum, v []uint32) {
-	v = v[:len(sum)]
-	for i := range sum {
-		sum[i] += v[i]
-	}
-}

@@ -1,7 +1,6 @@
 package secagg
 
 import (
-	"context"
 	"encoding/json"
 	"testing"
 )
@@ -10,7 +9,7 @@ import (
 // the coordinator nor another site may do more than refuse.
 func FuzzPayload(f *testing.F) {
 	c := newCast(f, 4, 3, 1)
-	types := []string{KeysType, ParcelType, AcceptanceType, ConfirmType, RevealType}
+	types := []string{KeysType, ParcelType, AcceptanceType, ConfirmType, RevealType, VectorType}
 	collect := func(kind int, m Message) { f.Add(kind, []byte(m.Envelope.Payload)) }
 	coordinator, err := NewCoordinator(c.round)
 	if err != nil {
@@ -26,12 +25,13 @@ func FuzzPayload(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	received := map[string][]Message{}
+	received, dealt := map[string][]Message{}, map[string][]Message{}
 	for _, name := range c.names() {
 		parcels, err := c.sites[name].Share(roster)
 		if err != nil {
 			f.Fatal(err)
 		}
+		dealt[name] = parcels
 		for i, m := range parcels {
 			collect(1, m)
 			received[without(c.names(), []string{name})[i]] = append(received[without(c.names(), []string{name})[i]], m)
@@ -44,10 +44,14 @@ func FuzzPayload(f *testing.F) {
 			f.Fatal(err)
 		}
 		collect(2, acceptance)
-		if err := c.sites[name].Mask(context.Background(), c.names(), make([]uint32, 3)); err != nil {
+		signed, err := c.mask(name, c.names())
+		if err != nil {
 			f.Fatal(err)
 		}
-		m, err := c.sites[name].Confirm(c.names())
+		collect(5, signed)
+	}
+	for _, name := range c.names() {
+		m, err := c.confirm(name, c.names())
 		if err != nil {
 			f.Fatal(err)
 		}
@@ -90,15 +94,31 @@ func FuzzPayload(f *testing.F) {
 			site.state.Acceptance = nil
 			site.Accept([]Message{m})
 		case AcceptanceType:
-			coordinator, err := dealtCoordinator(c, roster, received)
+			coordinator, err := dealtCoordinator(c, roster, dealt)
 			if err != nil {
 				t.Fatal(err)
 			}
 			coordinator.AddAcceptance(m)
 		case ConfirmType:
 			site.Reveal([]Message{m})
+			coordinator, err := dealtCoordinator(c, roster, dealt)
+			if err != nil {
+				t.Fatal(err)
+			}
+			sum := c.sum(c.names())
+			digest := sum.Digest()
+			coordinator.partners, coordinator.survivors, coordinator.sum, coordinator.step = c.names(), c.names(), digest[:], stepConfirm
+			coordinator.confirmed, coordinator.checksums = map[string]Message{}, map[string]Checksum{}
+			coordinator.AddConfirmation(m)
+		case VectorType:
+			coordinator, err := dealtCoordinator(c, roster, dealt)
+			if err != nil {
+				t.Fatal(err)
+			}
+			coordinator.partners, coordinator.arrived, coordinator.step = c.names(), map[string][]byte{}, stepMasked
+			coordinator.Arrived(m, VectorDigest(c.masked["site-000"]))
 		case RevealType:
-			coordinator, err := dealtCoordinator(c, roster, received)
+			coordinator, err := dealtCoordinator(c, roster, dealt)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -109,7 +129,7 @@ func FuzzPayload(f *testing.F) {
 	})
 }
 
-func dealtCoordinator(c *cast, roster []Message, received map[string][]Message) (*Coordinator, error) {
+func dealtCoordinator(c *cast, roster []Message, dealt map[string][]Message) (*Coordinator, error) {
 	coordinator, err := NewCoordinator(c.round)
 	if err != nil {
 		return nil, err
@@ -123,7 +143,7 @@ func dealtCoordinator(c *cast, roster []Message, received map[string][]Message) 
 		return nil, err
 	}
 	for _, name := range c.names() {
-		if err := coordinator.AddShares(name, c.sites[name].state.Parcels); err != nil {
+		if err := coordinator.AddShares(name, dealt[name]); err != nil {
 			return nil, err
 		}
 	}

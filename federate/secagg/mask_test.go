@@ -57,7 +57,7 @@ func TestMasksOfAPairVanishAndInversesUndo(t *testing.T) {
 		t.Fatal(err)
 	}
 	sum := slices.Clone(a)
-	Add(sum, b)
+	add(sum, b)
 	if !slices.Equal(sum, make([]uint32, 1000)) {
 		t.Error("the masks of a pair do not vanish in the sum")
 	}
@@ -121,7 +121,7 @@ func TestFixedPointSumsAreRightToHalfAStepASite(t *testing.T) {
 			if err := f.Encode(encoded, x); err != nil {
 				t.Fatal(err)
 			}
-			Add(sum, encoded)
+			add(sum, encoded)
 		}
 		got := make([]float64, length)
 		f.Decode(got, sum)

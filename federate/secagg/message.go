@@ -19,6 +19,7 @@ const (
 	KeysType       = "application/vnd.vigie.secagg.keys.v1+json"
 	ParcelType     = "application/vnd.vigie.secagg.parcel.v1+json"
 	AcceptanceType = "application/vnd.vigie.secagg.acceptance.v1+json"
+	VectorType     = "application/vnd.vigie.secagg.vector.v1+json"
 	ConfirmType    = "application/vnd.vigie.secagg.confirmation.v1+json"
 	RevealType     = "application/vnd.vigie.secagg.reveal.v1+json"
 )
@@ -80,11 +81,25 @@ type complaint struct {
 	Proof  []byte `json:"proof"`
 }
 
-// confirmPayload is what the survivors sign alike.
+// vectorPayload says what a site has sent.
+type vectorPayload struct {
+	head
+	Partners []string `json:"partners"` // for whom it was masked
+	Digest   []byte   `json:"digest"`   // VectorDigest of the masked vector
+}
+
+// confirmPayload is what the survivors sign alike, but for their checksums.
 type confirmPayload struct {
 	head
 	Partners  []string `json:"partners"`  // for whom vectors were masked
 	Survivors []string `json:"survivors"` // whose vectors are in the sum
+	Sum       []byte   `json:"sum"`       // Sum.Digest that the coordinator committed to
+	Checksum  Checksum `json:"checksum"`  // of the site's own masked vector
+}
+
+// same says whether two sites have confirmed the same sum of the same vectors.
+func (p confirmPayload) same(partners, survivors []string, sum []byte) bool {
+	return slices.Equal(p.Partners, partners) && slices.Equal(p.Survivors, survivors) && bytes.Equal(p.Sum, sum)
 }
 
 // revealPayload opens masks.

@@ -20,12 +20,13 @@ type cast struct {
 	signers map[string]ed25519.PrivateKey
 	sites   map[string]*Site
 	vectors map[string][]uint32
+	masked  map[string][]uint32 // what has left
 	random  *rand.ChaCha8
 }
 
 func newCast(t tester, n, length int, seed byte) *cast {
 	t.Helper()
-	c := &cast{signers: map[string]ed25519.PrivateKey{}, sites: map[string]*Site{}, vectors: map[string][]uint32{}, random: rand.NewChaCha8([32]byte{seed})}
+	c := &cast{signers: map[string]ed25519.PrivateKey{}, sites: map[string]*Site{}, vectors: map[string][]uint32{}, masked: map[string][]uint32{}, random: rand.NewChaCha8([32]byte{seed})}
 	c.round = Round{Federation: "north", Number: 7, Task: [32]byte{1}, Length: length, Minimum: 3}
 	for i := range n {
 		name := fmt.Sprintf("site-%03d", i)
@@ -52,6 +53,40 @@ func (c *cast) start(t tester, name string) *Site {
 		t.Fatal(err)
 	}
 	return s
+}
+
+// mask masks a site's vector and keeps what leaves.
+func (c *cast) mask(name string, partners []string) (Message, error) {
+	v := slices.Clone(c.vectors[name])
+	m, err := c.sites[name].Mask(context.Background(), partners, v)
+	if err == nil {
+		c.masked[name] = v
+	}
+	return m, err
+}
+
+// sum is that of what has left the named sites.
+func (c *cast) sum(names []string) *Sum {
+	s := NewSum(c.round.Length)
+	for _, name := range names {
+		if v := c.masked[name]; v != nil {
+			s.Add(0, v)
+		}
+	}
+	return s
+}
+
+// confirm has a site confirm survivors and the sum of what they sent.
+func (c *cast) confirm(name string, survivors []string) (Message, error) {
+	digest := c.sum(survivors).Digest()
+	return c.sites[name].Confirm(context.Background(), survivors, digest[:], c.masked[name])
+}
+
+// add adds modulo 2³².
+func add(sum, v []uint32) {
+	for j := range sum {
+		sum[j] += v[j]
+	}
 }
 
 func (c *cast) names() []string { return sortedKeys(c.sites) }
@@ -121,26 +156,24 @@ func (c *cast) play(t tester, lost map[string]step, hook func(step, string)) (su
 	if err != nil {
 		return nil, nil, coordinator, err
 	}
-	masked := map[string][]uint32{}
-	each(stepMasked, partners, func(name string, site *Site) {
-		v := slices.Clone(c.vectors[name])
-		must(site.Mask(context.Background(), partners, v))
-		masked[name] = v
-		must(coordinator.Arrived(name))
+	each(stepMasked, partners, func(name string, _ *Site) {
+		m, err := c.mask(name, partners)
+		must(err)
+		must(coordinator.Arrived(m, VectorDigest(c.masked[name])))
 	})
 	survivors, err = coordinator.CloseMasked()
 	if err != nil {
 		return nil, nil, coordinator, err
 	}
-	sum = make([]uint32, c.round.Length)
-	for _, name := range survivors {
-		Add(sum, masked[name])
-	}
-	each(stepConfirm, survivors, func(_ string, site *Site) {
-		m, err := site.Confirm(survivors)
+	masked := c.sum(survivors)
+	must(coordinator.Commit(masked.Digest()))
+	each(stepConfirm, survivors, func(name string, _ *Site) {
+		m, err := c.confirm(name, survivors)
 		must(err)
 		must(coordinator.AddConfirmation(m))
 	})
+	_, err = coordinator.Audit(context.Background(), masked, func(name string) ([]uint32, error) { return c.masked[name], nil })
+	must(err)
 	confirmations, err := coordinator.CloseConfirmations()
 	if err != nil {
 		return nil, nil, coordinator, err
@@ -150,13 +183,13 @@ func (c *cast) play(t tester, lost map[string]step, hook func(step, string)) (su
 		must(err)
 		must(coordinator.AddReveal(m))
 	})
-	return sum, survivors, coordinator, coordinator.Open(context.Background(), sum)
+	return masked.Low, survivors, coordinator, coordinator.Open(context.Background(), masked.Low)
 }
 
 func (c *cast) plain(names []string) []uint32 {
 	sum := make([]uint32, c.round.Length)
 	for _, name := range names {
-		Add(sum, c.vectors[name])
+		add(sum, c.vectors[name])
 	}
 	return sum
 }
@@ -230,7 +263,7 @@ func TestAMaskedVectorSaysNothingOfWhatIsUnderIt(t *testing.T) {
 				site := c.sites[c.names()[0]]
 				site.state.Masked = false
 				seen = slices.Clone(c.vectors[site.name])
-				if err := site.Mask(context.Background(), site.state.Partners, seen); err != nil {
+				if _, err := site.Mask(context.Background(), site.state.Partners, seen); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -306,33 +339,38 @@ func TestStepsSaidAgainAreTheSameAndOthersAreRefused(t *testing.T) {
 		case stepShares:
 			_, err := site.Accept(nil)
 			want("accepting before dealing", err)
-			want("masking before accepting", site.Mask(context.Background(), c.names(), make([]uint32, 5)))
+			_, err = site.Mask(context.Background(), c.names(), make([]uint32, 5))
+			want("masking before accepting", err)
 		case stepMasked:
-			_, err := site.Confirm(c.names())
+			_, err := c.confirm(name, c.names())
 			want("confirming before masking", err)
 			_, err = site.Accept(nil)
 			want("accepting other parcels", err)
 		case stepConfirm:
-			want("masking a second vector", site.Mask(context.Background(), c.names(), make([]uint32, 5)))
-			_, err := site.Reveal(nil)
+			_, err := site.Mask(context.Background(), c.names(), make([]uint32, 5))
+			want("masking a second vector", err)
+			_, err = site.Reveal(nil)
 			want("revealing before confirming", err)
 		case stepReveal:
-			first, err := site.Confirm(c.names())
+			first, err := c.confirm(name, c.names())
 			if err != nil {
 				t.Fatal(err)
 			}
-			again, err := site.Confirm(c.names())
+			again, err := c.confirm(name, c.names())
 			if err != nil || string(first.Envelope.Signature) != string(again.Envelope.Signature) {
 				t.Errorf("confirming the same survivors again: %v", err)
 			}
-			_, err = site.Confirm(c.names()[:3])
+			_, err = c.confirm(name, c.names()[:3])
 			want("confirming other survivors", err)
+			other := c.sum(c.names()[1:]).Digest()
+			_, err = site.Confirm(t.Context(), c.names(), other[:], c.masked[name])
+			want("confirming another sum", err)
 		}
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(refused) != 7 {
+	if len(refused) != 8 {
 		t.Errorf("only %d steps were tried: %v", len(refused), refused)
 	}
 }

@@ -69,7 +69,9 @@ type siteState struct {
 	Acceptance *Message          `json:"acceptance,omitempty"`   //
 	Partners   []string          `json:"partners,omitempty"`     // for whom the vector was masked
 	Masked     bool              `json:"masked,omitempty"`       // a vector was
+	Vector     *Message          `json:"vector,omitempty"`       // signed, once it was
 	Survivors  []string          `json:"survivors,omitempty"`    //
+	Sum        []byte            `json:"sum,omitempty"`          // digest
 	Confirmed  *Message          `json:"confirmation,omitempty"` //
 	Revealed   *Message          `json:"reveal,omitempty"`       //
 }
@@ -132,6 +134,9 @@ func RestoreSite(r Round, name string, signer crypto.Signer, data []byte) (*Site
 		from []byte
 		to   *secret
 	}{{s.state.Seal, &s.seal}, {s.state.Mask, &s.mask}, {s.state.Own, &s.own}} {
+		if s.Erased() {
+			break
+		}
 		scalar, err := decodeScalar(part.from)
 		if err != nil {
 			return nil, fmt.Errorf("secagg: restoring round %d at %q: %w", r.Number, name, err)
@@ -170,6 +175,9 @@ func (s *Site) Keys() Message { return s.state.Keys }
 // site, in the order of their names.
 func (s *Site) Share(all []Message) ([]Message, error) {
 	const doing = "dealing shares"
+	if s.Erased() {
+		return nil, s.fail(doing, errErased)
+	}
 	o, err := newRoster(s.round, all)
 	if err != nil {
 		return nil, s.fail(doing, err)
@@ -248,6 +256,9 @@ func (s *Site) Accept(parcels []Message) (Message, error) {
 		}
 		return *s.state.Acceptance, nil
 	}
+	if s.Erased() {
+		return Message{}, s.fail(doing, errErased)
+	}
 	own, _ := s.roster.place(s.name)
 	maskShares := map[string][]byte{s.name: s.state.OwnShares[0]}
 	seedShares := map[string][]byte{s.name: s.state.OwnShares[1]}
@@ -294,20 +305,23 @@ func (s *Site) Accept(parcels []Message) (Message, error) {
 
 // Mask masks a vector in place for the partners, those whom the coordinator says
 // all agreed to; this site is one of them. The masked vector is what leaves the
-// site. It must be on disk before it does: a second vector under the same masks
-// would give away the difference, and is refused with ErrStep.
-func (s *Site) Mask(ctx context.Context, partners []string, vector []uint32) error {
+// site, with the signed message that Mask returns. It must be on disk before it
+// does: a second vector under the same masks would give away the difference, and
+// is refused with ErrStep.
+func (s *Site) Mask(ctx context.Context, partners []string, vector []uint32) (Message, error) {
 	const doing = "masking"
 	switch {
+	case s.Erased():
+		return Message{}, s.fail(doing, errErased)
 	case s.state.Acceptance == nil:
-		return s.fail(doing, fmt.Errorf("%w: no shares were accepted yet", ErrStep))
+		return Message{}, s.fail(doing, fmt.Errorf("%w: no shares were accepted yet", ErrStep))
 	case s.state.Masked:
-		return s.fail(doing, fmt.Errorf("%w: a vector was masked in this round", ErrStep))
+		return Message{}, s.fail(doing, fmt.Errorf("%w: a vector was masked in this round", ErrStep))
 	case len(vector) != s.round.Length:
-		return s.fail(doing, fmt.Errorf("%w: a vector of %d numbers, want %d", ErrRound, len(vector), s.round.Length))
+		return Message{}, s.fail(doing, fmt.Errorf("%w: a vector of %d numbers, want %d", ErrRound, len(vector), s.round.Length))
 	}
 	if err := s.checkPartners(partners); err != nil {
-		return s.fail(doing, err)
+		return Message{}, s.fail(doing, err)
 	}
 	masks := []mask{selfMask(s.own.bytes(), s.roster.context, s.name)}
 	for _, other := range partners {
@@ -320,9 +334,23 @@ func (s *Site) Mask(ctx context.Context, partners []string, vector []uint32) err
 	// said before it is done: a crash in the middle costs the round, not the vector
 	s.state.Partners, s.state.Masked = slices.Clone(partners), true
 	if err := apply(ctx, vector, masks); err != nil {
-		return s.fail(doing, err)
+		return Message{}, s.fail(doing, err)
 	}
-	return nil
+	digest := VectorDigest(vector)
+	m, err := signMessage(s.signer, VectorType, vectorPayload{head: s.head(), Partners: partners, Digest: digest[:]})
+	if err != nil {
+		return Message{}, err
+	}
+	s.state.Vector = &m
+	return m, nil
+}
+
+// Vector is the message that goes with the masked vector, once there is one.
+func (s *Site) Vector() (Message, error) {
+	if s.state.Vector == nil {
+		return Message{}, s.fail("sending a vector", fmt.Errorf("%w: no vector was masked to the end", ErrStep))
+	}
+	return *s.state.Vector, nil
 }
 
 func (s *Site) checkPartners(partners []string) error {
@@ -343,18 +371,22 @@ func (s *Site) checkPartners(partners []string) error {
 	return nil
 }
 
-// Confirm signs who survived: whose vectors the coordinator says are in the sum.
-// A site signs one such set in a round.
-func (s *Site) Confirm(survivors []string) (Message, error) {
+// Confirm signs who survived, whose vectors the coordinator says are in the sum,
+// and the digest of that sum, with the checksum of this site's own masked vector. A
+// site signs one such set and sum in a round.
+func (s *Site) Confirm(ctx context.Context, survivors []string, sum []byte, vector []uint32) (Message, error) {
 	const doing = "confirming the survivors"
-	if !s.state.Masked {
+	if s.state.Vector == nil {
 		return Message{}, s.fail(doing, fmt.Errorf("%w: no vector was masked yet", ErrStep))
 	}
 	if s.state.Confirmed != nil {
-		if !slices.Equal(survivors, s.state.Survivors) {
-			return Message{}, s.fail(doing, fmt.Errorf("%w: other survivors were confirmed: the coordinator shows more than one set", ErrStep))
+		if !slices.Equal(survivors, s.state.Survivors) || !bytes.Equal(sum, s.state.Sum) {
+			return Message{}, s.fail(doing, fmt.Errorf("%w: other survivors or another sum were confirmed: the coordinator shows more than one set", ErrStep))
 		}
 		return *s.state.Confirmed, nil
+	}
+	if s.Erased() {
+		return Message{}, s.fail(doing, errErased)
 	}
 	threshold := s.round.Threshold(len(s.roster.names))
 	if err := s.roster.checkSubset(survivors); err != nil {
@@ -367,12 +399,18 @@ func (s *Site) Confirm(survivors []string) (Message, error) {
 		return Message{}, s.fail(doing, fmt.Errorf("%w: the survivors do not name this site", ErrForged))
 	case len(survivors) < threshold:
 		return Message{}, s.fail(doing, fmt.Errorf("%w: %d survivors, %d are needed", ErrTooFew, len(survivors), threshold))
+	case len(sum) != sha256.Size:
+		return Message{}, s.fail(doing, fmt.Errorf("%w: a digest of the sum of %d bytes", ErrForged, len(sum)))
 	}
-	m, err := signMessage(s.signer, ConfirmType, confirmPayload{head: s.head(), Partners: s.state.Partners, Survivors: survivors})
+	checksum, err := vectorChecksum(ctx, coefficients(s.roster.context, [sha256.Size]byte(sum), survivors), vector)
+	if err != nil {
+		return Message{}, s.fail(doing, err)
+	}
+	m, err := signMessage(s.signer, ConfirmType, confirmPayload{head: s.head(), Partners: s.state.Partners, Survivors: survivors, Sum: sum, Checksum: checksum})
 	if err != nil {
 		return Message{}, err
 	}
-	s.state.Survivors, s.state.Confirmed = slices.Clone(survivors), &m
+	s.state.Survivors, s.state.Sum, s.state.Confirmed = slices.Clone(survivors), slices.Clone(sum), &m
 	return m, nil
 }
 
@@ -387,14 +425,17 @@ func (s *Site) Reveal(confirmations []Message) (Message, error) {
 	if s.state.Revealed != nil {
 		return *s.state.Revealed, nil
 	}
+	if s.Erased() {
+		return Message{}, s.fail(doing, errErased)
+	}
 	signed := map[string]bool{s.name: true}
 	for _, m := range confirmations {
 		p, err := openMessage[confirmPayload](s.round, s.roster.digest, ConfirmType, m)
 		if err != nil {
 			return Message{}, s.fail(doing, err)
 		}
-		if !slices.Equal(p.Partners, s.state.Partners) || !slices.Equal(p.Survivors, s.state.Survivors) {
-			return Message{}, s.fail(doing, fmt.Errorf("%w: %q has signed another set of survivors: the coordinator shows more than one", ErrForged, m.From))
+		if !p.same(s.state.Partners, s.state.Survivors, s.state.Sum) {
+			return Message{}, s.fail(doing, fmt.Errorf("%w: %q has signed another set of survivors, or another sum: the coordinator shows more than one", ErrForged, m.From))
 		}
 		if !subset([]string{m.From}, s.state.Survivors) {
 			return Message{}, s.fail(doing, fmt.Errorf("%w: a confirmation of %q, which is no survivor", ErrForged, m.From))
@@ -416,5 +457,21 @@ func (s *Site) Reveal(confirmations []Message) (Message, error) {
 		return Message{}, err
 	}
 	s.state.Revealed = &m
+	s.Erase()
 	return m, nil
 }
+
+// Erase forgets the secrets of the round: its keys, its seed, what it was dealt.
+// From then on nobody who takes the site's disk can open what the site sent in the
+// round, and the site can only repeat what it has said. Reveal does it by itself;
+// who drives the site does it when a round ends before. MarshalBinary must be on
+// the disk afterwards, in the place of what was there.
+func (s *Site) Erase() {
+	s.state.Seal, s.state.Mask, s.state.Own, s.state.OwnShares, s.state.MaskShares, s.state.SeedShares, s.state.Parcels = nil, nil, nil, nil, nil, nil, nil
+	s.seal, s.mask, s.own = secret{}, secret{}, secret{}
+}
+
+var errErased = fmt.Errorf("%w: the secrets of this round were erased", ErrStep)
+
+// Erased says whether the secrets of the round were erased.
+func (s *Site) Erased() bool { return s.state.Own == nil }

@@ -1,0 +1,368 @@
+package federate
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/vigie/vigie/federate/secagg"
+)
+
+// ReplayOptions says which transcript is replayed, and whom the auditor trusts
+// to be whom. Nothing in the transcript is believed but for these keys.
+type ReplayOptions struct {
+	Dir         string
+	Coordinator ed25519.PublicKey // that signed the records
+	// Members are the federation's sites with the keys that their hospitals own up
+	// to. Nil: those that the transcript names, whose coordinator could have
+	// invented them.
+	Members []secagg.Member
+	// Progress, if not nil, is told of each attempt once it is verified.
+	Progress func(Attempt)
+}
+
+// Replayed is what a run was, recomputed from its transcript.
+type Replayed struct {
+	Header   Header          `json:"header"`
+	Attempts []Attempt       `json:"attempts"`
+	Sites    []Participation `json:"sites"`
+	// Model is the digest (Weights.Digest) of the weights that the run led to.
+	Model   string   `json:"model"`
+	Weights *Weights `json:"-"`
+}
+
+// Attempt is one attempt at a round.
+type Attempt struct {
+	Outcome
+	// Counted says whether the model moved by it; one with a result that does not
+	// count was lost with the coordinator's process before it could be kept.
+	Counted bool `json:"counted"`
+	// Question is what was asked instead of training; the model stays as it was.
+	Question *Question `json:"question,omitempty"`
+	Failure  string    `json:"failure,omitempty"`
+	Model    string    `json:"model"` // digest of the weights after it
+}
+
+// Participation is a site's part in a run.
+type Participation struct {
+	Name    string              `json:"name"`
+	Rounds  []int               `json:"rounds"`    // from 0, whose counted sums hold its update
+	Asked   int                 `json:"questions"` // whose sums hold its answer
+	Lost    int                 `json:"lost"`      // attempts that it was asked in, without it in the sum
+	Accused []secagg.Accusation `json:"accused"`   // in all attempts
+}
+
+// ReplayRun verifies a transcript from its first byte to its last: every signature
+// of the coordinator and of the sites, that records follow one another and are
+// all there but for ones at the end, that groups are those the terms draw, that
+// each masked sum is the sum of vectors that the sites signed, and opens to what
+// the model moved by, under the terms' rule and algorithm. What does not hold is
+// an error that wraps ErrTranscript and says what and where.
+func ReplayRun(ctx context.Context, o ReplayOptions) (*Replayed, error) {
+	fail := func(err error) (*Replayed, error) {
+		return nil, fmt.Errorf("federate: replaying %s: %w", o.Dir, err)
+	}
+	t := &Transcript{dir: o.Dir}
+	envelope, err := readEnvelope(filepath.Join(o.Dir, headerName), false, maxHeader)
+	if err != nil {
+		return fail(err)
+	}
+	header, err := openPayload[Header](envelope, HeaderType, o.Coordinator)
+	if err != nil {
+		return fail(err)
+	}
+	if o.Members != nil && !slices.EqualFunc(o.Members, header.Members, func(a, b secagg.Member) bool { return a.Name == b.Name && a.Key.Equal(b.Key) }) {
+		return fail(fmt.Errorf("%w: it is of other members than those that are trusted", ErrTranscript))
+	}
+	if header.Variables < 0 || header.Variables > secagg.MaxLength {
+		return fail(fmt.Errorf("%w: a model of %d variables", ErrTranscript, header.Variables))
+	}
+	path := filepath.Join(o.Dir, initialName)
+	if info, err := os.Stat(path); err != nil || info.Size() != 4*int64(header.Variables) {
+		return fail(fmt.Errorf("%w: %s does not hold %d variables", ErrTranscript, initialName, header.Variables))
+	}
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return fail(err)
+	}
+	initial, err := decodeFloats(raw, header.Variables)
+	if err != nil {
+		return fail(err)
+	}
+	c, err := NewCoordinator(CoordinatorOptions{Terms: header.Terms, Members: header.Members, Variables: initial, Trained: header.Trained})
+	if err != nil {
+		return fail(fmt.Errorf("%w: %w", ErrTranscript, err))
+	}
+	if digest := c.Weights().Digest(); !bytes.Equal(digest[:], header.Initial) {
+		return fail(fmt.Errorf("%w: %s is not what the run began with", ErrTranscript, initialName))
+	}
+	numbers, err := t.numbers()
+	if err != nil {
+		return fail(err)
+	}
+	r := &Replayed{Header: header}
+	previous := digestOf(envelope.Payload)
+	var before *Coordinator // the last attempt that counts
+	for i, number := range numbers {
+		envelope, err := readEnvelope(filepath.Join(o.Dir, recordName(number)), true, maxRecord)
+		if err != nil {
+			return fail(err)
+		}
+		record, err := openPayload[Record](envelope, RecordType, o.Coordinator)
+		if err != nil {
+			return fail(fmt.Errorf("attempt %d: %w", number, err))
+		}
+		if record.Number != number || !bytes.Equal(record.Previous, previous) {
+			return fail(fmt.Errorf("attempt %d: %w: it does not follow the record before it", number, ErrTranscript))
+		}
+		previous = digestOf(envelope.Payload)
+		if before != nil && record.Index == c.state.Index-1 && record.Question == nil { // begun again: the last result was lost
+			c, before = before, nil
+			r.Attempts[i-1].Counted = false
+		}
+		if c.Done() && record.Question == nil || record.Index != c.state.Index {
+			return fail(fmt.Errorf("attempt %d: %w: it is of round %d, and round %d is due", number, ErrTranscript, record.Index+1, c.state.Index+1))
+		}
+		next := c.copy()
+		attempt, err := next.replay(ctx, t, record)
+		if err != nil {
+			return fail(fmt.Errorf("attempt %d: %w", number, err))
+		}
+		if attempt.Counted && attempt.Question == nil {
+			before, c = c, next
+		}
+		r.Attempts = append(r.Attempts, attempt)
+		if o.Progress != nil {
+			o.Progress(attempt)
+		}
+	}
+	digest := c.Weights().Digest()
+	r.Model, r.Weights = hexOf(digest[:]), c.Weights()
+	r.participation()
+	return r, nil
+}
+
+// copy is a coordinator in the same state, without a keeper.
+func (c *Coordinator) copy() *Coordinator {
+	d := &Coordinator{CoordinatorOptions: c.CoordinatorOptions, state: c.state, server: c.server}
+	for _, part := range d.numbers() {
+		*part = slices.Clone(*part)
+	}
+	return d
+}
+
+// present is a site that took part, as far as dividing goes.
+type present string
+
+func (p present) Name() string                               { return string(p) }
+func (p present) Ask(context.Context, Order) (Answer, error) { return Answer{}, errors.ErrUnsupported }
+
+// replay recomputes one attempt, and moves the model if it had a result.
+func (c *Coordinator) replay(ctx context.Context, t *Transcript, record Record) (Attempt, error) {
+	fail := func(format string, arguments ...any) (Attempt, error) {
+		return Attempt{}, fmt.Errorf("%w: %s", ErrTranscript, fmt.Sprintf(format, arguments...))
+	}
+	digest := c.Weights().Digest()
+	if !bytes.Equal(record.Model, digest[:]) {
+		return fail("it begins with other weights than the rounds before lead to")
+	}
+	c.state.Number = record.Number
+	var links []Link
+	for _, g := range record.Groups {
+		for _, name := range g.Members {
+			links = append(links, present(name))
+		}
+	}
+	slices.SortFunc(links, func(a, b Link) int { return bytes.Compare([]byte(a.Name()), []byte(b.Name())) })
+	divided := c.gather(links, record.Question)
+	if len(divided) != len(record.Groups) {
+		return fail("%d groups, the terms make %d", len(record.Groups), len(divided))
+	}
+	a := Attempt{Outcome: Outcome{Index: record.Index, Number: record.Number, Lost: []string{}}, Question: record.Question, Failure: record.Failure}
+	var sums []groupSum
+	for i, g := range record.Groups {
+		if !slices.EqualFunc(divided[i], g.Members, func(l Link, name string) bool { return l.Name() == name }) {
+			return fail("group %d is not the one that the terms draw", i+1)
+		}
+		outcome := GroupOutcome{Members: g.Members}
+		order := Order{Step: StepKeys, Round: record.Number, Index: record.Index, Group: g.Members, Model: record.Model, Question: record.Question}
+		sum, aggregation, err := c.reopen(ctx, t, i, order, g, &outcome)
+		if aggregation != nil {
+			outcome.Accused = aggregation.Accusations
+		}
+		if err == nil && record.Question == nil {
+			var s groupSum
+			if s, err = c.meanOf(&outcome, sum); err == nil {
+				sums = append(sums, s)
+			}
+		}
+		switch {
+		case ctx.Err() != nil:
+			return Attempt{}, ctx.Err()
+		case errors.Is(err, ErrTranscript) || errors.Is(err, fs.ErrNotExist):
+			return Attempt{}, err
+		case (err == nil) != (g.Failure == ""):
+			return fail("group %d is said to have %s, and has %s", i+1, came(g.Failure), came(text(err)))
+		case err != nil:
+			outcome.Survivors, outcome.Failure = nil, g.Failure
+		}
+		a.count(outcome)
+	}
+	var err error
+	switch {
+	case record.Question == nil:
+		err = c.finish(&a.Outcome, sums)
+	case a.Sites == 0:
+		err = errors.New(a.failures())
+	}
+	if (err == nil) != (record.Failure == "") {
+		return fail("the attempt is said to have %s, and has %s", came(record.Failure), came(text(err)))
+	}
+	digest = c.Weights().Digest()
+	if err == nil && record.Question == nil && !bytes.Equal(record.Result, digest[:]) {
+		return fail("it is said to lead to weights with digest %x, and leads to %x", record.Result, digest[:])
+	}
+	a.Counted, a.Model = err == nil, hexOf(digest[:])
+	return a, nil
+}
+
+func text(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
+
+func came(failure string) string {
+	if failure == "" {
+		return "a result"
+	}
+	return "none (" + failure + ")"
+}
+
+// reopen takes a group through the steps of a round by what it said, and opens its
+// sum.
+func (c *Coordinator) reopen(ctx context.Context, t *Transcript, at int, order Order, g GroupRecord, out *GroupOutcome) ([]uint32, *secagg.Coordinator, error) {
+	length := c.Terms.length(order, len(c.Variables), c.Trained)
+	round, err := c.Terms.round(order, c.Members, length)
+	if err != nil {
+		return nil, nil, err
+	}
+	a, err := secagg.NewCoordinator(round)
+	if err != nil {
+		return nil, nil, err
+	}
+	// Messages that were no good cost their senders the round then and do now.
+	for _, m := range g.Keys {
+		a.AddKeys(m)
+	}
+	if _, err := a.CloseKeys(); err != nil {
+		return nil, a, err
+	}
+	for from := 0; from < len(g.Parcels); {
+		to := from + 1
+		for to < len(g.Parcels) && g.Parcels[to].From == g.Parcels[from].From {
+			to++
+		}
+		a.AddShares(g.Parcels[from].From, g.Parcels[from:to])
+		from = to
+	}
+	if _, err := a.CloseShares(); err != nil {
+		return nil, a, err
+	}
+	for _, m := range g.Acceptances {
+		a.AddAcceptance(m)
+	}
+	if _, err := a.CloseAcceptances(); err != nil {
+		return nil, a, err
+	}
+	for _, m := range g.Vectors {
+		a.ArrivedElsewhere(m)
+	}
+	survivors, err := a.CloseMasked()
+	if err != nil {
+		return nil, a, err
+	}
+	out.Survivors = survivors
+	if g.Sum == nil && g.Failure != "" { // it ended before the sum was kept
+		return nil, a, errors.New(g.Failure)
+	}
+	sum, err := t.readSum(order.Round, at, length)
+	if err != nil {
+		return nil, a, err
+	}
+	if err := a.Commit(sum.Digest()); err != nil {
+		return nil, a, err
+	}
+	for _, m := range g.Confirmations {
+		a.AddConfirmation(m)
+	}
+	unvouched, err := a.Audit(ctx, sum, func(name string) ([]uint32, error) {
+		if !slices.Contains(g.Unvouched, name) {
+			return nil, nil
+		}
+		return t.readVector(order.Round, at, name, length)
+	})
+	if err != nil {
+		return nil, a, fmt.Errorf("group %d: %w: %w", at+1, ErrTranscript, err)
+	}
+	if !slices.Equal(unvouched, g.Unvouched) {
+		return nil, a, fmt.Errorf("group %d: %w: %q have not vouched for their vectors, and %q are said not to have", at+1, ErrTranscript, unvouched, g.Unvouched)
+	}
+	if _, err := a.CloseConfirmations(); err != nil {
+		return nil, a, err
+	}
+	for _, m := range g.Reveals {
+		a.AddReveal(m)
+	}
+	return sum.Low, a, a.Open(ctx, sum.Low)
+}
+
+// participation lists every member's part.
+func (r *Replayed) participation() {
+	for _, m := range r.Header.Members {
+		p := Participation{Name: m.Name, Rounds: []int{}, Accused: []secagg.Accusation{}}
+		for _, a := range r.Attempts {
+			for _, g := range a.Groups {
+				if !slices.Contains(g.Members, m.Name) {
+					continue
+				}
+				if slices.Contains(g.Survivors, m.Name) {
+					if a.Question != nil {
+						p.Asked++
+					} else if a.Counted {
+						p.Rounds = append(p.Rounds, a.Index)
+					}
+				} else {
+					p.Lost++
+				}
+				for _, accusation := range g.Accused {
+					if accusation.Site == m.Name {
+						p.Accused = append(p.Accused, accusation)
+					}
+				}
+			}
+		}
+		r.Sites = append(r.Sites, p)
+	}
+}
+
+// UnmarshalHeader reads the header of a transcript without verifying anything:
+// for showing what it claims to be.
+func UnmarshalHeader(dir string) (Header, ed25519.PublicKey, error) {
+	var h Header
+	envelope, err := readEnvelope(filepath.Join(dir, headerName), false, maxHeader)
+	if err == nil {
+		if err = json.Unmarshal(envelope.Payload, &h); err != nil {
+			err = fmt.Errorf("federate: reading %s: %w: %w", headerName, ErrTranscript, err)
+		}
+	}
+	return h, envelope.Key, err
+}
