@@ -18,6 +18,7 @@ import (
 type Local struct {
 	trainer *trainer
 	fresh   []float32 // room for one example
+	each    *eachStep     // nil until Each is asked for
 }
 
 // Pull is what bends local steps towards what others do. Its zero value is plain
@@ -191,6 +192,7 @@ func (l *Local) Model() (*onnx.Model, error) {
 // Close frees the sessions.
 func (l *Local) Close() error {
 	l.trainer.close()
+	l.each.close()
 	return nil
 }
 
