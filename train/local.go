@@ -18,7 +18,7 @@ import (
 type Local struct {
 	trainer *trainer
 	fresh   []float32 // room for one example
-	each    *eachStep     // nil until Each is asked for
+	each    *eachStep // nil until Each is asked for
 }
 
 // Pull is what bends local steps towards what others do. Its zero value is plain
