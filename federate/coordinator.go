@@ -34,6 +34,8 @@ type CoordinatorOptions struct {
 	// together. It is all that a coordinator learns of the sites' examples, and what
 	// an audit of their privacy attacks.
 	Opened func(survivors []string, mean []float32, weight float64)
+	// Layout says which tensors the variables are, for the transcript; it may be nil.
+	Layout []Span
 	// Transcript records every attempt for an auditor; nil: nothing does.
 	Transcript *Transcript
 }

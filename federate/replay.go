@@ -2,17 +2,22 @@ package federate
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/vigie/vigie/federate/secagg"
+	"github.com/vigie/vigie/onnx"
 )
 
 // ReplayOptions says which transcript is replayed, and whom the auditor trusts
@@ -325,6 +330,81 @@ func (c *Coordinator) reopen(ctx context.Context, t *Transcript, at int, order O
 	return sum.Low, a, a.Open(ctx, sum.Low)
 }
 
+// CheckModel says whether a published model holds the very weights that the run led
+// to, bit by bit, in the tensors that the transcript's layout names. The rest of
+// the model is not the run's.
+func (r *Replayed) CheckModel(m *onnx.Model) error {
+	fail := func(format string, arguments ...any) error {
+		return fmt.Errorf("federate: holding a model against a run: %w: %s", ErrTranscript, fmt.Sprintf(format, arguments...))
+	}
+	if len(r.Header.Layout) == 0 {
+		return fail("the transcript does not say which tensors were trained")
+	}
+	at := 0
+	for _, span := range r.Header.Layout {
+		tensor := m.Graph.Initializer(span.Name)
+		if tensor == nil {
+			return fail("the model has no tensor %s", span.Name)
+		}
+		values, err := tensor.Floats()
+		if err != nil {
+			return fail("tensor %s: %v", span.Name, err)
+		}
+		if span.Length < 0 || len(values) != span.Length || span.Length > len(r.Weights.Variables)-at {
+			return fail("tensor %s has %d numbers, and %d were trained", span.Name, len(values), span.Length)
+		}
+		for j, v := range values {
+			if math.Float32bits(float32(v)) != math.Float32bits(r.Weights.Variables[at+j]) {
+				return fail("number %d of tensor %s is %g, the run led to %g", j, span.Name, v, r.Weights.Variables[at+j])
+			}
+		}
+		at += span.Length
+	}
+	if at != len(r.Weights.Variables) {
+		return fail("its layout is of %d variables, the run is of %d", at, len(r.Weights.Variables))
+	}
+	return nil
+}
+
+// Write writes the replay for a person.
+func (r *Replayed) Write(w io.Writer) error {
+	var b strings.Builder
+	counted, void, questions, lost := 0, 0, 0, 0
+	for _, a := range r.Attempts {
+		switch {
+		case a.Question != nil:
+			questions++
+		case a.Counted:
+			counted++
+		case a.Failure == "":
+			lost++
+		default:
+			void++
+		}
+	}
+	t := r.Header.Terms
+	fmt.Fprintf(&b, "%s: %s, %d of %d rounds, %d sites, %d variables\n", t.Federation, t.Algorithm, counted, t.Rounds, len(r.Sites), r.Header.Variables)
+	fmt.Fprintf(&b, "every record, signature, masked sum and step of the weights verifies\n")
+	if void+lost+questions > 0 {
+		fmt.Fprintf(&b, "besides: %d attempts without a result, %d whose result was lost with the coordinator's process, %d questions\n", void, lost, questions)
+	}
+	width := 4
+	for _, s := range r.Sites {
+		width = max(width, len(s.Name))
+	}
+	fmt.Fprintf(&b, "\n%-*s  %7s  %10s  %8s  %s\n", width, "site", "in sums", "not in one", "answered", "accused of")
+	for _, s := range r.Sites {
+		var accused []string
+		for _, a := range s.Accused {
+			accused = append(accused, a.Reason)
+		}
+		fmt.Fprintf(&b, "%-*s  %7d  %10d  %8d  %s\n", width, s.Name, len(s.Rounds), s.Lost, s.Asked, cmp.Or(strings.Join(accused, "; "), "-"))
+	}
+	fmt.Fprintf(&b, "\nweights   %s\n", r.Model)
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
 // participation lists every member's part.
 func (r *Replayed) participation() {
 	for _, m := range r.Header.Members {
@@ -354,9 +434,9 @@ func (r *Replayed) participation() {
 	}
 }
 
-// UnmarshalHeader reads the header of a transcript without verifying anything:
+// ReadHeader reads the header of a transcript without verifying anything:
 // for showing what it claims to be.
-func UnmarshalHeader(dir string) (Header, ed25519.PublicKey, error) {
+func ReadHeader(dir string) (Header, ed25519.PublicKey, error) {
 	var h Header
 	envelope, err := readEnvelope(filepath.Join(dir, headerName), false, maxHeader)
 	if err == nil {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io"
 	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/vigie/vigie/federate/robust"
 	"github.com/vigie/vigie/keys/dsse"
+	"github.com/vigie/vigie/onnx"
 )
 
 var leader = ed25519.NewKeyFromSeed(slices.Repeat([]byte{200}, 32))
@@ -363,3 +365,49 @@ func FuzzTranscript(f *testing.F) {
 type nopCloser struct{ io.Writer }
 
 func (nopCloser) Close() error { return nil }
+
+func TestAPublishedModelIsHeldAgainstTheRunBitByBit(t *testing.T) {
+	s := newSchool(t, 4, 5, func(terms *Terms) { terms.Rounds = 2 })
+	dir := t.TempDir()
+	o := CoordinatorOptions{Terms: s.terms, Members: s.members, Variables: make([]float32, 5), Trained: 5, Layout: []Span{{"kernel", 3}, {"bias", 2}}}
+	var err error
+	if o.Transcript, err = o.Record(dir, leader); err != nil {
+		t.Fatal(err)
+	}
+	c, err := NewCoordinator(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for !c.Done() {
+		if _, err := c.Round(t.Context(), s.links()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r, err := s.replay(t, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := c.Weights().Variables
+	model := func(kernel, bias []float32) *onnx.Model {
+		return &onnx.Model{Graph: &onnx.Graph{Initializers: []*onnx.Tensor{
+			onnx.NewTensor("bias", []int64{int64(len(bias))}, bias), onnx.NewTensor("fixed", []int64{1}, []float32{9}), onnx.NewTensor("kernel", []int64{int64(len(kernel)), 1}, kernel)}}}
+	}
+	if err := r.CheckModel(model(v[:3], v[3:])); err != nil {
+		t.Error(err)
+	}
+	other := slices.Clone(v)
+	other[4] = math.Nextafter32(other[4], 9)
+	for what, m := range map[string]*onnx.Model{
+		"a number changed by a bit": model(other[:3], other[3:]),
+		"tensors exchanged":         model(v[2:], v[:2]),
+		"a tensor missing":          {Graph: &onnx.Graph{Initializers: []*onnx.Tensor{onnx.NewTensor("kernel", []int64{3}, v[:3])}}},
+	} {
+		if err := r.CheckModel(m); !errors.Is(err, ErrTranscript) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	var text bytes.Buffer
+	if err := r.Write(&text); err != nil || !strings.Contains(text.String(), r.Model) || !strings.Contains(text.String(), "2 of 2 rounds") {
+		t.Errorf("%s (%v)", text.String(), err)
+	}
+}

@@ -74,6 +74,19 @@ func (e *Engine) Variables() (all []float32, trained int) {
 	return all, trained
 }
 
+// Layout says which tensors of the network Variables are.
+func (e *Engine) Layout() []Span {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var spans []Span
+	for i, v := range e.local.Variables() {
+		if !e.own[i] {
+			spans = append(spans, Span{e.local.Names()[i], len(v)})
+		}
+	}
+	return spans
+}
+
 // Logits answers for a set with the given variables: [example][logit]. What a
 // site has of its own is as at the beginning.
 func (e *Engine) Logits(ctx context.Context, variables []float32, s *train.Set) ([][]float64, error) {

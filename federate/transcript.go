@@ -40,6 +40,14 @@ type Header struct {
 	Variables int    `json:"variables"`
 	Trained   int    `json:"trained"`
 	Initial   []byte `json:"initial"`
+	// Layout says which tensors of the model the variables are; it may be missing.
+	Layout []Span `json:"layout,omitempty"`
+}
+
+// Span is a tensor of a model among its variables, which lie one after the other.
+type Span struct {
+	Name   string `json:"name"`
+	Length int    `json:"length"`
 }
 
 // Record is all that was said in one attempt at a round.
@@ -112,7 +120,7 @@ func (o CoordinatorOptions) Record(dir string, signer crypto.Signer) (*Transcrip
 	}
 	initial := Weights{Variables: o.Variables, Control: newServer(o.Terms.Algorithm, len(o.Variables), o.Trained).Control}
 	digest := initial.Digest()
-	payload, err := json.Marshal(Header{Terms: o.Terms, Members: o.Members, Variables: len(o.Variables), Trained: o.Trained, Initial: digest[:]})
+	payload, err := json.Marshal(Header{Terms: o.Terms, Members: o.Members, Variables: len(o.Variables), Trained: o.Trained, Initial: digest[:], Layout: o.Layout})
 	if err != nil {
 		return fail(err)
 	}

@@ -18,7 +18,7 @@ func newFedCommand() *cobra.Command {
 		Use:   "fed",
 		Short: "Train one model at many hospitals without moving an image",
 	}
-	command.AddCommand(newFedSimulateCommand())
+	command.AddCommand(newFedSimulateCommand(), newFedReplayCommand())
 	return command
 }
 
@@ -147,6 +147,7 @@ model remembers of its examples.`,
 	flags.BoolVar(&j.Compare, "compare", false, "train on all examples in one place, and at every site alone, too")
 	flags.BoolVar(&standard, "standard-operators", false, "compute on ONNX Runtime's operators, not on the engine's own")
 	flags.StringVar(&out, "out", "", "FILE.onnx for the model")
+	flags.StringVar(&j.Transcript, "transcript", "", "empty folder to record the run into, for vigie fed replay")
 	flags.Uint64Var(&j.Seed, "seed", 1, "of everything")
 	flags.BoolVar(&asJSON, "json", false, "print JSON")
 	for _, required := range []string{"data", "eval-split"} {

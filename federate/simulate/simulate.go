@@ -15,6 +15,7 @@ package simulate
 import (
 	"context"
 	"crypto/ed25519"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"math"
@@ -51,6 +52,9 @@ type Options struct {
 	// alone, for as many rounds.
 	Compare  bool
 	Progress func(Round) // told of every round; may be nil
+	// Transcript is a folder to record the run into, for vigie fed replay; empty is
+	// none. The coordinator's key is made from the seed.
+	Transcript string
 }
 
 // Round is a line of a Report.
@@ -166,10 +170,18 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	coordinator, err := federate.NewCoordinator(federate.CoordinatorOptions{Terms: o.Terms, Members: cast.members, Variables: initial, Trained: trained, Parallel: runtime.GOMAXPROCS(0)})
+	leading := federate.CoordinatorOptions{Terms: o.Terms, Members: cast.members, Variables: initial, Trained: trained, Layout: engine.Layout(), Parallel: runtime.GOMAXPROCS(0)}
+	if o.Transcript != "" {
+		seed := sha256.Sum256(fmt.Appendf(nil, "vigie simulated coordinator %d", o.Seed))
+		if leading.Transcript, err = leading.Record(o.Transcript, ed25519.NewKeyFromSeed(seed[:])); err != nil {
+			return nil, err
+		}
+	}
+	coordinator, err := federate.NewCoordinator(leading)
 	if err != nil {
 		return nil, err
 	}
+	defer coordinator.Settle()
 	failed := 0
 	for !coordinator.Done() {
 		began := time.Now()

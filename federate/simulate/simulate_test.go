@@ -247,3 +247,25 @@ func TestASimulationThatCannotBeRunIsRefused(t *testing.T) {
 		t.Errorf("%+v, %v", o, err)
 	}
 }
+
+func TestASimulationLeavesATranscriptThatReplaysToItsModel(t *testing.T) {
+	o := options(t)
+	o.Terms.Rounds, o.Dropout, o.Transcript = 3, 0.2, t.TempDir()
+	r := run(t, o)
+	_, key, err := federate.ReadHeader(o.Transcript)
+	if err != nil {
+		t.Fatal(err)
+	}
+	replayed, err := federate.ReplayRun(t.Context(), federate.ReplayOptions{Dir: o.Transcript, Coordinator: key})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := replayed.CheckModel(r.Model); err != nil {
+		t.Error(err)
+	}
+	for i, s := range r.Sites {
+		if s.Sums != len(replayed.Sites[i].Rounds) {
+			t.Errorf("%s was in %d sums, the transcript says %d", s.Name, s.Sums, len(replayed.Sites[i].Rounds))
+		}
+	}
+}
