@@ -73,7 +73,9 @@ func NewCoordinator(o CoordinatorOptions) (*Coordinator, error) {
 }
 
 // Weights are the global weights now, in place.
-func (c *Coordinator) Weights() *Weights { return &Weights{c.Variables, c.server.Control} }
+func (c *Coordinator) Weights() *Weights {
+	return &Weights{Variables: c.Variables, Control: c.server.Control}
+}
 
 // Rounds is how many rounds have a result.
 func (c *Coordinator) Rounds() int { return c.state.Index }
@@ -128,6 +130,7 @@ func (c *Coordinator) Round(ctx context.Context, links []Link) (Outcome, error) 
 	slices.SortFunc(links, func(a, b Link) int { return strings.Compare(a.Name(), b.Name()) })
 	weights := c.Weights()
 	digest := weights.Digest()
+	weights.sum = &digest
 	record := Record{Number: c.state.Number, Index: c.state.Index, Model: digest[:]}
 	var sums []groupSum
 	for i, group := range c.gather(links, nil) {
@@ -390,26 +393,34 @@ func (g *groupRound) steps(ctx context.Context, out *GroupOutcome) ([]uint32, *s
 		return nil, a, err
 	}
 	sum := secagg.NewSum(length)
-	vectors := map[string][]uint32{}
+	var broken error
+	vectors := arrivals{}
+	defer vectors.close()
 	if err := g.ask(ctx, StepTrain, partners, func(_ string, o *Order) { o.Names, o.Weights = partners, g.weights }, func(name string, answer Answer) error {
-		if len(answer.Vector) != length {
-			return fmt.Errorf("a vector of %d numbers, want %d", len(answer.Vector), length)
+		digest, err := answer.digest(length)
+		if err != nil {
+			return err
 		}
 		m, err := single(answer)
 		if err != nil {
 			return err
 		}
-		if err := a.Arrived(m, secagg.VectorDigest(answer.Vector)); err != nil {
+		if err := a.Arrived(m, digest); err != nil {
 			return err
 		}
 		g.record.Vectors = append(g.record.Vectors, m)
-		sum.Add(0, answer.Vector)
-		vectors[name] = answer.Vector
+		vectors[name] = answer
+		if err := answer.each(length, sum.Add); err != nil {
+			broken = err // the sum holds a part of it
+		}
 		g.traffic.Down += 4 * int64(len(g.weights.Variables)+len(g.weights.Control))
 		g.traffic.Up += 4 * int64(length)
 		return nil
 	}); err != nil {
 		return nil, a, err
+	}
+	if broken != nil {
+		return nil, a, broken
 	}
 	survivors, err := a.CloseMasked()
 	if err != nil {
@@ -430,14 +441,14 @@ func (g *groupRound) steps(ctx context.Context, out *GroupOutcome) ([]uint32, *s
 	}); err != nil {
 		return nil, a, err
 	}
-	unvouched, err := a.Audit(ctx, sum, func(name string) ([]uint32, error) { return vectors[name], nil })
+	unvouched, err := a.Audit(ctx, sum, func(name string) ([]uint32, error) { return vectors.vector(name, length) })
 	if err != nil {
 		return nil, a, err
 	}
-	if err := g.keep(sum, commitment, unvouched, vectors); err != nil {
+	if err := g.keep(sum, commitment, unvouched, vectors, length); err != nil {
 		return nil, a, err
 	}
-	clear(vectors)
+	vectors.close()
 	confirmations, err := a.CloseConfirmations()
 	if err != nil {
 		return nil, a, err
@@ -505,8 +516,8 @@ func (g *groupRound) ask(ctx context.Context, step Step, among []string, fill fu
 			}
 			taking.Lock()
 			defer taking.Unlock()
-			if !closed {
-				take(name, answer)
+			if closed || take(name, answer) != nil || step != StepTrain {
+				answer.Close()
 			}
 		})
 	}

@@ -53,6 +53,8 @@ type Answer struct {
 	// Vector is the masked update, of StepTrain. It travels beside the answer, whose
 	// message signs it.
 	Vector []uint32 `json:"-"`
+	// Spool is the same, where it has arrived over a network.
+	Spool Spool `json:"-"`
 }
 
 // Link is a site as the coordinator reaches it. Ask returns the site's answer,
@@ -77,6 +79,7 @@ func (d direct) Ask(ctx context.Context, o Order) (Answer, error) { return d.sit
 type Weights struct {
 	Variables []float32
 	Control   []float32 // nil but for SCAFFOLD
+	sum       *[sha256.Size]byte
 }
 
 // Digest is the SHA-256 digest of both, as little-endian float32.

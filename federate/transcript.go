@@ -191,14 +191,18 @@ func (t *Transcript) numbers() ([]uint64, error) {
 }
 
 // keep records a group's masked sum, and the vectors for which nobody vouches.
-func (g *groupRound) keep(sum *secagg.Sum, commitment [sha256.Size]byte, unvouched []string, vectors map[string][]uint32) error {
+func (g *groupRound) keep(sum *secagg.Sum, commitment [sha256.Size]byte, unvouched []string, vectors arrivals, length int) error {
 	g.record.Sum, g.record.Unvouched = commitment[:], unvouched
 	t := g.coordinator.Transcript
 	if t == nil {
 		return nil
 	}
 	for _, name := range unvouched {
-		if err := t.put(keptVectorName(g.order.Round, g.at, name), encodeVector(vectors[name])); err != nil {
+		vector, err := vectors.vector(name, length)
+		if err != nil {
+			return err
+		}
+		if err := t.put(keptVectorName(g.order.Round, g.at, name), encodeVector(vector)); err != nil {
 			return err
 		}
 	}

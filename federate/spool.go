@@ -1,0 +1,131 @@
+package federate
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"math"
+)
+
+// Spool is a masked vector that has arrived over a network and lies in a file:
+// little-endian numbers, as Answer.Vector would hold them. Close removes it.
+type Spool interface {
+	io.ReaderAt
+	io.Closer
+	Size() int64 // bytes
+}
+
+// Close gives up what an answer lies in.
+func (a Answer) Close() error {
+	if a.Spool == nil {
+		return nil
+	}
+	return a.Spool.Close()
+}
+
+// addSpool adds a vector to the sum piece by piece, so that no more of it than a
+// piece is in memory.
+func addSpool(sum []uint32, s Spool) error {
+	if s.Size() != 4*int64(len(sum)) {
+		return fmt.Errorf("a vector of %d bytes, want %d", s.Size(), 4*len(sum))
+	}
+	const numbers = 1 << 14
+	buffer := make([]byte, 4*numbers)
+	for at := 0; at < len(sum); at += numbers {
+		part := sum[at:min(at+numbers, len(sum))]
+		b := buffer[:4*len(part)]
+		if _, err := s.ReadAt(b, 4*int64(at)); err != nil && err != io.EOF {
+			return fmt.Errorf("reading a spooled vector: %w", err)
+		}
+		for i := range part {
+			part[i] += binary.LittleEndian.Uint32(b[4*i:])
+		}
+	}
+	return nil
+}
+
+// Words is how many numbers of 32 bits the weights are written in: for each part
+// its length, low half first, and its numbers as IEEE 754. These bytes are what
+// Digest is of, and what travels.
+func (w *Weights) Words() int { return 4 + len(w.Variables) + len(w.Control) }
+
+// PutWords writes as many words as b holds, little-endian, from a word on.
+func (w *Weights) PutWords(b []byte, from int) {
+	for _, part := range [][]float32{w.Variables, w.Control} {
+		for ; from < 2 && len(b) >= 4; from++ {
+			binary.LittleEndian.PutUint32(b, uint32(uint64(len(part))>>(32*from)))
+			b = b[4:]
+		}
+		if from < 2 {
+			return // b is full
+		}
+		if at := from - 2; at < len(part) {
+			n := min(len(part)-at, len(b)/4)
+			for i, v := range part[at : at+n] {
+				binary.LittleEndian.PutUint32(b[4*i:], math.Float32bits(v))
+			}
+			b = b[4*n:]
+			from += n
+		}
+		from -= 2 + len(part)
+		if from < 0 {
+			return
+		}
+	}
+}
+
+// Sum is Digest, without the work where the coordinator has done it.
+func (w *Weights) Sum() [sha256.Size]byte {
+	if w.sum == nil {
+		return w.Digest()
+	}
+	return *w.sum
+}
+
+// ReadWeights reads what PutWords wrote, of a model with so many variables and
+// so many in its control variate. Other lengths are refused before anything of
+// them is in memory.
+func ReadWeights(r io.Reader, variables, control int) (*Weights, error) {
+	w := &Weights{}
+	for _, part := range []struct {
+		to   *[]float32
+		want int
+	}{{&w.Variables, variables}, {&w.Control, control}} {
+		var length [8]byte
+		if _, err := io.ReadFull(r, length[:]); err != nil {
+			return nil, fmt.Errorf("federate: reading weights: %w", err)
+		}
+		if n := binary.LittleEndian.Uint64(length[:]); n != uint64(part.want) {
+			return nil, fmt.Errorf("federate: reading weights: %w: %d numbers, this model has %d", ErrOrder, n, part.want)
+		}
+		if part.want == 0 {
+			continue
+		}
+		*part.to = make([]float32, part.want)
+		buffer := make([]byte, min(4*part.want, 1<<16))
+		for at := 0; at < part.want; {
+			b := buffer[:min(len(buffer), 4*(part.want-at))]
+			if _, err := io.ReadFull(r, b); err != nil {
+				return nil, fmt.Errorf("federate: reading weights: %w", err)
+			}
+			for ; len(b) > 0; b, at = b[4:], at+1 {
+				(*part.to)[at] = math.Float32frombits(binary.LittleEndian.Uint32(b))
+			}
+		}
+	}
+	if n, _ := io.ReadFull(r, make([]byte, 1)); n > 0 {
+		return nil, fmt.Errorf("federate: reading weights: %w: bytes after their end", ErrOrder)
+	}
+	return w, nil
+}
+
+// SizeOfWeights is what a site's model takes: how many variables it has, and how
+// many are in SCAFFOLD's control variate.
+func (s *Site) SizeOfWeights() (variables, control int) {
+	variables, trained := s.Trainer.Size()
+	if s.Terms.Algorithm != SCAFFOLD {
+		trained = 0
+	}
+	return variables, trained
+}
