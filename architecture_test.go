@@ -61,10 +61,12 @@ var allowed = map[string][]string{
 	"attest":            {""},
 
 	// hospitals together
-	"federate":          {"onnx", "train", "federate/robust", "federate/secagg"},
-	"federate/robust":   {},
-	"federate/secagg":   {"keys/dsse"},
-	"federate/simulate": {"onnx", "train", "train/studies", "federate", "federate/secagg"},
+	"federate":               {"onnx", "train", "federate/robust", "federate/secagg"},
+	"federate/robust":        {},
+	"federate/secagg":        {"keys/dsse"},
+	"federate/simulate":      {"onnx", "train", "train/studies", "federate", "federate/secagg"},
+	"federate/wire":          {"federate", "federate/secagg", "federate/wire/protocol"},
+	"federate/wire/protocol": {}, // generated
 
 	// where the blocks meet
 	"model":     {"", "onnx", "engine", "explain", "guard/certificate", "medical/dicom"},

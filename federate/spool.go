@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"math"
+
+	"github.com/vigie/vigie/federate/secagg"
 )
 
 // Spool is a masked vector that has arrived over a network and lies in a file:
@@ -13,7 +15,8 @@ import (
 type Spool interface {
 	io.ReaderAt
 	io.Closer
-	Size() int64 // bytes
+	Size() int64               // bytes
+	Digest() [sha256.Size]byte // of all bytes, which were held against it: secagg.VectorDigest
 }
 
 // Close gives up what an answer lies in.
@@ -24,25 +27,61 @@ func (a Answer) Close() error {
 	return a.Spool.Close()
 }
 
-// addSpool adds a vector to the sum piece by piece, so that no more of it than a
-// piece is in memory.
-func addSpool(sum []uint32, s Spool) error {
-	if s.Size() != 4*int64(len(sum)) {
-		return fmt.Errorf("a vector of %d bytes, want %d", s.Size(), 4*len(sum))
+// digest is secagg.VectorDigest of the answer's vector, if it has so many numbers.
+func (a Answer) digest(length int) ([sha256.Size]byte, error) {
+	have := 4 * int64(len(a.Vector))
+	if a.Spool != nil {
+		have = a.Spool.Size()
+	}
+	if have != 4*int64(length) {
+		return [sha256.Size]byte{}, fmt.Errorf("a vector of %d bytes, want %d", have, 4*int64(length))
+	}
+	if a.Spool != nil {
+		return a.Spool.Digest(), nil
+	}
+	return secagg.VectorDigest(a.Vector), nil
+}
+
+// each reads the answer's vector piece by piece, so that no more than a piece of
+// one that lies in a file is in memory.
+func (a Answer) each(length int, do func(at int, part []uint32)) error {
+	if a.Spool == nil {
+		do(0, a.Vector)
+		return nil
 	}
 	const numbers = 1 << 14
-	buffer := make([]byte, 4*numbers)
-	for at := 0; at < len(sum); at += numbers {
-		part := sum[at:min(at+numbers, len(sum))]
-		b := buffer[:4*len(part)]
-		if _, err := s.ReadAt(b, 4*int64(at)); err != nil && err != io.EOF {
-			return fmt.Errorf("reading a spooled vector: %w", err)
+	buffer, part := make([]byte, 4*numbers), make([]uint32, numbers)
+	for at := 0; at < length; at += numbers {
+		part = part[:min(numbers, length-at)]
+		if n, err := a.Spool.ReadAt(buffer[:4*len(part)], 4*int64(at)); n < 4*len(part) {
+			return fmt.Errorf("federate: reading a spooled vector: %w", err)
 		}
 		for i := range part {
-			part[i] += binary.LittleEndian.Uint32(b[4*i:])
+			part[i] = binary.LittleEndian.Uint32(buffer[4*i:])
 		}
+		do(at, part)
 	}
 	return nil
+}
+
+// arrivals are the answers whose vectors are in a sum, by their sites.
+type arrivals map[string]Answer
+
+// vector is a site's, whole, or nil if there is none.
+func (a arrivals) vector(name string, length int) ([]uint32, error) {
+	answer, have := a[name]
+	if !have || answer.Spool == nil {
+		return answer.Vector, nil
+	}
+	v := make([]uint32, length)
+	return v, answer.each(length, func(at int, part []uint32) { copy(v[at:], part) })
+}
+
+func (a arrivals) close() {
+	for _, answer := range a {
+		answer.Close()
+	}
+	clear(a)
 }
 
 // Words is how many numbers of 32 bits the weights are written in: for each part

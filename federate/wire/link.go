@@ -82,7 +82,8 @@ type spool struct {
 	bulk Bulk
 }
 
-func (s spool) Size() int64 { return s.bulk.Length }
+func (s spool) Size() int64               { return s.bulk.Length }
+func (s spool) Digest() [sha256.Size]byte { return s.bulk.Digest }
 
 func (s spool) Close() error {
 	err := s.Content.Close()
