@@ -405,6 +405,9 @@ func (g *groupRound) steps(ctx context.Context, out *GroupOutcome) ([]uint32, *s
 		if err != nil {
 			return err
 		}
+		if m.From != name {
+			return fmt.Errorf("%q speaks for %q", name, m.From)
+		}
 		if err := a.Arrived(m, digest); err != nil {
 			return err
 		}
