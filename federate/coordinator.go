@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -108,8 +109,21 @@ type GroupOutcome struct {
 	Weight    float64             `json:"weight,omitempty"` // Σ of the sites' weights
 	Held      float64             `json:"held"`             // against its sum, by the rule
 	Accused   []secagg.Accusation `json:"accused,omitempty"`
+	Lapses    []Lapse             `json:"lapses,omitempty"`
 	Failure   string              `json:"failure,omitempty"`
 }
+
+// Lapse is what a site did not do as it should, as the coordinator saw it; unlike
+// an accusation it proves nothing to others.
+type Lapse struct {
+	Site   string `json:"site"`
+	Step   Step   `json:"step"`
+	Late   bool   `json:"late,omitempty"` // it did not answer within the deadline
+	Reason string `json:"reason"`
+}
+
+// ErrAnswer is returned for an answer that is none to what was asked.
+var ErrAnswer = errors.New("not an answer to this order")
 
 // Round runs one round with the sites that the links reach. It returns an error
 // that wraps ErrRound if no group has a sum; the state is then as before, and
@@ -260,6 +274,7 @@ type groupRound struct {
 	at          int   // its place among the round's groups
 	traffic     Traffic
 	record      GroupRecord
+	lapses      []Lapse
 }
 
 func (g *groupRound) run(ctx context.Context) (groupSum, GroupOutcome, error) {
@@ -324,6 +339,7 @@ func (g *groupRound) open(ctx context.Context) ([]uint32, GroupOutcome, error) {
 	if aggregation != nil {
 		out.Accused = aggregation.Accusations
 	}
+	out.Lapses, g.record.Lapses = g.lapses, g.lapses
 	if err != nil {
 		out.Survivors, out.Failure = nil, err.Error()
 		g.record.Failure = out.Failure
@@ -471,15 +487,15 @@ func (g *groupRound) steps(ctx context.Context, out *GroupOutcome) ([]uint32, *s
 
 func single(answer Answer) (secagg.Message, error) {
 	if len(answer.Messages) != 1 {
-		return secagg.Message{}, fmt.Errorf("%d messages, want 1", len(answer.Messages))
+		return secagg.Message{}, fmt.Errorf("%w: %d messages, want 1", ErrAnswer, len(answer.Messages))
 	}
 	return answer.Messages[0], nil
 }
 
 // ask sends an order to each of the named sites and takes the answers as they
 // come, one at a time. A site that fails, refuses, answers badly or is late is
-// left out: what is missing shows when the step is closed. The error is the
-// context's alone.
+// left out, and named in the group's lapses: what is missing shows when the step is
+// closed. The error is the context's alone.
 func (g *groupRound) ask(ctx context.Context, step Step, among []string, fill func(string, *Order), take func(string, Answer) error) error {
 	c := g.coordinator
 	limited, cancel := context.WithTimeout(ctx, c.Terms.Deadline)
@@ -492,12 +508,16 @@ func (g *groupRound) ask(ctx context.Context, step Step, among []string, fill fu
 	var taking sync.Mutex
 	var waiting sync.WaitGroup
 	closed := false
+	missing := map[string]bool{}
 	done := make(chan struct{})
 	for _, l := range g.links {
 		name := l.Name()
 		if _, in := slices.BinarySearch(among, name); !in {
 			continue
 		}
+		taking.Lock()
+		missing[name] = true
+		taking.Unlock()
 		waiting.Go(func() {
 			select {
 			case slots <- struct{}{}:
@@ -514,12 +534,19 @@ func (g *groupRound) ask(ctx context.Context, step Step, among []string, fill fu
 				fill(name, &o)
 			}
 			answer, err := l.Ask(limited, o)
-			if err != nil {
-				return
-			}
 			taking.Lock()
 			defer taking.Unlock()
-			if closed || take(name, answer) != nil || step != StepTrain {
+			late := closed || err != nil && limited.Err() != nil
+			if !late {
+				delete(missing, name)
+				if err == nil {
+					err = take(name, answer)
+				}
+				if err != nil {
+					g.lapses = append(g.lapses, Lapse{Site: name, Step: step, Reason: err.Error()})
+				}
+			}
+			if late || err != nil || step != StepTrain {
 				answer.Close()
 			}
 		})
@@ -532,6 +559,9 @@ func (g *groupRound) ask(ctx context.Context, step Step, among []string, fill fu
 	taking.Lock()
 	defer taking.Unlock()
 	closed = true
+	for _, name := range slices.Sorted(maps.Keys(missing)) {
+		g.lapses = append(g.lapses, Lapse{Site: name, Step: step, Late: true, Reason: fmt.Sprintf("no answer within %v", c.Terms.Deadline)})
+	}
 	return ctx.Err()
 }
 

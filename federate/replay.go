@@ -196,7 +196,7 @@ func (c *Coordinator) replay(ctx context.Context, t *Transcript, record Record) 
 		if !slices.EqualFunc(divided[i], g.Members, func(l Link, name string) bool { return l.Name() == name }) {
 			return fail("group %d is not the one that the terms draw", i+1)
 		}
-		outcome := GroupOutcome{Members: g.Members}
+		outcome := GroupOutcome{Members: g.Members, Lapses: g.Lapses}
 		order := Order{Step: StepKeys, Round: record.Number, Index: record.Index, Group: g.Members, Model: record.Model, Question: record.Question}
 		sum, aggregation, err := c.reopen(ctx, t, i, order, g, &outcome)
 		if aggregation != nil {

@@ -287,7 +287,10 @@ func (s *Site) train(ctx context.Context, o Order) ([]uint32, error) {
 	for j := range plain {
 		plain[j] *= weight
 	}
-	plain = append(plain, weight, weight*float32(min(max(loss, 0), max(1, s.Terms.Bound))))
+	if most := max(1, s.Terms.Bound); !(loss < most) { // nor is one that is no number
+		loss = most
+	}
+	plain = append(plain, weight, weight*float32(max(loss, 0)))
 	vector := make([]uint32, len(plain))
 	if err := s.Terms.fixed(s.Terms.largest(len(s.Members))).Encode(vector, plain); err != nil {
 		return nil, err

@@ -34,7 +34,7 @@ func (a Answer) digest(length int) ([sha256.Size]byte, error) {
 		have = a.Spool.Size()
 	}
 	if have != 4*int64(length) {
-		return [sha256.Size]byte{}, fmt.Errorf("a vector of %d bytes, want %d", have, 4*int64(length))
+		return [sha256.Size]byte{}, fmt.Errorf("%w: a vector of %d bytes, want %d", ErrAnswer, have, 4*int64(length))
 	}
 	if a.Spool != nil {
 		return a.Spool.Digest(), nil

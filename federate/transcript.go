@@ -76,7 +76,9 @@ type GroupRecord struct {
 	// vectors of those sites that have not vouched for theirs.
 	Sum       []byte   `json:"sum,omitempty"`
 	Unvouched []string `json:"unvouched,omitempty"`
-	Failure   string   `json:"failure,omitempty"`
+	// Lapses are the coordinator's word, and prove nothing.
+	Lapses  []Lapse `json:"lapses,omitempty"`
+	Failure string  `json:"failure,omitempty"`
 }
 
 // Transcript is a folder in which a coordinator records a run, so that others can
