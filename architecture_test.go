@@ -61,7 +61,7 @@ var allowed = map[string][]string{
 	"attest":            {""},
 
 	// hospitals together
-	"federate":               {"onnx", "train", "federate/robust", "federate/secagg", "keys/dsse"},
+	"federate":               {"onnx", "train", "dp", "federate/robust", "federate/secagg", "keys/dsse"},
 	"federate/robust":        {},
 	"federate/secagg":        {"keys/dsse"},
 	"federate/simulate":      {"onnx", "train", "train/studies", "federate", "federate/secagg"},

@@ -70,12 +70,24 @@ func NewCoordinator(o CoordinatorOptions) (*Coordinator, error) {
 	c := &Coordinator{CoordinatorOptions: o}
 	c.Variables = slices.Clone(o.Variables)
 	c.server = newServer(o.Terms.Algorithm, len(o.Variables), o.Trained)
+	if o.Terms.Average > 0 {
+		c.server.Average = slices.Clone(o.Variables)
+	}
 	return c, c.restore()
 }
 
 // Weights are the global weights now, in place.
 func (c *Coordinator) Weights() *Weights {
 	return &Weights{Variables: c.Variables, Control: c.server.Control}
+}
+
+// Published are the variables that are worth using: the moving average, where the
+// terms have one, or the global ones.
+func (c *Coordinator) Published() []float32 {
+	if c.server.Average != nil {
+		return c.server.Average
+	}
+	return c.Variables
 }
 
 // Rounds is how many rounds have a result.
@@ -209,7 +221,8 @@ func (c *Coordinator) finish(out *Outcome, sums []groupSum) error {
 	out.Loss /= total
 	n := len(c.Variables)
 	out.Length = length(update[:n])
-	c.server.move(c.Terms, c.Variables, c.Trained, update[:n], update[n:], float64(out.Sites)/float64(len(c.Members)))
+	c.server.move(c.Terms, c.Variables, c.Trained, update[:n], update[n:], float64(out.Sites)/float64(len(c.Members)), c.state.Index)
+	c.server.average(c.Terms.Average, c.Variables, c.state.Index)
 	c.state.Index++
 	return nil
 }
@@ -290,6 +303,9 @@ func (g *groupRound) run(ctx context.Context) (groupSum, GroupOutcome, error) {
 
 // meanOf reads a group's opened sum.
 func (c *Coordinator) meanOf(out *GroupOutcome, sum []uint32) (groupSum, error) {
+	if c.Terms.DP != nil {
+		return c.privateMean(out, sum), nil
+	}
 	values := make([]float64, len(sum))
 	c.Terms.fixed(c.Terms.largest(len(c.Members))).Decode(values, sum)
 	n := len(values) - 2
@@ -445,6 +461,9 @@ func (g *groupRound) steps(ctx context.Context, out *GroupOutcome) ([]uint32, *s
 	if err != nil {
 		return nil, a, err
 	}
+	if d := c.Terms.DP; d != nil && g.order.Question == nil && len(survivors) < d.survivors() {
+		return nil, a, fmt.Errorf("%d sites are left, and privacy needs %d", len(survivors), d.survivors())
+	}
 	out.Survivors = survivors
 	commitment := sum.Digest()
 	if err := a.Commit(commitment); err != nil {
@@ -596,7 +615,7 @@ func (c *Coordinator) save() error {
 
 // numbers are all that the coordinator keeps besides its state.
 func (c *Coordinator) numbers() []*[]float32 {
-	return []*[]float32{&c.Variables, &c.server.Moment, &c.server.Variance, &c.server.Control}
+	return []*[]float32{&c.Variables, &c.server.Moment, &c.server.Variance, &c.server.Control, &c.server.Average}
 }
 
 func (c *Coordinator) restore() error {

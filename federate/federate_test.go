@@ -183,6 +183,9 @@ func (p *plainRound) step(s *school, t Terms) {
 
 func TestEveryAlgorithmIsItsPaperThroughTheSecureSum(t *testing.T) {
 	for _, row := range Algorithms() {
+		if row.Name == FedSGD { // never without noise: see private_test.go
+			continue
+		}
 		t.Run(string(row.Name), func(t *testing.T) {
 			s := newSchool(t, 4, 6, func(terms *Terms) {
 				terms.Algorithm, terms.MaxExamples, terms.ServerRate = row.Name, 100, 0.5

@@ -140,6 +140,9 @@ func (t Terms) length(o Order, variables, trained int) int {
 // vectorLength is how many numbers a site sends that has trained: its update,
 // SCAFFOLD's, its weight and its loss.
 func (t Terms) vectorLength(variables, trained int) int {
+	if t.DP != nil { // weights and losses would have to be noisy, too
+		return variables
+	}
 	if t.Algorithm == SCAFFOLD {
 		variables += trained
 	}

@@ -55,6 +55,11 @@ type SiteOptions struct {
 	Keeper  Keeper    // keeps what must outlive the process; nil: nothing does
 	Random  io.Reader // of keys; nil: crypto/rand
 	Seed    uint64    // of local training
+	// Ledger is the hospital's book of privacy, which may refuse a round; nil: the
+	// site's own account alone counts. Noise is where noise and patients are drawn
+	// from: nil, crypto/rand, but in tests.
+	Ledger Ledger
+	Noise  io.Reader
 	// Tamper, if not nil, changes what the site is about to send, after it was
 	// clipped, as a malicious site would. For simulations of attacks alone.
 	Tamper func(ctx context.Context, d *Draft) error
@@ -82,6 +87,7 @@ type Site struct {
 	control []float32 // of SCAFFOLD, after the last round that counted
 	pending []float32 // what it becomes if this one counts
 	own     personal
+	account *account // of privacy; nil without
 }
 
 // NewSite makes a site ready, or goes on where its keeper says that it was.
@@ -104,6 +110,12 @@ func NewSite(o SiteOptions) (*Site, error) {
 		s.control = make([]float32, trained)
 	}
 	if err := s.takePersonal(); err != nil {
+		return nil, err
+	}
+	if err := s.checkPrivate(); err != nil {
+		return nil, err
+	}
+	if err := s.openAccount(); err != nil {
 		return nil, err
 	}
 	if err := s.restore(); err != nil {
@@ -147,7 +159,7 @@ func (s *Site) Obey(ctx context.Context, o Order) (Answer, error) {
 			answer.Messages, err = one(s.session.Vector())
 		}
 	case StepConfirm:
-		if err = s.tells(o.Names); err == nil {
+		if err = errors.Join(s.enough(o.Names), s.tells(o.Names)); err == nil {
 			answer.Messages, err = one(s.session.Confirm(ctx, o.Names, o.Sum, s.vector))
 		}
 	case StepReveal:
@@ -201,6 +213,9 @@ func (s *Site) begin(o Order) (Answer, error) {
 	if o.Question == nil && len(o.Group) > s.Terms.largest(len(s.Members)) {
 		return s.refuse(o, "a group of %d sites; the terms leave room for sums of %d", len(o.Group), s.Terms.largest(len(s.Members)))
 	}
+	if d := s.Terms.DP; d != nil && o.Question == nil && len(o.Group) < d.survivors() {
+		return s.refuse(o, "a group of %d sites; the terms' privacy needs %d", len(o.Group), d.survivors())
+	}
 	variables, trained := s.size()
 	round, err := s.Terms.round(o, s.Members, s.Terms.length(o, variables, trained))
 	if err != nil {
@@ -248,6 +263,9 @@ func (s *Site) train(ctx context.Context, o Order) ([]uint32, error) {
 	}
 	if s.keep.Order.Question != nil {
 		return s.answer(ctx, o)
+	}
+	if s.Terms.DP != nil {
+		return s.trainPrivately(ctx, o)
 	}
 	work := Work{Terms: s.Terms, Round: s.keep.Order.Index, Own: s.own.begin(), Seed: s.Seed}
 	if s.control != nil {

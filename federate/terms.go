@@ -76,6 +76,12 @@ type Terms struct {
 	Tasks     []Task `json:"tasks,omitempty"`
 	Questions int    `json:"questions,omitempty"`
 
+	// DP makes every sum differentially private; nil: none is. Average is the decay
+	// of the moving average of the weights that is published then (post-processing,
+	// which costs nothing); 0 publishes the last ones.
+	DP      *DP     `json:"dp,omitempty"`
+	Average float64 `json:"average,omitempty"`
+
 	// Deadline is how long a step may take a site; longer, and the round goes on
 	// without it.
 	Deadline time.Duration `json:"deadline_ns"`
@@ -123,7 +129,7 @@ func (t Terms) Check(sites int) error {
 		return fail("a momentum of %g with scaffold, whose control variates are of steps without: want 0", t.Momentum)
 	case !positive(t.ServerRate) || !positive(t.Bound) || t.MaxExamples < 1 || t.Deadline <= 0:
 		return fail("a server rate of %g, a bound of %g, %d examples at most, a deadline of %v: all must be above 0", t.ServerRate, t.Bound, t.MaxExamples, t.Deadline)
-	case t.Algorithm.adaptive() && (!(t.Beta1 >= 0 && t.Beta1 < 1) || !(t.Beta2 >= 0 && t.Beta2 < 1) || !positive(t.Tau)):
+	case (t.Algorithm.adaptive() || t.Algorithm == FedSGD) && (!(t.Beta1 >= 0 && t.Beta1 < 1) || !(t.Beta2 >= 0 && t.Beta2 < 1) || !positive(t.Tau)):
 		return fail("β₁ %g, β₂ %g, τ %g: want 0 to less than 1 twice, and above 0", t.Beta1, t.Beta2, t.Tau)
 	case t.Bound > 1e6:
 		return fail("a bound of %g: beyond 1e6 a site's weight has no digits left in the sum", t.Bound)
@@ -141,11 +147,17 @@ func (t Terms) Check(sites int) error {
 	if err := errors.Join(t.checkTasks(sites), t.checkPersonal()); err != nil {
 		return fail("%v", err)
 	}
+	if !(t.Average >= 0 && t.Average < 1) {
+		return fail("a moving average with a decay of %g: want 0 to less than 1", t.Average)
+	}
 	groups := t.groups(sites)
 	if t.Bad < 0 || groups < rule.Least(t.Bad) {
 		return fail("%d sites make %d groups; %s needs %d to stand %d bad ones", sites, groups, t.Rule, rule.Least(t.Bad), t.Bad)
 	}
 	if err := t.fixed(t.largest(sites)).Check(); err != nil {
+		return fail("%v", err)
+	}
+	if err := t.checkPrivacy(sites); err != nil {
 		return fail("%v", err)
 	}
 	return nil

@@ -127,9 +127,9 @@ func (e *Engine) set(variables, own []float32) {
 // Trainer is the engine on a site's examples.
 func (e *Engine) Trainer(s *train.Set) Trainer {
 	if len(e.start) > 0 {
-		return &personalTrainer{setTrainer{e, s}}
+		return &personalTrainer{setTrainer{engine: e, set: s}}
 	}
-	return &setTrainer{e, s}
+	return &setTrainer{engine: e, set: s}
 }
 
 // personalTrainer has variables of its own.
@@ -138,8 +138,9 @@ type personalTrainer struct{ setTrainer }
 func (t *personalTrainer) Personal() []float32 { return t.engine.start }
 
 type setTrainer struct {
-	engine *Engine
-	set    *train.Set
+	engine   *Engine
+	set      *train.Set
+	patients [][]int // examples of each
 }
 
 func (t *setTrainer) Size() (variables, trained int) { return t.engine.size() }
@@ -176,4 +177,42 @@ func (t *setTrainer) Train(ctx context.Context, w Work) (int, float64, error) {
 		}
 	}
 	return steps, loss, nil
+}
+
+// Patients implements PatientTrainer: people, or examples where people are not
+// known.
+func (t *setTrainer) Patients() int { return len(t.people()) }
+
+func (t *setTrainer) people() [][]int {
+	if t.patients == nil {
+		at := map[string]int{}
+		for i := range t.set.Len() {
+			name := t.set.Person(i)
+			p, met := at[name]
+			if !met {
+				p = len(t.patients)
+				at[name] = p
+				t.patients = append(t.patients, nil)
+			}
+			t.patients[p] = append(t.patients[p], i)
+		}
+	}
+	return t.patients
+}
+
+// Gradients implements PatientTrainer.
+func (t *setTrainer) Gradients(ctx context.Context, w Work, patients []int, yield func([]float32) error) error {
+	e := t.engine
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.set(w.Variables, w.Own)
+	o := train.EachRun{Seed: w.Seed, Round: w.Round}
+	if w.Terms.DP != nil {
+		o.Views = w.Terms.DP.Views
+	}
+	people := t.people()
+	for _, p := range patients {
+		o.Records = append(o.Records, people[p])
+	}
+	return e.local.Each(ctx, t.set, o, yield)
 }

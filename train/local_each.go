@@ -2,8 +2,10 @@ package train
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"runtime"
 
 	"github.com/vigie/vigie/engine"
@@ -16,8 +18,8 @@ type EachRun struct {
 	// record is a patient, or one example. None may be empty.
 	Records [][]int
 	Views   int // augmentations of each example, averaged; 0 is 1
-	// Seed and Round decide the augmentation. It depends on them and the example's
-	// position in the set, not on which other records are asked for.
+	// Seed and Round decide the augmentation. It depends on them and on what the
+	// example is, not on its place in the set nor on any other.
 	Seed  uint64
 	Round int
 }
@@ -84,7 +86,7 @@ func (l *Local) Each(ctx context.Context, s *Set, o EachRun, yield func(gradient
 		}
 		now := rows[from:min(len(rows), from+eachRows)]
 		for i, p := range now {
-			t.augmented(e.inputs[i*pixels:(i+1)*pixels], o.Round*views+p.view, p.example)
+			t.augmentedAlone(e.inputs[i*pixels:(i+1)*pixels], p.example, o.Seed, uint64(o.Round*views+p.view))
 			target := e.targets[i*t.outputs : (i+1)*t.outputs]
 			clear(target)
 			t.label(target, p.example, 1)
@@ -128,6 +130,17 @@ func (l *Local) Each(ctx context.Context, s *Set, o EachRun, yield func(gradient
 		}
 	}
 	return nil
+}
+
+// augmentedAlone augments an example by its content, so that it is augmented alike
+// in a set with others or without them.
+func (t *trainer) augmentedAlone(dst []float32, at int, seed, turn uint64) {
+	if t.config.Augmentation == (Augmentation{}) {
+		t.config.Train.Fill(dst, at)
+		return
+	}
+	content := t.config.Train.fingerprint(at)
+	t.augmentedBy(dst, at, rand.New(rand.NewPCG(seed^binary.LittleEndian.Uint64(content[:]), turn^binary.LittleEndian.Uint64(content[8:]))))
 }
 
 func newEach(t *trainer) (*eachStep, error) {

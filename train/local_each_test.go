@@ -51,7 +51,15 @@ func TestARecordsGradientIsItsOwnWhereverItStands(t *testing.T) {
 				t.Fatalf("kernels %d: example %d at place %d of a batch has another gradient than alone", kernels, i, k)
 			}
 		}
+		fewer := set.Subset(order[:40]) // in another order, without the rest
+		for i := range fewer.Len() {
+			o.Records = [][]int{{i}}
+			if got := every(t, l, fewer, o)[0]; !slices.Equal(got, shuffled[i]) {
+				t.Fatalf("kernels %d: example %d has another gradient in a smaller set", kernels, order[i])
+			}
+		}
 		o.Round++
+		o.Records = [][]int{{order[100]}}
 		if next := every(t, l, set, o)[0]; slices.Equal(next, shuffled[100]) {
 			t.Error("the next round draws the same augmentation")
 		}

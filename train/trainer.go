@@ -330,7 +330,12 @@ func (t *trainer) augmented(dst []float32, epoch, at int) {
 		s.Fill(dst, at)
 		return
 	}
-	rng := rand.New(rand.NewPCG(t.config.Seed^0x9e3779b97f4a7c15, uint64(epoch)<<32|uint64(at)))
+	t.augmentedBy(dst, at, rand.New(rand.NewPCG(t.config.Seed^0x9e3779b97f4a7c15, uint64(epoch)<<32|uint64(at))))
+}
+
+// augmentedBy writes an example's image, augmented as rng draws.
+func (t *trainer) augmentedBy(dst []float32, at int, rng *rand.Rand) {
+	s, a := t.config.Train, t.config.Augmentation
 	n := s.Channels * s.Rows * s.Columns
 	if s.Pixels != nil {
 		a.Apply(dst[:n], s.Image(at), s.Channels, s.Rows, s.Columns, rng)
