@@ -8,6 +8,7 @@ import (
 
 	"github.com/vigie/vigie/engine"
 	"github.com/vigie/vigie/federate"
+	"github.com/vigie/vigie/federate/consortium"
 	"github.com/vigie/vigie/federate/robust"
 	"github.com/vigie/vigie/federate/simulate"
 	"github.com/vigie/vigie/train"
@@ -18,7 +19,9 @@ func newFedCommand() *cobra.Command {
 		Use:   "fed",
 		Short: "Train one model at many hospitals without moving an image",
 	}
-	command.AddCommand(newFedSimulateCommand(), newFedReplayCommand())
+	command.AddCommand(newFedSimulateCommand(), newFedReplayCommand(), newFedStartCommand(), newFedStatusCommand(),
+		newFedHoldCommand("stop", "Hold a run up: a round that is under way is given up", "is stopped", (*consortium.Consortium).StopRun),
+		newFedHoldCommand("resume", "Let a run go on that was stopped or has failed", "goes on", (*consortium.Consortium).ResumeRun))
 	return command
 }
 

@@ -73,7 +73,7 @@ Start here:
 		newHardenCommand(),
 		newRunCommand(),
 		newGradCommand(),
-		newEvalCommand(), newFedCommand(),
+		newEvalCommand(), newFedCommand(), newConsortiumCommand(), newSiteCommand(),
 		newGuardCommand(),
 		newExplainCommand(),
 		newAttackCommand(),

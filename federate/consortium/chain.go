@@ -1,0 +1,146 @@
+package consortium
+
+import (
+	"bufio"
+	"crypto"
+	"crypto/ed25519"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+)
+
+// Entry is a line of a ledger or log: signed by the site, numbered, and bound to
+// the line before it. A line that is changed, left out or put in is found; that
+// the last ones are missing only those who remember a later number can tell.
+type Entry[T any] struct {
+	Chain    string    `json:"chain"`    // which file it belongs to
+	Site     string    `json:"site"`     //
+	Number   uint64    `json:"number"`   // from 1
+	Previous Digest    `json:"previous"` // of the payload before; zero for the first
+	Time     time.Time `json:"time"`
+	What     T         `json:"what"`
+}
+
+// maxEntry is how many bytes a line may have.
+const maxEntry = 64 << 10
+
+// chain appends to such a file. Nothing is done that an entry stands for before
+// the entry is on disk.
+type chain[T any] struct {
+	name, site string
+	signer     crypto.Signer
+
+	mu     sync.Mutex
+	file   *os.File
+	number uint64
+	last   Digest
+}
+
+// openChain opens or makes the file and hands every entry to each. A last line
+// without an end is of something that did not come to pass; it is cut off.
+func openChain[T any](path, name, site string, signer crypto.Signer, each func(Entry[T])) (*chain[T], error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("consortium: opening the %s: %w", name, err)
+	}
+	c := &chain[T]{name: name, site: site, signer: signer, file: f}
+	whole, err := readChain(f, name, site, signer.Public().(ed25519.PublicKey), func(e Entry[T], digest Digest) {
+		c.number, c.last = e.Number, digest
+		if each != nil {
+			each(e)
+		}
+	})
+	if err == nil {
+		err = f.Truncate(whole)
+	}
+	if err == nil {
+		_, err = f.Seek(whole, io.SeekStart)
+	}
+	if err == nil && whole == 0 {
+		err = syncFolder(filepath.Dir(path))
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("consortium: opening the %s %s: %w", name, path, err)
+	}
+	return c, nil
+}
+
+func syncFolder(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
+
+// readChain verifies a file and returns how many bytes hold whole lines.
+func readChain[T any](r io.Reader, name, site string, key ed25519.PublicKey, each func(Entry[T], Digest)) (whole int64, err error) {
+	lines := bufio.NewReaderSize(r, maxEntry)
+	number, last := uint64(0), Digest{}
+	for {
+		line, err := lines.ReadSlice('\n')
+		fail := func(format string, arguments ...any) (int64, error) {
+			return whole, fmt.Errorf("line %d: %w: %s", number+1, ErrChain, fmt.Sprintf(format, arguments...))
+		}
+		switch {
+		case errors.Is(err, io.EOF):
+			return whole, nil
+		case errors.Is(err, bufio.ErrBufferFull):
+			return fail("it is longer than %d bytes", maxEntry)
+		case err != nil:
+			return whole, err
+		}
+		e, body, _, err := verify[Entry[T]](line, EntryType, key)
+		switch {
+		case err != nil:
+			return fail("%v", err)
+		case e.Chain != name || e.Site != site:
+			return fail("it is of the %s of %q", e.Chain, e.Site)
+		case e.Number != number+1 || e.Previous != last:
+			return fail("it is number %d and does not follow what is before it", e.Number)
+		}
+		whole += int64(len(line))
+		number, last = e.Number, DigestOf(body)
+		if each != nil {
+			each(e, last)
+		}
+	}
+}
+
+// add writes an entry durably.
+func (c *chain[T]) add(what T) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	fail := func(err error) error {
+		return fmt.Errorf("consortium: writing to the %s of %q: %w", c.name, c.site, err)
+	}
+	e := Entry[T]{c.name, c.site, c.number + 1, c.last, time.Now().UTC().Truncate(time.Millisecond), what}
+	body, err := json.Marshal(e)
+	if err != nil {
+		return fail(err)
+	}
+	line, err := sign(c.signer, EntryType, e)
+	if err != nil {
+		return fail(err)
+	}
+	if len(line) >= maxEntry {
+		return fail(fmt.Errorf("an entry of %d bytes", len(line)))
+	}
+	if _, err := c.file.Write(append(line, '\n')); err != nil {
+		return fail(err)
+	}
+	if err := c.file.Sync(); err != nil {
+		return fail(err)
+	}
+	c.number, c.last = e.Number, DigestOf(body)
+	return nil
+}
+
+func (c *chain[T]) close() error { return c.file.Close() }

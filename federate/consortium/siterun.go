@@ -1,0 +1,552 @@
+package consortium
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/vigie/vigie/federate"
+	"github.com/vigie/vigie/federate/wire"
+	"github.com/vigie/vigie/train"
+	"github.com/vigie/vigie/train/studies"
+)
+
+// RunOptions say how a site works.
+type RunOptions struct {
+	Data    studies.Options
+	Split   string // part of the data that is trained on; empty: all of them, or train if they came divided
+	Kernels int    // train.Recipe.Kernels
+	Logger  *slog.Logger
+	// Trainer makes what trains for a job; nil: the built-in engine on Data.
+	Trainer func(ctx context.Context, j Job, model string) (federate.Trainer, func() error, error)
+	// Tamper is federate.SiteOptions.Tamper, of a site that plays a malicious one.
+	Tamper Tampering
+}
+
+// The kinds of calls that the server makes besides a round's orders.
+const (
+	kindRoster = "roster" // here is the list of sites
+	kindJob    = "job"    // here is a job
+	kindDecide = "decide" // say when it is decided
+	kindResult = "result" // here is what came of a run
+)
+
+// offer is the answer to kindJob and kindDecide.
+type offer struct {
+	Verdict  Verdict         `json:"verdict"`
+	Decision json.RawMessage `json:"decision,omitempty"` // signed
+}
+
+// glance is how often the folder is looked at for what people do there.
+const glance = 100 * time.Millisecond
+
+// Run connects to the consortium and works until the context ends. While the
+// site is stopped it is not connected.
+func (s *Site) Run(ctx context.Context, o RunOptions) error {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	lock, err := s.lock()
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	w := &worker{Site: s, RunOptions: o, runs: map[string]*siteRun{}}
+	if w.ledger, err = openLedger(s.path(ledgerFile), s.Name, s.signer); err != nil {
+		return err
+	}
+	defer w.ledger.close()
+	if w.left, err = openChain[Left](s.path(leftFile), leftName, s.Name, s.signer, nil); err != nil {
+		return err
+	}
+	defer w.left.close()
+	defer w.close()
+	if o.Trainer == nil {
+		if _, err := os.Stat(o.Data.Data); err != nil {
+			return fmt.Errorf("consortium: opening the data of %q: %w", s.Name, err)
+		}
+	}
+	if _, err := s.Rules(); err != nil {
+		return err
+	}
+	files := s.keys.files()
+	files.Logger = o.Logger
+	config, err := files.Client("")
+	if err != nil {
+		return err
+	}
+	if end, err := s.Certificate(); err == nil && time.Until(end) < siteLife/6 {
+		o.Logger.Warn("the site's certificate ends soon: ask the consortium for a new invitation", "end", end)
+	}
+	client := &wire.Client{URL: s.URL, TLS: config, Dir: s.path("spool"), Logger: o.Logger}
+	client.Connected = func(up bool) {
+		if up {
+			o.Logger.Info("connected to the consortium", "url", s.URL)
+		}
+	}
+	for {
+		if s.stopped() != nil {
+			if err := s.confirmStop(); err != nil {
+				return err
+			}
+		}
+		if err := w.waitUntil(ctx, func() bool { return s.stopped() == nil }); err != nil {
+			return nil // the context has ended
+		}
+		running, cancel := context.WithCancelCause(ctx)
+		go func() {
+			if w.waitUntil(running, func() bool { return s.stopped() != nil }) == nil {
+				o.Logger.Warn("stopped: nothing leaves this site", "why", s.stopped())
+				cancel(ErrStopped)
+			}
+		}()
+		err := client.Run(running, w.handle)
+		cancel(nil)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if !errors.Is(context.Cause(running), ErrStopped) {
+			return err
+		}
+	}
+}
+
+// lock keeps a second process out of the folder.
+func (s *Site) lock() (*os.File, error) {
+	f, err := os.OpenFile(s.path("lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("consortium: starting %q: %w", s.Name, err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("consortium: starting %q: %w: another process runs this site", s.Name, ErrFolder)
+	}
+	return f, nil
+}
+
+// worker is a site at work.
+type worker struct {
+	*Site
+	RunOptions
+	ledger *ledger
+	left   *chain[Left]
+
+	taking sync.Mutex // of the list of sites and of jobs
+
+	mu   sync.Mutex
+	runs map[string]*siteRun
+}
+
+// siteRun is a job that the site follows.
+type siteRun struct {
+	mu      sync.Mutex
+	job     signedJob
+	trainer federate.Trainer
+	end     func() error
+	site    *federate.Site
+	roster  uint64 // version that site was made with
+}
+
+// waitUntil looks again and again until the condition holds.
+func (w *worker) waitUntil(ctx context.Context, holds func() bool) error {
+	tick := time.NewTicker(glance)
+	defer tick.Stop()
+	for !holds() {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return ctx.Err()
+}
+
+func (w *worker) close() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, r := range w.runs {
+		r.close(w.Logger)
+	}
+}
+
+func (r *siteRun) close(logger *slog.Logger) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.site, r.trainer = nil, nil
+	if r.end != nil {
+		if err := r.end(); err != nil {
+			logger.Error("ending a run", "run", r.job.Run, "error", err)
+		}
+		r.end = nil
+	}
+}
+
+// handle answers a call. What leaves, if only the text of a refusal, is in the
+// log before; while the site is stopped, nothing does.
+func (w *worker) handle(ctx context.Context, c wire.Call) (wire.Reply, error) {
+	reply, err := w.answer(ctx, c)
+	entry := Left{Kind: c.Kind, Run: c.Run}
+	if c.Kind == wire.OrderKind {
+		var o federate.Order
+		if json.Unmarshal(c.Body, &o) == nil {
+			entry.Round, entry.Step = o.Round, string(o.Step)
+		}
+	}
+	// While the site is stopped nothing is said; the link is cut in a moment.
+	if waiting := w.waitUntil(ctx, func() bool { return w.stopped() == nil }); waiting != nil {
+		reply.Bulk.Close()
+		return wire.Reply{}, waiting
+	}
+	if err != nil {
+		w.Logger.Warn("a call was not followed", "kind", c.Kind, "run", c.Run, "step", entry.Step, "round", entry.Round, "error", err)
+		err = outward(err)
+		entry.Failure = err.Error()
+	} else {
+		entry.Bytes, entry.SHA = int64(len(reply.Body)), DigestOf(reply.Body)
+		if !reply.Bulk.None() {
+			digest := Digest(reply.Bulk.Digest)
+			entry.Bulk, entry.BulkSHA = reply.Bulk.Length, &digest
+		}
+	}
+	if failed := w.left.add(entry); failed != nil {
+		reply.Bulk.Close()
+		w.Logger.Error("nothing leaves without an entry in the log", "error", failed)
+		return wire.Reply{}, errors.New("consortium: the site cannot write its log")
+	}
+	return reply, err
+}
+
+// outward is what others may hear of an error: refusals, whose words are made
+// of what they sent; of everything else, which may speak of patients' files,
+// that there is one.
+func outward(err error) error {
+	for _, refusal := range []error{wire.ErrRefused, federate.ErrOrder, federate.ErrTerms, ErrPolicy, ErrBudget, ErrRoster, ErrDocument, errNoDecision} {
+		if errors.Is(err, refusal) {
+			if errors.Is(err, wire.ErrRefused) {
+				return err
+			}
+			return fmt.Errorf("%w: %w", wire.ErrRefused, err)
+		}
+	}
+	return errors.New("consortium: the site could not do this; its own log says why")
+}
+
+var errNoDecision = errors.New("the job is not approved here")
+
+func (w *worker) answer(ctx context.Context, c wire.Call) (wire.Reply, error) {
+	switch c.Kind {
+	case kindRoster:
+		w.taking.Lock()
+		defer w.taking.Unlock()
+		r, changes, err := w.take(c.Body)
+		if err != nil {
+			return wire.Reply{}, err
+		}
+		if changes != "" {
+			w.Logger.Info("the list of sites has changed", "version", r.Version, "changes", changes, "sites", len(r.Sites))
+		}
+		return wire.Reply{Body: marshal(struct {
+			Version uint64 `json:"version"`
+		}{r.Version})}, nil
+	case kindJob, kindDecide:
+		return w.offered(ctx, c)
+	case kindResult:
+		return w.over(c)
+	case wire.OrderKind:
+		return w.order(ctx, c)
+	}
+	return wire.Reply{}, fmt.Errorf("consortium: answering a call at %q: %w: there is no %q; a newer program may know it", w.Name, wire.ErrRefused, c.Kind)
+}
+
+// offered keeps a job, and says what is decided, or waits until it is.
+func (w *worker) offered(ctx context.Context, c wire.Call) (wire.Reply, error) {
+	w.taking.Lock()
+	j, err := w.receive(c.Body, func(path string) error { return keepBulk(c.Bulk, path) })
+	if err == nil && j.Run != c.Run {
+		err = fmt.Errorf("consortium: receiving a job: %w: it is of run %q, the call of %q", ErrDocument, j.Run, c.Run)
+	}
+	w.taking.Unlock()
+	if err != nil {
+		return wire.Reply{}, err
+	}
+	told := false
+	var d *Decision
+	var document []byte
+	err = w.waitUntil(ctx, func() bool {
+		w.taking.Lock()
+		d, document, err = w.standing(j)
+		w.taking.Unlock()
+		if err != nil || d != nil || c.Kind == kindJob {
+			return true
+		}
+		if !told {
+			told = true
+			w.Logger.Info("a job waits for a person", "run", j.Run, "scientist", j.Scientist, "purpose", j.Purpose, "next", "vigie site jobs --dir "+w.dir)
+		}
+		return false
+	})
+	switch {
+	case err != nil:
+		return wire.Reply{}, err
+	case d == nil:
+		return wire.Reply{Body: marshal(offer{Verdict: Waiting})}, nil
+	}
+	return wire.Reply{Body: marshal(offer{d.Verdict, document})}, nil
+}
+
+// keepBulk writes what travelled beside a call to a file; wire has held it
+// against its digest.
+func keepBulk(b wire.Bulk, path string) (err error) {
+	if b.None() {
+		return fmt.Errorf("consortium: keeping %s: %w: nothing travelled with the call", filepath.Base(path), ErrDocument)
+	}
+	in, err := b.Open()
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	if err := train.WriteWhole(path, func(out io.Writer) error {
+		_, err := io.Copy(out, io.NewSectionReader(in, 0, b.Length))
+		return err
+	}); err != nil {
+		return fmt.Errorf("consortium: keeping %s: %w", filepath.Base(path), err)
+	}
+	return nil
+}
+
+// approved returns a run that the site follows now.
+func (w *worker) approved(name string) (*siteRun, error) {
+	j, err := w.job(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("consortium: following run %q at %q: %w: no such job has arrived", name, w.Name, errNoDecision)
+	}
+	if err != nil {
+		return nil, err
+	}
+	d, _, err := w.decision(j)
+	if err != nil {
+		return nil, err
+	}
+	if d == nil || d.Verdict != Approved {
+		return nil, fmt.Errorf("consortium: following run %q at %q: %w", name, w.Name, errNoDecision)
+	}
+	rules, err := w.Rules()
+	if err != nil {
+		return nil, err
+	}
+	if err := w.allows(j, rules); err != nil { // the rules may have changed since
+		return nil, err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	r := w.runs[name]
+	if r == nil {
+		r = &siteRun{job: j}
+		w.runs[name] = r
+	}
+	return r, nil
+}
+
+// order follows an order of a round.
+func (w *worker) order(ctx context.Context, c wire.Call) (wire.Reply, error) {
+	r, err := w.approved(c.Run)
+	if err != nil {
+		return wire.Reply{}, err
+	}
+	var o federate.Order
+	if err := json.Unmarshal(c.Body, &o); err != nil {
+		return wire.Reply{}, fmt.Errorf("consortium: reading an order: %w: %w", federate.ErrOrder, err)
+	}
+	site, err := w.ready(ctx, r, o)
+	if err != nil {
+		return wire.Reply{}, err
+	}
+	if o.Step == federate.StepKeys {
+		rules, err := w.Rules()
+		if err != nil {
+			return wire.Reply{}, err
+		}
+		if err := w.ledger.allows(r.job, o.Index, rules.Budget); err != nil { // before anybody counts on this site
+			return wire.Reply{}, err
+		}
+	}
+	return wire.Orders(site)(ctx, c)
+}
+
+// ready is the site's half of the protocol for a run. A round begins with the
+// list of sites that is known then.
+func (w *worker) ready(ctx context.Context, r *siteRun, o federate.Order) (*federate.Site, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	roster, err := w.roster()
+	if err != nil {
+		return nil, err
+	}
+	if r.site != nil && (r.roster == roster.Version || o.Step != federate.StepKeys) {
+		return r.site, nil
+	}
+	if r.trainer == nil {
+		began := time.Now()
+		if r.trainer, r.end, err = w.trainer(ctx, r.job); err != nil {
+			return nil, err
+		}
+		w.Logger.Info("ready to train", "run", r.job.Run, "examples", r.trainer.Examples(), "after", time.Since(began).Round(time.Millisecond))
+	}
+	keeper, err := federate.Folder(w.path("jobs", r.job.Run, "rounds"))
+	if err != nil {
+		return nil, err
+	}
+	options := federate.SiteOptions{Name: w.Name, Terms: r.job.Terms, Members: roster.Members(), Signer: w.signer, Trainer: charged{r.trainer, w, r.job}, Keeper: keeper, Seed: w.seed(r.job)}
+	if w.Tamper != nil {
+		options.Tamper = w.Tamper(r.job.Job)
+	}
+	site, err := federate.NewSite(options)
+	if err != nil {
+		return nil, err
+	}
+	r.site, r.roster = site, roster.Version
+	return site, nil
+}
+
+// seed orders the site's examples: another at every site, the same after a
+// restart.
+func (w *worker) seed(j signedJob) uint64 {
+	sum := sha256.Sum256([]byte("vigie consortium seed v1\x00" + w.Name))
+	seed := j.Terms.Seed
+	for _, b := range sum[:8] {
+		seed = seed*257 + uint64(b)
+	}
+	return seed
+}
+
+// charged is a trainer that is paid from the privacy budget, before it begins.
+type charged struct {
+	federate.Trainer
+	worker *worker
+	job    signedJob
+}
+
+func (c charged) Train(ctx context.Context, work federate.Work) (int, float64, error) {
+	rules, err := c.worker.Rules()
+	if err != nil {
+		return 0, 0, err
+	}
+	if err := c.worker.ledger.charge(c.job, work.Round, rules.Budget); err != nil {
+		return 0, 0, err
+	}
+	return c.Trainer.Train(ctx, work)
+}
+
+// trainer makes what trains for a job.
+func (w *worker) trainer(ctx context.Context, j signedJob) (federate.Trainer, func() error, error) {
+	path := w.path("jobs", j.Run, modelFile)
+	if w.RunOptions.Trainer != nil {
+		return w.RunOptions.Trainer(ctx, j.Job, path)
+	}
+	if j.Trainer != nil {
+		return nil, nil, fmt.Errorf("consortium: preparing run %q at %q: %w: it wants a trainer of the scientist's, and this site has none", j.Run, w.Name, errNoDecision)
+	}
+	network, err := j.Model.network(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	set, err := w.examples(ctx, j.Model)
+	if err != nil {
+		return nil, nil, err
+	}
+	engine, err := federate.NewEngine(network, j.Terms, set, w.Kernels)
+	if err != nil {
+		return nil, nil, fmt.Errorf("consortium: preparing run %q at %q: %w", j.Run, w.Name, err)
+	}
+	return engine.Trainer(set), engine.Close, nil
+}
+
+// examples reads the site's data in the form that a model wants.
+func (w *worker) examples(ctx context.Context, m Model) (*train.Set, error) {
+	return m.examples(ctx, w.Data, w.Split)
+}
+
+func (m Model) examples(ctx context.Context, o studies.Options, split string) (*train.Set, error) {
+	numbered := strings.EqualFold(filepath.Ext(o.Data), ".npz") // labels are numbers of classes
+	if m.Image {
+		o.Channels, o.Rows, o.Columns = int(m.Example[0]), int(m.Example[1]), int(m.Example[2])
+	}
+	if o.Classes == nil && !numbered {
+		o.Classes, o.ClassesBy = m.Classes, "the job"
+	}
+	if o.Only == "" && numbered && (split == "" || split == studies.Train) {
+		o.Only = studies.Train
+	}
+	data, err := studies.Open(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	if split == "" {
+		split = studies.All
+		if data.Given {
+			split = studies.Train
+		}
+	}
+	set, err := data.Set(split)
+	if err != nil {
+		return nil, err
+	}
+	like := m.like()
+	if numbered && !set.Multi() && set.Classes < like.Classes {
+		set.Classes = like.Classes // the others occur elsewhere
+	}
+	if !slices.Equal(set.Example(), like.Example()) || set.Classes != like.Classes || set.Multi() != like.Multi() {
+		return nil, fmt.Errorf("consortium: reading %s: %w: examples of shape %v with %d classes, and the model wants %v with %d", o.Data, studies.ErrData, set.Example(), set.Classes, like.Example(), like.Classes)
+	}
+	return set, nil
+}
+
+// over keeps what came of a run, and frees what it held.
+func (w *worker) over(c wire.Call) (wire.Reply, error) {
+	j, err := w.job(c.Run)
+	if err != nil {
+		return wire.Reply{}, err
+	}
+	r, _, _, err := verify[Result](c.Body, ResultType, w.Key)
+	if err != nil {
+		return wire.Reply{}, err
+	}
+	if r.Run != j.Run || r.Job != j.digest || c.Bulk.Digest != r.Model {
+		return wire.Reply{}, fmt.Errorf("consortium: keeping the result of %q: %w: it is of another job, or of another model than came with it", j.Run, ErrDocument)
+	}
+	w.taking.Lock()
+	defer w.taking.Unlock()
+	if err := keepBulk(c.Bulk, w.path("jobs", j.Run, "result.onnx")); err != nil {
+		return wire.Reply{}, err
+	}
+	keeper, err := federate.Folder(w.path("jobs", j.Run))
+	if err != nil {
+		return wire.Reply{}, err
+	}
+	if err := keeper.Put(resultFile, c.Body); err != nil {
+		return wire.Reply{}, err
+	}
+	w.mu.Lock()
+	run := w.runs[j.Run]
+	delete(w.runs, j.Run)
+	w.mu.Unlock()
+	if run != nil {
+		run.close(w.Logger)
+	}
+	w.Logger.Info("a run is over", "run", j.Run, "model", r.Model, "file", w.path("jobs", j.Run, "result.onnx"))
+	return wire.Reply{Body: marshal(struct {
+		Model Digest `json:"model"`
+	}{r.Model})}, nil
+}
