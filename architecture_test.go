@@ -65,7 +65,8 @@ var allowed = map[string][]string{
 	"federate/consortium":    {"onnx", "engine", "engine/safetensors", "train", "train/studies", "federate", "federate/robust", "federate/secagg", "federate/wire", "keys/certificates", "keys/dsse"},
 	"federate/robust":        {},
 	"federate/secagg":        {"keys/dsse"},
-	"federate/simulate":      {"onnx", "train", "train/studies", "federate", "federate/secagg"},
+	"federate/simulate":      {"onnx", "train", "train/studies", "federate", "federate/secagg", "federate/tabular"},
+	"federate/tabular":       {"onnx", "train", "federate"},
 	"federate/wire":          {"federate", "federate/secagg", "federate/wire/protocol"},
 	"federate/wire/protocol": {}, // generated
 

@@ -6,7 +6,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/vigie/vigie/engine"
 	"github.com/vigie/vigie/federate"
 	"github.com/vigie/vigie/federate/consortium"
 	"github.com/vigie/vigie/federate/robust"
@@ -19,7 +18,7 @@ func newFedCommand() *cobra.Command {
 		Use:   "fed",
 		Short: "Train one model at many hospitals without moving an image",
 	}
-	command.AddCommand(newFedSimulateCommand(), newFedReplayCommand(), newFedStartCommand(), newFedStatusCommand(),
+	command.AddCommand(newFedSimulateCommand(), newFedReplayCommand(), newFedSchemaCommand(), newFedStartCommand(), newFedStatusCommand(),
 		newFedHoldCommand("stop", "Hold a run up: a round that is under way is given up", "is stopped", (*consortium.Consortium).StopRun),
 		newFedHoldCommand("resume", "Let a run go on that was stopped or has failed", "goes on", (*consortium.Consortium).ResumeRun))
 	return command
@@ -31,6 +30,7 @@ func newFedSimulateCommand() *cobra.Command {
 		algorithm, rule, malicious string
 		augment, out               string
 		standard, asJSON           bool
+		tables                     hospitals
 	)
 	terms := federate.DefaultTerms("simulation")
 	table := func(rows [][2]string) string {
@@ -63,7 +63,7 @@ and --seed give the same model on the same type of processor.
 --data is whatever vigie train takes; --split goes to the sites, --eval-split
 judges the model. --dirichlet 0 gives each site an equal share, 0.5 makes sites
 that differ much in size and in what they see.
-
+` + hospitalsHelp + `
 Algorithms:
 ` + table(algorithms) + `
 --malicious NUMBER:ATTACK[:STRENGTH[:aware]] makes so many sites work against the
@@ -76,7 +76,8 @@ anew every round, and --rule judges them:
 There is no differential privacy yet: the sums hide a site's update, not what the
 model remembers of its examples.`,
 		Example: `  vigie fed simulate --data pneumoniamnist.npz --eval-split val --sites 15 --dirichlet 0.5 --compare
-  vigie fed simulate --data pneumoniamnist.npz --eval-split val --sites 15 --malicious 3:alie --group-size 3 --rule median --json`,
+  vigie fed simulate --data pneumoniamnist.npz --eval-split val --sites 15 --malicious 3:alie --group-size 3 --rule median --json
+  vigie fed simulate --data heart4/ --leave-out each --negative 0`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			j.Terms = terms
@@ -99,8 +100,9 @@ model remembers of its examples.`,
 			default:
 				return fmt.Errorf("--augment %q: want shift or none", augment)
 			}
-			if !standard {
-				j.Kernels = engine.KernelTerms()
+			j.Kernels = kernels(standard)
+			if tables.out != "" {
+				return tables.run(cmd, j, j.Terms, out, asJSON)
 			}
 			j.Progress = simulate.Terminal(cmd.ErrOrStderr())
 			r, err := j.Run(cmd.Context())
@@ -121,7 +123,7 @@ model remembers of its examples.`,
 	flags := command.Flags()
 	flags.StringVar(&j.Data.Data, "data", "", "FILE.npz, folder, or table (required)")
 	flags.StringVar(&j.Split, "split", "train", "part of the data that the sites have")
-	flags.StringVar(&j.Eval, "eval-split", "", "part that the model is judged on (required)")
+	flags.StringVar(&j.Eval, "eval-split", "", "part that the model is judged on (required, or --leave-out)")
 	readingFlags(flags, &j.Data)
 	flags.IntVar(&j.Sites, "sites", 15, "virtual sites")
 	flags.Float64Var(&j.Dirichlet, "dirichlet", 0, "parameter of the division by class; 0 is equal shares")
@@ -153,8 +155,9 @@ model remembers of its examples.`,
 	flags.StringVar(&j.Transcript, "transcript", "", "empty folder to record the run into, for vigie fed replay")
 	flags.Uint64Var(&j.Seed, "seed", 1, "of everything")
 	flags.BoolVar(&asJSON, "json", false, "print JSON")
-	for _, required := range []string{"data", "eval-split"} {
-		cobra.CheckErr(command.MarkFlagRequired(required))
-	}
+	tables.flags(flags)
+	cobra.CheckErr(command.MarkFlagRequired("data"))
+	command.MarkFlagsOneRequired("eval-split", "leave-out")
+	command.MarkFlagsMutuallyExclusive("eval-split", "leave-out")
 	return command
 }
