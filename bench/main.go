@@ -56,6 +56,7 @@ var parts = []struct {
 	{"engine", measureEngine},
 	{"guards", guards},
 	{"certificates", certificates},
+	{"federation", federation},
 }
 
 func main() {
@@ -66,7 +67,7 @@ func main() {
 	)
 	flag.StringVar(&o.binary, "binary", "bin/vigie", "vigie binary")
 	flag.StringVar(&o.model, "model", "models/chest-pneumonia-28", "model package")
-	flag.StringVar(&only, "parts", "", "comma-separated parts: intake, prediction, engine, guards, certificates [all]")
+	flag.StringVar(&only, "parts", "", "comma-separated parts: intake, prediction, engine, guards, certificates, federation [all]")
 	flag.StringVar(&o.rows, "rows", "", "comma-separated rows of the engine's table [all]: "+strings.Join(rowNames(), ", "))
 	flag.IntVar(&o.kernels, "kernels", -1, "terms (1 to 3) of the engine's own operators, 0 to measure the runtime's, -1 for the best of this processor")
 	flag.IntVar(&o.rounds, "rounds", 5, "turns of each side of an engine row")
@@ -81,6 +82,13 @@ func main() {
 	defer stop()
 	if name := os.Getenv(memoryOf); name != "" {
 		if err := measureOwnMemory(ctx, name); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			os.Exit(1)
+		}
+		return
+	}
+	if file := os.Getenv(federationOf); file != "" {
+		if err := fedProcess(ctx, file); err != nil {
 			fmt.Fprintln(os.Stderr, "bench:", err)
 			os.Exit(1)
 		}
