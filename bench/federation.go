@@ -21,6 +21,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -253,6 +254,7 @@ func (c countedConn) Write(p []byte) (int, error) {
 
 // serve runs the rounds, and prints where it listens and what came of them.
 func (p fedPart) serve(ctx context.Context) error {
+	debug.SetGCPercent(20) // most of the memory is the model and the sum, which stay
 	members, err := p.members()
 	if err != nil {
 		return err

@@ -169,7 +169,7 @@ func (c *Coordinator) Round(ctx context.Context, links []Link) (Outcome, error) 
 			return out, ctx.Err()
 		}
 		if err == nil {
-			sums = append(sums, sum)
+			sums = c.add(sums, sum)
 		}
 		out.count(outcome)
 	}
@@ -240,8 +240,29 @@ func (o Outcome) failures() string {
 	return strings.Join(all, "; ")
 }
 
+// add keeps a group's sum with those before it. Where the rule is their mean there
+// is one row, the mean of those so far: memory does not grow with the groups.
+func (c *Coordinator) add(sums []groupSum, s groupSum) []groupSum {
+	if c.Terms.Rule != robust.Mean || len(sums) == 0 {
+		return append(sums, s)
+	}
+	total := s.weight
+	for _, before := range sums {
+		total += before.weight
+	}
+	share, mean := float32(s.weight/total), sums[0].mean
+	for j, v := range s.mean {
+		mean[j] += share * (v - mean[j])
+	}
+	s.mean = nil
+	return append(sums, s)
+}
+
 // combine makes one mean update of the groups' sums, by the terms' rule.
 func (c *Coordinator) combine(sums []groupSum) (update []float32, held []float64, err error) {
+	if c.Terms.Rule == robust.Mean { // see add
+		return sums[0].mean, make([]float64, len(sums)), nil
+	}
 	rule, err := robust.Find(c.Terms.Rule)
 	if err != nil {
 		return nil, nil, err
@@ -306,21 +327,20 @@ func (c *Coordinator) meanOf(out *GroupOutcome, sum []uint32) (groupSum, error) 
 	if c.Terms.DP != nil {
 		return c.privateMean(out, sum), nil
 	}
-	values := make([]float64, len(sum))
-	c.Terms.fixed(c.Terms.largest(len(c.Members))).Decode(values, sum)
-	n := len(values) - 2
-	s := groupSum{first: out.Members[0], weight: values[n], mean: make([]float32, n)}
+	fixed := c.Terms.fixed(c.Terms.largest(len(c.Members)))
+	n := len(sum) - 2
+	var last [2]float64 // Σ weight, Σ weight·loss
+	fixed.Decode(last[:], sum[n:])
+	s := groupSum{first: out.Members[0], weight: last[0]}
 	if !(s.weight > 0) {
 		err := fmt.Errorf("the sites' weights come to %g", s.weight)
 		out.Survivors, out.Failure = nil, err.Error()
 		return groupSum{}, err
 	}
-	for j := range s.mean {
-		s.mean[j] = float32(values[j] / s.weight)
-	}
-	s.loss, out.Weight = values[n+1]/s.weight, s.weight
+	s.mean = fixed.DecodeInPlace(sum[:n], s.weight)
+	s.loss, out.Weight = last[1]/s.weight, s.weight
 	if c.Opened != nil {
-		c.Opened(out.Survivors, s.mean, s.weight)
+		c.Opened(out.Survivors, slices.Clone(s.mean), s.weight)
 	}
 	return s, nil
 }
@@ -606,11 +626,11 @@ func (c *Coordinator) save() error {
 	if err != nil {
 		return fmt.Errorf("federate: keeping the coordinator's state: %w", err)
 	}
-	data := append(header, '\n')
+	var parts [][]float32
 	for _, part := range c.numbers() {
-		data = append(data, encodeFloats(*part)...)
+		parts = append(parts, *part)
 	}
-	return c.Keeper.Put(coordinatorMemory, data)
+	return putNumbers(c.Keeper, coordinatorMemory, append(header, '\n'), parts...)
 }
 
 // numbers are all that the coordinator keeps besides its state.

@@ -1,6 +1,7 @@
 package federate
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -89,6 +90,36 @@ func (f folder) Get(name string) ([]byte, error) {
 	return data, nil
 }
 
+// putNumbers is Put for what has a header and numbers, without a copy of them where
+// the keeper takes pieces.
+func putNumbers[T uint32 | float32](k Keeper, name string, header []byte, parts ...[]T) error {
+	write := func(w io.Writer) error {
+		if _, err := w.Write(header); err != nil {
+			return err
+		}
+		buffer := make([]byte, 1<<18)
+		for _, part := range parts {
+			for len(part) > 0 {
+				n := min(len(part), len(buffer)/4)
+				putWords(buffer[:4*n], part)
+				if _, err := w.Write(buffer[:4*n]); err != nil {
+					return err
+				}
+				part = part[n:]
+			}
+		}
+		return nil
+	}
+	if f, is := k.(folder); is {
+		return f.write(name, write)
+	}
+	var whole bytes.Buffer
+	if err := write(&whole); err != nil {
+		return err
+	}
+	return k.Put(name, whole.Bytes())
+}
+
 // memory is what a site must not forget.
 type memory struct {
 	Terms   []byte    `json:"terms"` // their digest
@@ -114,10 +145,14 @@ func (s *Site) save() error {
 	if s.Keeper == nil {
 		return nil
 	}
-	if s.vector != nil {
-		if err := s.Keeper.Put(vectorName, encodeVector(s.vector)); err != nil {
+	if s.vector == nil {
+		s.kept = nil
+	}
+	if len(s.vector) > 0 && s.kept != &s.vector[0] { // once, not at every step after
+		if err := putNumbers(s.Keeper, vectorName, nil, s.vector); err != nil {
 			return err
 		}
+		s.kept = &s.vector[0]
 	}
 	session, err := s.session.MarshalBinary()
 	if err != nil {
@@ -186,6 +221,7 @@ func (s *Site) restore() error {
 		if s.vector, err = decodeVector(raw, round.Length); err != nil {
 			return fail(err)
 		}
+		s.kept = &s.vector[0]
 	}
 	return nil
 }

@@ -227,6 +227,7 @@ func (c *Coordinator) Ask(ctx context.Context, links []Link, q Question) (Sums, 
 	slices.SortFunc(links, func(a, b Link) int { return strings.Compare(a.Name(), b.Name()) })
 	weights := c.Weights()
 	digest := weights.Digest()
+	weights.sum = &digest
 	record := Record{Number: c.state.Number, Index: c.state.Index, Model: digest[:], Question: &q}
 	var failures []string
 	for i, group := range c.gather(links, &q) {

@@ -84,6 +84,7 @@ type Site struct {
 	round   secagg.Round
 	session *secagg.Site
 	vector  []uint32  // masked, until the round is over
+	kept    *uint32   // first of the vector that Keeper holds
 	control []float32 // of SCAFFOLD, after the last round that counted
 	pending []float32 // what it becomes if this one counts
 	own     personal
@@ -258,7 +259,7 @@ func (s *Site) train(ctx context.Context, o Order) ([]uint32, error) {
 	if w == nil || len(w.Variables) != variables || len(w.Control) != len(s.control) {
 		return nil, fmt.Errorf("%w: weights of another model", ErrOrder)
 	}
-	if digest := w.Digest(); !bytes.Equal(digest[:], s.keep.Order.Model) {
+	if digest := w.Sum(); !bytes.Equal(digest[:], s.keep.Order.Model) {
 		return nil, fmt.Errorf("%w: other weights than the round began with", ErrOrder)
 	}
 	if s.keep.Order.Question != nil {
@@ -335,7 +336,7 @@ func Learn(ctx context.Context, t Trainer, w Work, global []float32) ([]float32,
 // moved.
 func learn(ctx context.Context, t Trainer, w Work, global []float32) (update []float32, steps int, loss float64, err error) {
 	w.Rate = w.Terms.rate(w.Round)
-	w.Variables = append([]float32(nil), global...)
+	w.Variables = append(make([]float32, 0, len(global)+2), global...) // with room for what is sent beside
 	if steps, loss, err = t.Train(ctx, w); err != nil {
 		return nil, 0, 0, err
 	}

@@ -114,7 +114,8 @@ func (w *Weights) PutWords(b []byte, from int) {
 	}
 }
 
-// Sum is Digest, without the work where the coordinator has done it.
+// Sum is Digest, without the work where it was done: by the coordinator that made
+// the weights, or when they arrived.
 func (w *Weights) Sum() [sha256.Size]byte {
 	if w.sum == nil {
 		return w.Digest()
@@ -124,9 +125,10 @@ func (w *Weights) Sum() [sha256.Size]byte {
 
 // ReadWeights reads what PutWords wrote, of a model with so many variables and
 // so many in its control variate. Other lengths are refused before anything of
-// them is in memory.
-func ReadWeights(r io.Reader, variables, control int) (*Weights, error) {
-	w := &Weights{}
+// them is in memory. sum is the digest that the bytes were held against when they
+// arrived.
+func ReadWeights(r io.Reader, sum [sha256.Size]byte, variables, control int) (*Weights, error) {
+	w := &Weights{sum: &sum}
 	for _, part := range []struct {
 		to   *[]float32
 		want int

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"unsafe"
 )
 
 // ErrRange is returned for a number that cannot be added without overflow.
@@ -63,4 +64,18 @@ func (f Fixed) Decode(dst []float64, sum []uint32) {
 	for i, v := range sum {
 		dst[i] = float64(int32(v)) * inverse
 	}
+}
+
+// DecodeInPlace turns a sum into the numbers that it stands for, each divided by
+// the divisor: in the memory of the sum, which is lost.
+func (f Fixed) DecodeInPlace(sum []uint32, divisor float64) []float32 {
+	if len(sum) == 0 {
+		return nil
+	}
+	inverse := 1 / f.Scale()
+	out := unsafe.Slice((*float32)(unsafe.Pointer(&sum[0])), len(sum)) // same size, same alignment
+	for i, v := range sum {
+		out[i] = float32(float64(int32(v)) * inverse / divisor)
+	}
+	return out
 }

@@ -113,7 +113,7 @@ func Orders(site *federate.Site) Handler {
 			}
 			defer content.Close()
 			variables, control := site.SizeOfWeights()
-			if o.Weights, err = federate.ReadWeights(io.NewSectionReader(content, 0, c.Bulk.Length), variables, control); err != nil {
+			if o.Weights, err = federate.ReadWeights(io.NewSectionReader(content, 0, c.Bulk.Length), c.Bulk.Digest, variables, control); err != nil {
 				return fail(fmt.Errorf("%w: %w", ErrRefused, err))
 			}
 		}
