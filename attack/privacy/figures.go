@@ -291,3 +291,13 @@ func Limit(promises []Promise, fpr float64) float64 {
 	}
 	return max(fpr, limit)
 }
+
+// AtMost is the one-sided upper end: with 95 % confidence, the share of which n
+// trials had hits is no larger. Of no hits it is close to 3/n, so that 30,000
+// trials show 0.01 %.
+func AtMost(hits, n int) float64 {
+	if n <= 0 || hits >= n {
+		return 1
+	}
+	return mathext.InvRegIncBeta(float64(hits)+1, float64(n-hits), 0.95)
+}

@@ -7,6 +7,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 
@@ -436,5 +437,46 @@ print(json.dumps([ssim(d[0], d[1]), ssim(d[0], d[0])]))`, [][]float32{a[0], b[0]
 	near(t, "SSIM", []float64{first, second}, want, 1e-9)
 	if _, err := SSIM(a[0][:36], b[0][:36], 6, 6); !errors.Is(err, ErrAsk) {
 		t.Errorf("6×6: %v", err)
+	}
+}
+
+func TestAnImplantReadsABatchThroughTheAgreedArchitecture(t *testing.T) {
+	for _, transposed := range []bool{false, true} {
+		for _, outputs := range []int{1, 2} {
+			m := multilayer(t, 256, outputs, transposed)
+			all, labels := images(24, 3)
+			layer, err := FirstLayer(context.Background(), m, "x")
+			needsRuntime(t, err)
+			p, err := layer.Implant(m, 0.5, 0.3, 2)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i, w := range p.Model.Graph.Initializers {
+				if old := m.Graph.Initializers[i]; old.Name != w.Name || !slices.Equal(old.Dims, w.Dims) {
+					t.Fatalf("weight %q %v has become %q %v: the architecture has changed", old.Name, old.Dims, w.Name, w.Dims)
+				}
+			}
+			leak, err := NewLeak(p.Model, LeakOptions{Input: "x", Logits: "z", Weights: []string{"w", "b"}, Batch: len(all)})
+			needsRuntime(t, err)
+			defer leak.Close()
+			g, err := leak.Gradients(context.Background(), all, labels)
+			if err != nil {
+				t.Fatal(err)
+			}
+			never, _ := images(24, 4)
+			hits, err := Count(p.Found(g[0], g[1], 0, 1), all, never, append(append([][]float32{}, all...), never...), Matching{side, side, 0.9})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if hits.Hits < 18 || hits.NeverHits != 0 {
+				t.Errorf("transposed %v, %d outputs: %d of 24 hits, %d of 24 that were never there", transposed, outputs, hits.Hits, hits.NeverHits)
+			}
+		}
+	}
+	m := multilayer(t, 20, 3, false)
+	layer, err := FirstLayer(context.Background(), m, "x")
+	needsRuntime(t, err)
+	if _, err := layer.Implant(m, 0.5, 0.3, 1); !errors.Is(err, ErrAsk) {
+		t.Errorf("three classes: %v", err)
 	}
 }

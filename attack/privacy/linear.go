@@ -51,6 +51,10 @@ type Layer struct {
 	// Scale and Shift undo what the graph does to each number before the layer, such
 	// as the normalisation of pixels: x = Scale·u + Shift.
 	Scale, Shift []float32
+
+	head       string // the linear layer after Relu, where Share is known
+	headTurned bool   // its weight is [classes, units]
+	classes    int
 }
 
 // FirstLayer finds the linear layer at the beginning of a graph. One that begins
@@ -63,13 +67,13 @@ func FirstLayer(ctx context.Context, m *onnx.Model, input string) (*Layer, error
 	if err := l.undo(ctx, m, input, at); err != nil {
 		return nil, fmt.Errorf("privacy: undoing what precedes the layer of %s: %w", l.Weight, err)
 	}
-	l.Share = shares(m.Graph, l.Weight)
+	l.shares(m.Graph)
 	return l, nil
 }
 
 // shares finds what each unit of the first layer adds to the log-odds of two
-// classes; nil if the graph is not linear, Relu, linear, two classes.
-func shares(g *onnx.Graph, weight string) []float32 {
+// classes; nothing if the graph is not linear, Relu, linear, two classes.
+func (l *Layer) shares(g *onnx.Graph) {
 	only := func(value string) *onnx.Node {
 		var found *onnx.Node
 		for _, n := range g.Nodes {
@@ -82,27 +86,27 @@ func shares(g *onnx.Graph, weight string) []float32 {
 		}
 		return found
 	}
-	n := only(weight)
+	n := only(l.Weight)
 	for n != nil && n.OpType != "Relu" { // the layer, and the addition of its bias
 		if n.OpType != "Gemm" && n.OpType != "MatMul" && n.OpType != "Add" {
-			return nil
+			return
 		}
 		n = only(n.Output(0))
 	}
 	if n == nil {
-		return nil
+		return
 	}
 	head := only(n.Output(0))
 	if head == nil || head.OpType != "Gemm" && head.OpType != "MatMul" || head.Input(0) != n.Output(0) || head.Int("transA", 0) != 0 {
-		return nil
+		return
 	}
 	w := g.Initializer(head.Input(1))
 	if w == nil || len(w.Dims) != 2 {
-		return nil
+		return
 	}
 	v, err := onnx.Values[float32](w)
 	if err != nil {
-		return nil
+		return
 	}
 	units, classes := int(w.Dims[0]), int(w.Dims[1])
 	at := func(unit, class int) float32 { return v[unit*classes+class] }
@@ -111,15 +115,15 @@ func shares(g *onnx.Graph, weight string) []float32 {
 		at = func(unit, class int) float32 { return v[class*units+unit] }
 	}
 	if classes > 2 {
-		return nil
+		return
 	}
-	out := make([]float32, units)
-	for i := range out {
-		if out[i] = at(i, classes-1); classes == 2 {
-			out[i] -= at(i, 0)
+	l.head, l.headTurned, l.classes = head.Input(1), head.Int("transB", 0) != 0, classes
+	l.Share = make([]float32, units)
+	for i := range l.Share {
+		if l.Share[i] = at(i, classes-1); classes == 2 {
+			l.Share[i] -= at(i, 0)
 		}
 	}
-	return out
 }
 
 // firstLayer follows the input through what changes each number on its own; at is
@@ -235,19 +239,25 @@ func (l *Layer) undo(ctx context.Context, m *onnx.Model, input, at string) error
 	return nil
 }
 
+// rows are the layer's weights, or their gradients, as [units, inputs].
+func (l *Layer) rows(weights []float32, units int) []float32 {
+	if !l.Transposed || units == 0 {
+		return weights
+	}
+	inputs := len(weights) / units
+	turned := make([]float32, len(weights))
+	for i := range inputs {
+		for u := range units {
+			turned[u*inputs+i] = weights[i*units+u]
+		}
+	}
+	return turned
+}
+
 // Found reads inputs off the layer's gradients, as they were before the graph
 // changed them.
 func (l *Layer) Found(weights, bias []float32, low, high float64) [][]float32 {
-	if l.Transposed {
-		units, inputs := len(bias), len(weights)/max(1, len(bias))
-		turned := make([]float32, len(weights))
-		for i := range inputs {
-			for u := range units {
-				turned[u*inputs+i] = weights[i*units+u]
-			}
-		}
-		weights = turned
-	}
+	weights = l.rows(weights, len(bias))
 	found := Linear(weights, bias, math.Inf(-1), math.Inf(1))
 	for _, image := range found {
 		for i, v := range image {
@@ -353,101 +363,4 @@ func (l *Layer) pairs(weights, bias []float32, low, high float64) [][]float32 {
 		}
 	}
 	return found
-}
-
-// Imprint is the layer that a malicious server puts before a model to read images
-// off its gradient (Fowl et al. 2022, Robbing the Fed): every unit measures the
-// same of an image, its mean, each with a threshold of its own, so that the
-// difference of neighbouring units' gradients holds only the images between their
-// thresholds, and most of the time that is one.
-type Imprint struct {
-	Model *onnx.Model // with the layer in front
-	// Weight and Bias are the layer's, [bins, inputs] and [bins].
-	Weight, Bias string
-}
-
-// NewImprint puts such a layer before a model. mean and deviation are those of the
-// images' means, which the server knows from other images of the kind; low to high
-// is the range of a pixel. The sum of the layer's units is added to every pixel,
-// too little to change an answer.
-func NewImprint(m *onnx.Model, input string, bins int, mean, deviation float64) (*Imprint, error) {
-	if bins < 2 || bins > 1<<16 || !(deviation > 0) {
-		return nil, fmt.Errorf("privacy: an imprint of %d bins over a deviation of %v: %w: want 2 to %d, and more than 0", bins, deviation, ErrAsk, 1<<16)
-	}
-	m = m.Clone()
-	g := m.Graph
-	at := slices.IndexFunc(g.Inputs, func(v onnx.Value) bool { return v.Name == input })
-	if at < 0 {
-		return nil, fmt.Errorf("privacy: an imprint before %q: %w: the model has no such input", input, ErrAsk)
-	}
-	size := int64(1)
-	for _, d := range g.Inputs[at].Shape[1:] {
-		if !d.Known() {
-			return nil, fmt.Errorf("privacy: an imprint before %v: %w: want examples of one size", g.Inputs[at], ErrAsk)
-		}
-		size *= d.Value
-	}
-	for _, n := range g.Nodes {
-		for i, in := range n.Inputs {
-			if in == input {
-				n.Inputs[i] = imprintedName
-			}
-		}
-	}
-	before := len(g.Nodes)
-	b := onnx.Extend(m)
-	weights, bias := make([]float32, int64(bins)*size), make([]float32, bins)
-	for i := range weights {
-		weights[i] = 1 / float32(size)
-	}
-	for i := range bias {
-		share := 1e-3 + (1-2e-3)*float64(i)/float64(bins-1)
-		bias[i] = -float32(mean + deviation*math.Sqrt2*math.Erfinv(2*share-1))
-	}
-	p := &Imprint{Model: m, Weight: "privacy/imprint/weight", Bias: "privacy/imprint/bias"}
-	w := b.Weight(p.Weight, []int64{int64(bins), size}, weights)
-	c := b.Weight(p.Bias, []int64{int64(bins)}, bias)
-	flat := b.Op("Flatten", []string{input}, onnx.IntAttribute("axis", 1))
-	h := b.Op("Relu", []string{b.Op("Gemm", []string{flat, w, c}, onnx.IntAttribute("transB", 1))})
-	sum := b.Op("ReduceSum", []string{h, b.Ints("privacy/units", 1)}, onnx.IntAttribute("keepdims", 1))
-	little := b.Op("Mul", []string{sum, b.Weight("privacy/little", []int64{1, 1}, []float32{1e-3 / float32(bins)})})
-	shape := make([]int64, len(g.Inputs[at].Shape)) // [N, 1, 1, …]
-	for i := range shape {
-		shape[i] = 1
-	}
-	shape[0] = -1
-	added := b.Op("Reshape", []string{little, b.Ints("privacy/each-pixel", shape...)})
-	b.Node(&onnx.Node{OpType: "Add", Inputs: []string{input, added}, Outputs: []string{imprintedName}}, 1)
-	g.Nodes = append(slices.Clone(g.Nodes[before:]), g.Nodes[:before]...)
-	if _, err := b.Build(); err != nil {
-		return nil, fmt.Errorf("privacy: an imprint: %w", err)
-	}
-	return p, nil
-}
-
-// Found reads images off the layer's gradients, [bins, inputs] and [bins].
-func (p *Imprint) Found(weights, bias []float32, low, high float64) [][]float32 {
-	if len(bias) < 2 {
-		return nil
-	}
-	size := len(weights) / len(bias)
-	// Thresholds rise with the bin, so that a bin's gradient holds all brighter
-	// images, the last of them what is brighter than all thresholds.
-	dw, db := slices.Clone(weights), slices.Clone(bias)
-	for i := range len(bias) - 1 {
-		db[i] -= bias[i+1]
-		for j := range size {
-			dw[i*size+j] -= weights[(i+1)*size+j]
-		}
-	}
-	most := float32(0)
-	for _, v := range bias {
-		most = max(most, float32(math.Abs(float64(v))))
-	}
-	for i := range db {
-		if math.Abs(float64(db[i])) < 1e-7*float64(most) { // rounding of the sums; what is little above it matches nothing
-			db[i] = 0
-		}
-	}
-	return Linear(dw, db, low, high)
 }

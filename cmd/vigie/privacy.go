@@ -18,7 +18,7 @@ func newPrivacyCommand() *cobra.Command {
 		Long: `Each of the commands attacks a model package or an ONNX file and says, beside what
 the attack found, what chance, a non-member or no model at all would give.`,
 	}
-	command.AddCommand(newPrivacyMembershipCommand(), newPrivacyAttributeCommand(), newPrivacyInversionCommand(), newPrivacyGradientsCommand(), newPrivacyExtractionCommand())
+	command.AddCommand(newPrivacyMembershipCommand(), newPrivacyAttributeCommand(), newPrivacyInversionCommand(), newPrivacyGradientsCommand(), newPrivacyExtractionCommand(), newPrivacyAuditCommand())
 	return command
 }
 

@@ -175,38 +175,37 @@ type victim struct {
 	imprint    *privacy.Imprint
 }
 
-func (o *Gradients) victim(ctx context.Context) (*victim, error) {
-	v := &victim{subject: &subject{}}
+// trainable opens a model as a site would train it, and the images of the site's
+// split and of the attacker's.
+func (c *Common) trainable(ctx context.Context, v *victim, split, auxiliary string) (n *train.Network, aux *train.Set, err error) {
+	v.subject = &subject{}
 	s := v.subject
-	var err error
-	if s.model, err = probe.Open(o.Model); err != nil {
-		return nil, err
+	if s.model, err = probe.Open(c.Model); err != nil {
+		return nil, nil, err
 	}
 	if s.digest, err = s.model.Digest(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	if s.record, err = readRecord(o.Model); err != nil {
-		return nil, err
+	if s.record, err = readRecord(c.Model); err != nil {
+		return nil, nil, err
 	}
-	o.splitSeed(s.record)
-	var aux *train.Set
+	c.splitSeed(s.record)
 	for _, part := range []struct {
 		split string
 		into  **train.Set
-	}{{o.Split, &v.set}, {o.Aux, &aux}} {
-		if *part.into, s.dataDigest, _, err = s.model.Set(ctx, probe.Test{Options: o.Data, Split: part.split}); err != nil {
-			return nil, err
+	}{{split, &v.set}, {auxiliary, &aux}} {
+		if *part.into, s.dataDigest, s.classes, err = s.model.Set(ctx, probe.Test{Options: c.Data, Split: part.split}); err != nil {
+			return nil, nil, err
 		}
 	}
 	if v.set.Shape != nil || v.set.Multi() || v.set.Rows < 7 || v.set.Columns < 7 {
-		return nil, fmt.Errorf("job: %s: %w: reconstructions are counted of images of 7×7 pixels or more, of classes that exclude each other", o.Data.Data, ErrAsk)
+		return nil, nil, fmt.Errorf("job: %s: %w: reconstructions are counted of images of 7×7 pixels or more, of classes that exclude each other", c.Data.Data, ErrAsk)
 	}
-	n, err := train.Import(s.model.Graph, train.ImportOptions{Output: o.Output})
-	if err != nil {
-		return nil, fmt.Errorf("job: %s: %w", o.Model, err)
+	if n, err = train.Import(s.model.Graph, train.ImportOptions{Output: c.Output}); err != nil {
+		return nil, nil, fmt.Errorf("job: %s: %w", c.Model, err)
 	}
 	if copies, err := train.Fits(n.Model, n.Input, v.set.Example()); err != nil || copies != 1 {
-		return nil, errors.Join(err, fmt.Errorf("job: %s: %w: it wants colour, the data are grey", o.Model, ErrAsk))
+		return nil, nil, errors.Join(err, fmt.Errorf("job: %s: %w: it wants colour, the data are grey", c.Model, ErrAsk))
 	}
 	// Sizes that an export left open are those of the data.
 	graph := n.Model.Graph
@@ -216,6 +215,15 @@ func (o *Gradients) victim(ctx context.Context) (*victim, error) {
 				graph.Inputs[i].Shape[k+1].Value, graph.Inputs[i].Shape[k+1].Param = d, ""
 			}
 		}
+	}
+	return n, aux, nil
+}
+
+func (o *Gradients) victim(ctx context.Context) (*victim, error) {
+	v := &victim{}
+	n, aux, err := o.trainable(ctx, v, o.Split, o.Aux)
+	if err != nil {
+		return nil, err
 	}
 	need := (o.Batches+1)*o.Batch*o.Sites - o.Batch*o.Sites + 1
 	if v.set.Len() < need {
@@ -233,16 +241,8 @@ func (o *Gradients) victim(ctx context.Context) (*victim, error) {
 		}
 		options.Weights = []string{v.layer.Weight, v.layer.Bias}
 	case MethodImprint:
-		var sum, squares float64
-		for _, image := range rows(aux) {
-			mean := 0.0
-			for _, x := range image {
-				mean += float64(x) / float64(len(image))
-			}
-			sum += mean / float64(aux.Len())
-			squares += mean * mean / float64(aux.Len())
-		}
-		if v.imprint, err = privacy.NewImprint(n.Model, n.Input, o.Bins, sum, math.Sqrt(max(1e-12, squares-sum*sum))); err != nil {
+		mean, deviation := brightness(rows(aux))
+		if v.imprint, err = privacy.NewImprint(n.Model, n.Input, o.Bins, mean, deviation); err != nil {
 			return nil, err
 		}
 		model, options.Weights = v.imprint.Model, []string{v.imprint.Weight, v.imprint.Bias}
@@ -257,6 +257,20 @@ func (o *Gradients) victim(ctx context.Context) (*victim, error) {
 	}
 	v.leak, err = privacy.NewLeak(model, options)
 	return v, err
+}
+
+// brightness is the mean of the images' means, and their deviation.
+func brightness(images [][]float32) (mean, deviation float64) {
+	squares := 0.0
+	for _, image := range images {
+		own := 0.0
+		for _, x := range image {
+			own += float64(x) / float64(len(image))
+		}
+		mean += own / float64(len(images))
+		squares += own * own / float64(len(images))
+	}
+	return mean, math.Sqrt(max(1e-12, squares-mean*mean))
 }
 
 func rows(s *train.Set) [][]float32 {

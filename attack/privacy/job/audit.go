@@ -1,0 +1,473 @@
+package job
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sort"
+	"strings"
+	"time"
+
+	"github.com/vigie/vigie/attack/privacy"
+	"github.com/vigie/vigie/federate"
+	"github.com/vigie/vigie/train"
+	"github.com/vigie/vigie/train/studies"
+)
+
+// The attacks of an audit.
+const (
+	AuditLinear     = "linear"
+	AuditImprint    = "imprint"
+	AuditOptimise   = "optimise"
+	AuditMembership = "membership"
+)
+
+// AuditAttacks is the table of them, in the order of a report.
+var AuditAttacks = []struct{ Name, About string }{
+	{AuditLinear, "arithmetic on a linear first layer, by a server that keeps to the protocol (Phong et al. 2018)"},
+	{AuditImprint, "a layer of brightness thresholds, by a server that makes the weights itself (Fowl et al. 2022)"},
+	{AuditOptimise, "search of images with the same gradient: cosine and total variation (Geiping et al. 2020)"},
+	{AuditMembership, "likelihood ratio of shadow federations with and without the person (Carlini et al. 2022)"},
+}
+
+// How an imprint comes into a model.
+const (
+	MeansWeights = "weights" // of the agreed architecture
+	MeansLayer   = "layer"   // that is inserted
+)
+
+// Protection is what stands between a site's update and the server.
+type Protection string
+
+// The protections.
+const (
+	Unprotected Protection = "none"
+	SecureSum   Protection = "secure-sum"
+	Private     Protection = "dp"
+	SumAndDP    Protection = "secure-sum+dp"
+)
+
+// Protections are all of them, in the order of a report.
+var Protections = []Protection{Unprotected, SecureSum, Private, SumAndDP}
+
+// Audit asks what a federation would give away: the real model, under its terms,
+// through the code that hospitals run, against a server that keeps to the protocol
+// and one that does not.
+type Audit struct {
+	Common
+	Terms   federate.Terms // that the hospitals would agree to
+	Split   string         // whose images the sites have [train]
+	Aux     string         // what the server has of its own [val]
+	Attacks []string       // of AuditAttacks; nil: all
+	// Sites take part; 0: as few as the terms allow, which hide the least.
+	Sites int
+	// Batch is how many images a site has: one step of its training [the terms'].
+	Batch int
+	// Trials are images that the arithmetic attacks are tried on, against what the
+	// terms let a server see [30000]; 0.01 % can be shown of 30,000.
+	Trials int
+	// Compared are the trials against the other protections [2048].
+	Compared int
+	Searches int // images that are searched for, of each protection [16]
+	Steps    int // of a search
+	Bins     int // of an inserted layer [512]
+	Limit    float64
+	Kernels  int // train.Recipe.Kernels
+
+	People    int // whose membership is asked [600]
+	Shadows   int // federations of which each is attacked in turn [16]
+	MemRounds int // of each [10]
+
+	Limits AuditLimits
+}
+
+// AuditFigure is what an attack on images came to.
+type AuditFigure struct {
+	Attack     string     `json:"attack"`
+	Means      string     `json:"means,omitempty"` // of an imprint
+	Protection Protection `json:"protection"`
+	View       string     `json:"view"`   // what was attacked
+	Images     int        `json:"images"` // in it
+	Rounds     int        `json:"rounds"`
+	// Refused says that the sites refused what this attack begins with: the figure
+	// is of sites that would not have.
+	Refused bool `json:"refused_by_sites,omitempty"`
+	privacy.Hits
+	Rate      train.Interval `json:"hit_rate"`       // Clopper-Pearson, two-sided
+	NeverRate train.Interval `json:"never_hit_rate"` // of images that were in no update
+	// AtMost is the one-sided upper end: with 95 % confidence, no more are found.
+	AtMost     float64 `json:"at_most"`
+	MedianSSIM float64 `json:"median_ssim"`
+}
+
+// AuditMember is what a membership attack came to.
+type AuditMember struct {
+	Protection   Protection   `json:"protection"`
+	View         string       `json:"view"`
+	Federations  int          `json:"federations"`
+	Rounds       int          `json:"rounds"`
+	*privacy.ROC              // of the likelihood ratio
+	Loss         *privacy.ROC `json:"loss"` // of the plain loss
+}
+
+// AuditReport is what an audit found.
+type AuditReport struct {
+	Head
+	Terms   string `json:"terms_digest"` // SHA-256, hexadecimal
+	Weights string `json:"weights_digest"`
+	// Protocol is what the terms put between an update and the server: what the
+	// verdict is about.
+	Protocol  Protection        `json:"protocol"`
+	Sites     int               `json:"sites"`
+	Threshold int               `json:"threshold"` // of a sum of all
+	Batch     int               `json:"images_per_site"`
+	Variables int               `json:"variables"`
+	SSIM      float64           `json:"ssim_threshold"`
+	Images    int               `json:"candidates"`
+	Moves     []Move            `json:"moves"`
+	Figures   []AuditFigure     `json:"figures"`
+	Members   []AuditMember     `json:"membership"`
+	Without   map[string]string `json:"not_applicable,omitempty"` // attacks that the model is not open to, and why
+	Limits    AuditLimits       `json:"limits"`
+	Passed    bool              `json:"passed"`
+	Failures  []string          `json:"failures,omitempty"`
+	French    string            `json:"verdict_fr"`
+}
+
+func (o *Audit) asks(attack string) bool { return slices.Contains(o.Attacks, attack) }
+
+func (o *Audit) check() error {
+	if err := o.begin(); err != nil {
+		return err
+	}
+	def := func(v *int, to int) {
+		if *v == 0 {
+			*v = to
+		}
+	}
+	if o.Split == "" {
+		o.Split = studies.Train
+	}
+	if o.Aux == "" {
+		o.Aux = studies.Validation
+	}
+	if o.Attacks == nil {
+		for _, a := range AuditAttacks {
+			o.Attacks = append(o.Attacks, a.Name)
+		}
+	}
+	for _, name := range o.Attacks {
+		if !slices.ContainsFunc(AuditAttacks, func(a struct{ Name, About string }) bool { return a.Name == name }) {
+			return fmt.Errorf("job: attack %q: %w: want linear, imprint, optimise or membership", name, ErrAsk)
+		}
+	}
+	def(&o.Sites, max(o.Terms.Minimum, o.Terms.GroupSize))
+	def(&o.Batch, o.Terms.Batch)
+	def(&o.Trials, 30_000)
+	def(&o.Compared, 2048)
+	def(&o.Searches, 16)
+	def(&o.Bins, 512)
+	def(&o.People, 600)
+	def(&o.Shadows, 16)
+	def(&o.MemRounds, min(10, o.Terms.Rounds))
+	if o.Limit == 0 {
+		o.Limit = 0.9
+	}
+	if o.Limits == (AuditLimits{}) {
+		o.Limits = DefaultAuditLimits()
+	}
+	if err := o.Terms.Check(o.Sites); err != nil {
+		return err
+	}
+	switch {
+	case o.Model == "":
+		return fmt.Errorf("job: %w: name a model", ErrAsk)
+	case o.Batch < 1 || o.Batch > 1<<12:
+		return fmt.Errorf("job: %d images at a site: %w: want 1 to %d", o.Batch, ErrAsk, 1<<12)
+	case o.Trials < 1 || o.Compared < 1 || o.Searches < 1 || o.Trials > 1<<24 || o.Compared > 1<<24 || o.Searches > 1<<16:
+		return fmt.Errorf("job: %d trials, %d of the other protections, %d searches: %w: want 1 or more of each", o.Trials, o.Compared, o.Searches, ErrAsk)
+	case o.Bins < 2 || o.Bins > 1<<14:
+		return fmt.Errorf("job: %d bins: %w: want 2 to %d", o.Bins, ErrAsk, 1<<14)
+	case !(o.Limit > 0 && o.Limit <= 1):
+		return fmt.Errorf("job: a similarity of %v: %w: want more than 0, at most 1", o.Limit, ErrAsk)
+	case o.Shadows < 6 || o.Shadows > 1<<10 || o.People < 20 || o.MemRounds < 1 || o.MemRounds > o.Terms.Rounds:
+		return fmt.Errorf("job: membership of %d people in %d federations of %d rounds: %w: want 20 people and 6 federations or more, and no more rounds than the terms' %d", o.People, o.Shadows, o.MemRounds, ErrAsk, o.Terms.Rounds)
+	}
+	return o.Limits.check()
+}
+
+// Run audits.
+func (o Audit) Run(ctx context.Context) (*AuditReport, error) {
+	start := time.Now()
+	if err := o.check(); err != nil {
+		return nil, err
+	}
+	v := &victim{}
+	n, aux, err := o.trainable(ctx, v, o.Split, o.Aux)
+	if err != nil {
+		return nil, err
+	}
+	if need := 2 * o.Sites * o.Batch; v.set.Len() < need {
+		return nil, fmt.Errorf("job: split %s has %d images: %w: %d sites of %d images, and as many that are in no update, take %d; ask for fewer", o.Split, v.set.Len(), ErrAsk, o.Sites, o.Batch, need)
+	}
+	v.images = rows(v.set)
+	v.candidates = slices.Concat(v.images, rows(aux))
+	a := &auditor{Audit: &o, victim: v, aux: aux, network: n}
+	// An image that was moved by two pixels is as recognisable, but would not be
+	// counted: sites train on images as they are.
+	a.terms = o.Terms
+	a.terms.Augmentation = train.Augmentation{}
+	r := &AuditReport{Head: o.head("federation", v.subject, inversionTechnique, membershipTechnique), Sites: o.Sites, Batch: o.Batch, SSIM: o.Limit,
+		Images: len(v.candidates), Limits: o.Limits, Protocol: SecureSum}
+	digest := o.Terms.Digest()
+	r.Terms = hex.EncodeToString(digest[:])
+	if o.Terms.Augmentation != (train.Augmentation{}) {
+		r.Notes = append(r.Notes, "the terms' augmentation was left out: a moved image is as recognisable, and would not be counted")
+	}
+	if err := a.run(ctx, r); err != nil {
+		return nil, err
+	}
+	r.judge()
+	return r, o.finish(&r.Head, r, start)
+}
+
+// auditor is an audit under way.
+type auditor struct {
+	*Audit
+	*victim
+	aux     *train.Set
+	network *train.Network
+	terms   federate.Terms
+}
+
+func (a *auditor) run(ctx context.Context, r *AuditReport) error {
+	c := newConsortium(a.terms, a.Sites, a.Seed)
+	r.Threshold = c.threshold()
+	whole, err := newScene("", a.network, c.terms, a.set, a.Kernels)
+	if err != nil {
+		return err
+	}
+	defer whole.engine.Close()
+	r.Variables = len(whole.start)
+	weights := (&federate.Weights{Variables: whole.start}).Digest()
+	r.Weights = hex.EncodeToString(weights[:])
+	a.Progress("the sites' refusals", 0)
+	if r.Moves, err = c.tryMoves(ctx, whole.engine, whole.start, a.set, a.Seed); err != nil {
+		return err
+	}
+	a.Progress("the sites' refusals", 1)
+	layer := slices.IndexFunc(r.Moves, func(m Move) bool { return m.Name == "inserted-layer" })
+	scenes, why, err := a.scenes(ctx, c, a.network, a.set, a.aux)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		for _, s := range scenes {
+			s.engine.Close()
+		}
+	}()
+	r.Without = why
+	for _, s := range scenes {
+		figures, err := a.invert(ctx, c, s)
+		if err != nil {
+			return err
+		}
+		for i := range figures {
+			figures[i].Refused = s.means == MeansLayer && r.Moves[layer].Refused && figures[i].Protection != Unprotected
+		}
+		r.Figures = append(r.Figures, figures...)
+	}
+	if a.asks(AuditOptimise) {
+		figures, err := a.search(ctx, c)
+		if err != nil {
+			return err
+		}
+		r.Figures = append(r.Figures, figures...)
+	}
+	if a.asks(AuditMembership) {
+		if r.Members, err = a.membership(ctx, c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// draw are the images of every site in a round, and as many that are in no update.
+// The same round draws the same, whatever the attack and the protection.
+func (a *auditor) draw(round, each int) (at [][]int, never [][]float32) {
+	rng := rand.New(rand.NewPCG(a.Seed, uint64(round)|0xd4a<<32))
+	order := rng.Perm(len(a.images))
+	for i := range a.Sites {
+		at = append(at, order[i*each:(i+1)*each])
+	}
+	rest := order[a.Sites*each:]
+	return at, pick(a.images, rest[:min(len(rest), a.Sites*each)])
+}
+
+// tally counts hits of one kind of view.
+type tally struct {
+	figure AuditFigure
+	want   int // trials
+}
+
+func (t *tally) done() bool { return t.figure.Trials >= t.want }
+
+func (a *auditor) count(t *tally, found [][]float32, at []int, never [][]float32) error {
+	never = never[:min(len(never), len(at))]
+	h, err := privacy.Count(found, pick(a.images, at), never, a.candidates, privacy.Matching{Rows: a.set.Rows, Columns: a.set.Columns, Threshold: a.Limit})
+	if err != nil {
+		return err
+	}
+	t.figure.Add(h)
+	return nil
+}
+
+// invert runs rounds until every view has been attacked often enough. What a site
+// sent without protection is of the same rounds as the sums.
+func (a *auditor) invert(ctx context.Context, c *consortium, s *scene) ([]AuditFigure, error) {
+	steps := c.terms.Epochs * ((a.Batch + c.terms.Batch - 1) / c.terms.Batch)
+	bare := &tally{AuditFigure{Attack: s.attack, Means: s.means, Protection: Unprotected, View: viewUpdate, Images: a.Batch}, a.Compared}
+	masked := &tally{AuditFigure{Attack: s.attack, Means: s.means, Protection: SecureSum, View: viewMasked, Images: a.Batch}, a.Compared}
+	summed := &tally{AuditFigure{Attack: s.attack, Means: s.means, Protection: SecureSum, View: viewSum}, a.Trials}
+	all := []*tally{bare, masked, summed}
+	stage := "attack " + s.attack
+	if s.means != "" {
+		stage += " by " + s.means
+	}
+	for round := 0; slices.ContainsFunc(all, func(t *tally) bool { return !t.done() }); round++ {
+		at, never := a.draw(round, a.Batch)
+		e, err := c.round(ctx, s.engine, s.start, s.trained, a.set, at, a.Seed<<20+uint64(round)<<8, s.lie)
+		if err != nil {
+			return nil, err
+		}
+		for i := range at {
+			for _, one := range []struct {
+				tally  *tally
+				update []float32
+			}{{bare, e.sent[i]}, {masked, e.masked[i]}} {
+				if one.tally.done() {
+					continue
+				}
+				one.tally.figure.Rounds = round + 1
+				if err := a.count(one.tally, s.found(c.terms, steps, one.update), at[i], never); err != nil {
+					return nil, err
+				}
+			}
+		}
+		for _, sum := range e.sums {
+			if summed.done() {
+				break
+			}
+			in := e.images(sum.sites)
+			summed.figure.Images, summed.figure.Rounds = len(in), round+1
+			if err := a.count(summed, s.found(c.terms, steps, sum.mean), in, never); err != nil {
+				return nil, err
+			}
+		}
+		if len(e.sums) == 0 {
+			return nil, errors.New("job: a round of the audit opened no sum")
+		}
+		a.Progress(stage, min(1, float64(summed.figure.Trials)/float64(summed.want)))
+	}
+	return finished(all), nil
+}
+
+// What was attacked.
+const (
+	viewUpdate = "a site's update"
+	viewMasked = "a site's masked update"
+	viewSum    = "the opened sum"
+	viewGlobal = "the global model"
+	viewLocal  = "a site's model, in the last round"
+)
+
+func finished(all []*tally) []AuditFigure {
+	var out []AuditFigure
+	for _, t := range all {
+		f := t.figure
+		f.Rate = f.Hits.Rate()
+		f.NeverRate = privacy.ClopperPearson(f.NeverHits, f.NeverTrials)
+		f.AtMost = privacy.AtMost(f.Hits.Hits, f.Trials)
+		if len(f.Hits.SSIM) > 0 {
+			sorted := slices.Clone(f.Hits.SSIM)
+			sort.Float64s(sorted)
+			f.MedianSSIM = sorted[len(sorted)/2]
+		}
+		f.Hits.SSIM, f.Best = nil, nil
+		out = append(out, f)
+	}
+	return out
+}
+
+// search looks for the images of sites that have one each, the hardest case for a
+// hospital: every gradient of every weight is matched.
+func (a *auditor) search(ctx context.Context, c *consortium) ([]AuditFigure, error) {
+	s, err := newScene(AuditOptimise, a.network, c.terms, a.set, a.Kernels)
+	if err != nil {
+		return nil, err
+	}
+	defer s.engine.Close()
+	views := []*tally{
+		{AuditFigure{Attack: AuditOptimise, Protection: Unprotected, View: viewUpdate, Images: 1}, a.Searches},
+		{AuditFigure{Attack: AuditOptimise, Protection: SecureSum, View: viewSum, Images: a.Sites}, a.Searches},
+	}
+	leaks := map[int]*privacy.Leak{}
+	defer func() {
+		for _, l := range leaks {
+			l.Close()
+		}
+	}()
+	match := func(t *tally, update []float32, at []int, never [][]float32, round int) error {
+		l := leaks[len(at)]
+		if l == nil {
+			var err error
+			if l, err = privacy.NewLeak(a.network.Model, privacy.LeakOptions{Input: a.network.Input, Logits: a.network.Logits, Weights: a.network.Weights, Batch: len(at)}); err != nil {
+				return err
+			}
+			leaks[len(at)] = l
+		}
+		var observed [][]float32
+		for _, name := range a.network.Weights {
+			observed = append(observed, s.gradient(c.terms, c.terms.Epochs, update, name))
+		}
+		m, err := privacy.Match(ctx, l, observed, pick(a.set.Labels, at), privacy.MatchOptions{Steps: a.Steps, Rows: a.set.Rows, Columns: a.set.Columns, Low: 0, High: 1, TV: 1e-4,
+			Seed: a.Seed + uint64(round)<<20 + uint64(at[0])})
+		if err != nil {
+			return err
+		}
+		t.figure.Rounds, t.figure.Images = round+1, len(at)
+		return a.count(t, m.Images, at, never)
+	}
+	for round := 0; slices.ContainsFunc(views, func(t *tally) bool { return !t.done() }); round++ {
+		at, never := a.draw(round, 1)
+		e, err := c.round(ctx, s.engine, s.start, s.trained, a.set, at, a.Seed<<20+uint64(round)<<8, false)
+		if err != nil {
+			return nil, err
+		}
+		for i := range at {
+			if !views[0].done() {
+				if err := match(views[0], e.sent[i], at[i], never, round); err != nil {
+					return nil, err
+				}
+			}
+		}
+		for _, sum := range e.sums {
+			if !views[1].done() {
+				if err := match(views[1], sum.mean, e.images(sum.sites), never, round); err != nil {
+					return nil, err
+				}
+			}
+		}
+		done := 0
+		for _, t := range views {
+			done += min(t.figure.Trials, t.want)
+		}
+		a.Progress("attack "+AuditOptimise, min(1, float64(done)/float64(len(views)*a.Searches)))
+	}
+	return finished(views), nil
+}
+
+func trimDigest(s string) string { return strings.TrimPrefix(strings.ToLower(s), "sha256:") }
