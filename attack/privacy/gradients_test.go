@@ -151,7 +151,7 @@ func TestAModelThatBeginsWithAConvolutionHasNoLinearLayerToRead(t *testing.T) {
 func TestAnImprintReadsABatchAndLeavesTheAnswersAsTheyAre(t *testing.T) {
 	m := multilayer(t, 20, 2, false)
 	all, labels := images(24, 3)
-	p, err := NewImprint(m, "x", 256, 0.5, 0.3)
+	p, err := NewImprint(m, "x", 256, 0.5, 0.3, ImprintShare)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -82,17 +82,18 @@ type Imprint struct {
 	bins         bins
 }
 
-// imprintShare is by how much a unit of an inserted layer moves every pixel; all
-// together move it by about a hundredth of that.
-const imprintShare = 0.02
+// ImprintShare is by how much a unit of an inserted layer moves every pixel for an
+// answer to stay as it is; all together move it by about a hundredth of that.
+const ImprintShare = 0.02
 
 // NewImprint puts such a layer before a model. mean and deviation are those of the
 // images' means, which the server knows from other images of the kind; low to high
 // is the range of a pixel. The sum of the layer's units, with alternating signs, is
-// added to every pixel, too little to change an answer.
-func NewImprint(m *onnx.Model, input string, count int, mean, deviation float64) (*Imprint, error) {
-	if count < 2 || count > 1<<16 || !(deviation > 0) {
-		return nil, fmt.Errorf("privacy: an imprint of %d bins over a deviation of %v: %w: want 2 to %d, and more than 0", count, deviation, ErrAsk, 1<<16)
+// added to every pixel: with a share of ImprintShare too little to change an answer.
+// The larger the share, the larger are the layer's gradients.
+func NewImprint(m *onnx.Model, input string, count int, mean, deviation, share float64) (*Imprint, error) {
+	if count < 2 || count > 1<<16 || !(deviation > 0) || !(share > 0) {
+		return nil, fmt.Errorf("privacy: an imprint of %d bins over a deviation of %v with a share of %v: %w: want 2 to %d, and more than 0", count, deviation, share, ErrAsk, 1<<16)
 	}
 	m = m.Clone()
 	g := m.Graph
@@ -123,7 +124,7 @@ func NewImprint(m *onnx.Model, input string, count int, mean, deviation float64)
 	for i, t := range thresholds(count, mean, deviation) {
 		bias[i] = -float32(t)
 	}
-	p := &Imprint{Model: m, Weight: "privacy/imprint/weight", Bias: "privacy/imprint/bias", bins: signs(count, imprintShare)}
+	p := &Imprint{Model: m, Weight: "privacy/imprint/weight", Bias: "privacy/imprint/bias", bins: signs(count, float32(share))}
 	w := b.Weight(p.Weight, []int64{int64(count), size}, weights)
 	c := b.Weight(p.Bias, []int64{int64(count)}, bias)
 	flat := b.Op("Flatten", []string{input}, onnx.IntAttribute("axis", 1))

@@ -2,9 +2,11 @@ package job
 
 import (
 	"context"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"sort"
@@ -107,6 +109,7 @@ type AuditFigure struct {
 type AuditMember struct {
 	Protection   Protection   `json:"protection"`
 	View         string       `json:"view"`
+	People       int          `json:"people"`
 	Federations  int          `json:"federations"`
 	Rounds       int          `json:"rounds"`
 	*privacy.ROC              // of the likelihood ratio
@@ -215,7 +218,7 @@ func (o Audit) Run(ctx context.Context) (*AuditReport, error) {
 	}
 	v.images = rows(v.set)
 	v.candidates = slices.Concat(v.images, rows(aux))
-	a := &auditor{Audit: &o, victim: v, aux: aux, network: n}
+	a := &auditor{Audit: &o, victim: v, aux: aux, network: n, twin: twins(v.images)}
 	// An image that was moved by two pixels is as recognisable, but would not be
 	// counted: sites train on images as they are.
 	a.terms = o.Terms
@@ -241,6 +244,7 @@ type auditor struct {
 	aux     *train.Set
 	network *train.Network
 	terms   federate.Terms
+	twin    []int // of each image, the first of equal content
 }
 
 func (a *auditor) run(ctx context.Context, r *AuditReport) error {
@@ -303,8 +307,33 @@ func (a *auditor) draw(round, each int) (at [][]int, never [][]float32) {
 	for i := range a.Sites {
 		at = append(at, order[i*each:(i+1)*each])
 	}
-	rest := order[a.Sites*each:]
-	return at, pick(a.images, rest[:min(len(rest), a.Sites*each)])
+	in := map[int]bool{}
+	for _, k := range order[:a.Sites*each] {
+		in[a.twin[k]] = true
+	}
+	for _, k := range order[a.Sites*each:] { // a copy of an image that is in an update is in it, too
+		if !in[a.twin[k]] && len(never) < a.Sites*each {
+			never = append(never, a.images[k])
+		}
+	}
+	return at, never
+}
+
+// twins says of each image which is the first of equal content.
+func twins(images [][]float32) []int {
+	first := map[string]int{}
+	out := make([]int, len(images))
+	for i, image := range images {
+		key := make([]byte, 0, 4*len(image))
+		for _, x := range image {
+			key = binary.LittleEndian.AppendUint32(key, math.Float32bits(x))
+		}
+		if _, known := first[string(key)]; !known {
+			first[string(key)] = i
+		}
+		out[i] = first[string(key)]
+	}
+	return out
 }
 
 // tally counts hits of one kind of view.

@@ -169,7 +169,7 @@ func (a *auditor) compare(pool *train.Set, s privacy.Shadows) (*AuditMember, err
 		scores, losses = append(scores, each...), append(losses, privacy.Loss(target, 1)...)
 		member, who = append(member, in...), append(who, of...)
 	}
-	out := &AuditMember{Federations: a.Shadows, Rounds: a.MemRounds}
+	out := &AuditMember{People: pool.Len(), Federations: a.Shadows, Rounds: a.MemRounds}
 	var err error
 	if out.ROC, err = privacy.Compare(scores, member, who, a.Seed); err != nil {
 		return nil, err

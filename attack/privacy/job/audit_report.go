@@ -188,7 +188,7 @@ func (r *AuditReport) page() page {
 			}
 			s.Rows = append(s.Rows, append(row, figure(m.Loss.AUC)))
 		}
-		s.Text = append(s.Text, fmt.Sprintf("%d federations of %d rounds, each trained on a random half of %d people; each is attacked with the others' help.", r.Members[0].Federations, r.Members[0].Rounds, (r.Members[0].ROC.Members+r.Members[0].NonMembers)/r.Members[0].Federations))
+		s.Text = append(s.Text, fmt.Sprintf("%d federations of %d rounds, each trained on a random half of %d people; each is attacked with the others' help.", r.Members[0].Federations, r.Members[0].Rounds, r.Members[0].People))
 		p.Sections = append(p.Sections, s)
 	}
 	about := section{Title: "The attacks", Head: []string{"attack", "what it does"}}

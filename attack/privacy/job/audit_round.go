@@ -3,6 +3,7 @@ package job
 import (
 	"context"
 	"crypto/ed25519"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"math"
@@ -43,8 +44,8 @@ func newConsortium(terms federate.Terms, sites int, seed uint64) *consortium {
 func (c *consortium) site(i int, t federate.Trainer, seed uint64, seen func([]float32)) (*federate.Site, error) {
 	o := federate.SiteOptions{Name: c.members[i].Name, Terms: c.terms, Members: c.members, Signer: c.signers[i], Trainer: t, Seed: seed}
 	if seen != nil {
-		o.Tamper = func(_ context.Context, _ int, _, update []float32) error {
-			seen(slices.Clone(update)) // and leaves it as it is
+		o.Tamper = func(_ context.Context, d *federate.Draft) error {
+			seen(slices.Clone(d.Update)) // and leaves it as it is
 			return nil
 		}
 	}
@@ -232,6 +233,9 @@ func (p *play) masked(ctx context.Context, number uint64) ([]string, error) {
 // errPlay says that the audit could not even come to where it would lie.
 var errPlay = errors.New("the round did not come so far")
 
+// someSum is what the server says is the digest of the sum; no site can know better.
+var someSum = make([]byte, sha256.Size)
+
 const trainedInMoves = 4 // images of a site
 
 func step(err error) error {
@@ -282,7 +286,7 @@ var moves = []move{
 		if err != nil {
 			return step(err)
 		}
-		_, err = p.sites[0].Obey(ctx, federate.Order{Step: federate.StepConfirm, Round: 1, Names: names[:1]})
+		_, err = p.sites[0].Obey(ctx, federate.Order{Step: federate.StepConfirm, Round: 1, Names: names[:1], Sum: someSum})
 		return err
 	}},
 	{name: "few-survivors", about: "one update fewer than the threshold survives", try: func(ctx context.Context, p *play) error {
@@ -290,7 +294,7 @@ var moves = []move{
 		if err != nil {
 			return step(err)
 		}
-		_, err = p.sites[0].Obey(ctx, federate.Order{Step: federate.StepConfirm, Round: 1, Names: names[:p.c.threshold()-1]})
+		_, err = p.sites[0].Obey(ctx, federate.Order{Step: federate.StepConfirm, Round: 1, Names: names[:p.c.threshold()-1], Sum: someSum})
 		return err
 	}},
 	{name: "two-sums", about: "a second sum of the same round, without one of the sites, whose difference is that site's update", try: func(ctx context.Context, p *play) error {
@@ -298,10 +302,10 @@ var moves = []move{
 		if err != nil {
 			return step(err)
 		}
-		if _, err := p.sites[0].Obey(ctx, federate.Order{Step: federate.StepConfirm, Round: 1, Names: names}); err != nil {
+		if _, err := p.sites[0].Obey(ctx, federate.Order{Step: federate.StepConfirm, Round: 1, Names: names, Sum: someSum}); err != nil {
 			return step(err)
 		}
-		_, err = p.sites[0].Obey(ctx, federate.Order{Step: federate.StepConfirm, Round: 1, Names: names[:len(names)-1]})
+		_, err = p.sites[0].Obey(ctx, federate.Order{Step: federate.StepConfirm, Round: 1, Names: names[:len(names)-1], Sum: someSum})
 		return err
 	}},
 	{name: "same-round", about: "a round that was entered begins again with other weights", try: func(ctx context.Context, p *play) error {
@@ -444,7 +448,7 @@ func (o *Audit) scenes(ctx context.Context, c *consortium, n *train.Network, set
 	if layerErr != nil && !errors.Is(layerErr, ErrAsk) {
 		return nil, nil, layerErr
 	}
-	if layerErr == nil && (s0(n, layer.Weight) || s0(n, layer.Bias)) {
+	if layerErr == nil && (!slices.Contains(n.Weights, layer.Weight) || !slices.Contains(n.Weights, layer.Bias)) {
 		layerErr = fmt.Errorf("%w: its first layer is not trained", ErrAsk)
 	}
 	if o.asks(AuditLinear) {
@@ -465,7 +469,21 @@ func (o *Audit) scenes(ctx context.Context, c *consortium, n *train.Network, set
 	}
 	mean, deviation := brightness(rows(aux))
 	if layerErr == nil && layer.Share != nil {
-		s, err := o.implant(ctx, c, n, layer, set, aux, mean, deviation)
+		s, err := o.strengthen(ctx, c, set, aux, 1, func(strength float64) (*scene, error) {
+			p, err := layer.Implant(n.Model, mean, deviation, strength)
+			if err != nil {
+				return nil, err
+			}
+			changed := *n
+			changed.Model = p.Model
+			s, err := newScene(AuditImprint, &changed, c.terms, set, o.Kernels)
+			if err != nil {
+				return nil, err
+			}
+			s.means, s.lie, s.weight, s.bias = MeansWeights, true, layer.Weight, layer.Bias
+			s.read = func(w, b []float32) [][]float32 { return p.Found(w, b, 0, 1) }
+			return s, nil
+		})
 		if err != nil {
 			return all, why, err
 		}
@@ -473,53 +491,48 @@ func (o *Audit) scenes(ctx context.Context, c *consortium, n *train.Network, set
 	} else {
 		why[AuditImprint+"/"+MeansWeights] = "the model is not linear, Relu, linear with two classes: how its own weights could be made to read images is not known here"
 	}
-	p, err := privacy.NewImprint(n.Model, n.Input, o.Bins, mean, deviation)
+	s, err := o.strengthen(ctx, c, set, aux, privacy.ImprintShare, func(share float64) (*scene, error) {
+		p, err := privacy.NewImprint(n.Model, n.Input, o.Bins, mean, deviation, share)
+		if err != nil {
+			return nil, err
+		}
+		with, err := train.Import(p.Model, train.ImportOptions{Output: n.Logits, Freeze: []string{"privacy.little"}})
+		if err != nil {
+			return nil, fmt.Errorf("job: a model with an imprint: %w", err)
+		}
+		s, err := newScene(AuditImprint, with, c.terms, set, o.Kernels)
+		if err != nil {
+			return nil, err
+		}
+		s.means, s.lie, s.weight, s.bias = MeansLayer, true, p.Weight, p.Bias
+		s.read = func(w, b []float32) [][]float32 { return p.Found(w, b, 0, 1) }
+		return s, nil
+	})
 	if err != nil {
 		return all, why, err
 	}
-	with, err := train.Import(p.Model, train.ImportOptions{Output: n.Logits, Freeze: []string{"privacy.little"}})
-	if err != nil {
-		return all, why, fmt.Errorf("job: a model with an imprint: %w", err)
-	}
-	s, err := newScene(AuditImprint, with, c.terms, set, o.Kernels)
-	if err != nil {
-		return all, why, err
-	}
-	s.means, s.lie, s.weight, s.bias = MeansLayer, true, p.Weight, p.Bias
-	s.read = func(w, b []float32) [][]float32 { return p.Found(w, b, 0, 1) }
 	return append(all, s), why, nil
 }
 
-// s0 says that a weight is not trained.
-func s0(n *train.Network, name string) bool { return !slices.Contains(n.Weights, name) }
-
-// implant makes the scene of a server that changes the weights of the agreed
-// architecture, as strongly as the terms' bound has room for.
-func (o *Audit) implant(ctx context.Context, c *consortium, n *train.Network, layer *privacy.Layer, set, aux *train.Set, mean, deviation float64) (*scene, error) {
-	strength := 1.0
+// strengthen makes a malicious server's model whose gradients fill what the terms'
+// bound leaves room for, so that they rise above the steps of fixed point: the server
+// tries on images of its own.
+func (o *Audit) strengthen(ctx context.Context, c *consortium, set, aux *train.Set, strength float64, with func(float64) (*scene, error)) (*scene, error) {
+	own := make([]int, min(o.Batch, aux.Len()))
+	for i := range own {
+		own[i] = i
+	}
 	for try := 0; ; try++ {
-		p, err := layer.Implant(n.Model, mean, deviation, strength)
+		s, err := with(strength)
 		if err != nil {
 			return nil, err
-		}
-		changed := *n
-		changed.Model = p.Model
-		s, err := newScene(AuditImprint, &changed, c.terms, set, o.Kernels)
-		if err != nil {
-			return nil, err
-		}
-		s.means, s.lie, s.weight, s.bias = MeansWeights, true, layer.Weight, layer.Bias
-		s.read = func(w, b []float32) [][]float32 { return p.Found(w, b, 0, 1) }
-		own := make([]int, min(o.Batch, aux.Len()))
-		for i := range own {
-			own[i] = i
 		}
 		update, err := federate.Learn(ctx, s.engine.Trainer(aux.Subset(own)), federate.Work{Terms: c.terms, Seed: o.Seed}, s.start)
 		if err != nil {
 			return nil, errors.Join(err, s.engine.Close())
 		}
 		length := norm(update)
-		if try == 2 || !(length > 0) || length < c.terms.Bound && length > c.terms.Bound/8 {
+		if try == 3 || !(length > 0) || length < c.terms.Bound && length > c.terms.Bound/8 {
 			return s, nil
 		}
 		if err := s.engine.Close(); err != nil {

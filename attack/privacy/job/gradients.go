@@ -242,7 +242,7 @@ func (o *Gradients) victim(ctx context.Context) (*victim, error) {
 		options.Weights = []string{v.layer.Weight, v.layer.Bias}
 	case MethodImprint:
 		mean, deviation := brightness(rows(aux))
-		if v.imprint, err = privacy.NewImprint(n.Model, n.Input, o.Bins, mean, deviation); err != nil {
+		if v.imprint, err = privacy.NewImprint(n.Model, n.Input, o.Bins, mean, deviation, privacy.ImprintShare); err != nil {
 			return nil, err
 		}
 		model, options.Weights = v.imprint.Model, []string{v.imprint.Weight, v.imprint.Bias}
