@@ -511,7 +511,11 @@ func (g *groupRound) steps(ctx context.Context, out *GroupOutcome) ([]uint32, *s
 	if err != nil {
 		return nil, a, err
 	}
-	if err := g.ask(ctx, StepReveal, survivors, func(_ string, o *Order) { o.Messages = confirmations }, func(_ string, answer Answer) error {
+	var confirmed []string
+	for _, m := range confirmations {
+		confirmed = append(confirmed, m.From)
+	}
+	if err := g.ask(ctx, StepReveal, confirmed, func(_ string, o *Order) { o.Messages = confirmations }, func(_ string, answer Answer) error {
 		m, err := single(answer)
 		if err != nil {
 			return err

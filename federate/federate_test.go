@@ -10,6 +10,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/vigie/vigie/federate/robust"
@@ -279,29 +280,32 @@ func TestBelowTheThresholdARoundHasNoResultAndTheNextOneMayBeTried(t *testing.T)
 }
 
 func TestALateSiteIsLeftOutAndNotHeardAfterwards(t *testing.T) {
-	s := newSchool(t, 5, 3, func(terms *Terms) { terms.Deadline = 3 * time.Second })
-	c := s.coordinator(t, nil)
-	links := s.links()
-	late := &waiting{Link: links[4], until: make(chan struct{})}
-	links[4] = late
-	out, err := c.Round(t.Context(), links)
-	weights := slices.Clone(c.Weights().Variables)
-	close(late.until) // it answers now, to nobody
-	if err != nil {
-		t.Fatal(err)
-	}
-	if out.Sites != 4 {
-		t.Errorf("%d sites are in the sum", out.Sites)
-	}
-	if !slices.Equal(out.Lost, []string{"site-04"}) {
-		t.Errorf("lost are %v", out.Lost)
-	}
-	if _, err := c.Round(t.Context(), s.links()); err != nil {
-		t.Errorf("the next round, with the site that was late: %v", err)
-	}
-	if slices.Equal(weights, c.Weights().Variables) {
-		t.Error("the next round has not moved the model")
-	}
+	synctest.Test(t, func(t *testing.T) {
+		s := newSchool(t, 5, 3, func(terms *Terms) { terms.Deadline = time.Hour })
+		c := s.coordinator(t, nil)
+		links := s.links()
+		late := &waiting{Link: links[4], until: make(chan struct{})}
+		links[4] = late
+		out, err := c.Round(t.Context(), links)
+		weights := slices.Clone(c.Weights().Variables)
+		close(late.until) // it answers now, to nobody
+		if err != nil {
+			t.Fatal(err)
+		}
+		if out.Sites != 4 {
+			t.Errorf("%d sites are in the sum", out.Sites)
+		}
+		if !slices.Equal(out.Lost, []string{"site-04"}) {
+			t.Errorf("lost are %v", out.Lost)
+		}
+		c.Settle()
+		if _, err := c.Round(t.Context(), s.links()); err != nil {
+			t.Errorf("the next round, with the site that was late: %v", err)
+		}
+		if slices.Equal(weights, c.Weights().Variables) {
+			t.Error("the next round has not moved the model")
+		}
+	})
 }
 
 type waiting struct {

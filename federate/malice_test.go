@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/vigie/vigie/federate/secagg"
@@ -145,20 +146,28 @@ func TestAMaliciousSiteCostsTheRoundNothingAndIsNamed(t *testing.T) {
 
 func TestASiteThatIsSilentAtAnyStepCostsTheDeadlineAndIsNamed(t *testing.T) {
 	for _, step := range []Step{StepKeys, StepShares, StepAccept, StepTrain, StepConfirm, StepReveal} {
-		s := newSchool(t, 5, 3, func(terms *Terms) { terms.Deadline = 2 * time.Second })
-		c := s.coordinator(t, nil)
-		links := s.links()
-		silence := silent{links[1], step, make(chan struct{})}
-		links[1] = silence
-		out, err := c.Round(t.Context(), links)
-		close(silence.until)
-		if err != nil {
-			t.Fatalf("silent at %s: %v", step, err)
-		}
-		lapses := out.Groups[0].Lapses
-		if !slices.ContainsFunc(lapses, func(l Lapse) bool { return l.Site == "site-01" && l.Step == step && l.Late }) {
-			t.Errorf("silent at %s: %v", step, lapses)
-		}
+		synctest.Test(t, func(t *testing.T) { // whose clock stands still while anybody works
+			s := newSchool(t, 5, 3, func(terms *Terms) { terms.Deadline = time.Hour })
+			c := s.coordinator(t, nil)
+			links := s.links()
+			silence := silent{links[1], step, make(chan struct{})}
+			links[1] = silence
+			began := time.Now()
+			out, err := c.Round(t.Context(), links)
+			took := time.Since(began)
+			close(silence.until)
+			if err != nil {
+				t.Fatalf("silent at %s: %v", step, err)
+			}
+			if took != time.Hour {
+				t.Errorf("silent at %s: the round took %v", step, took)
+			}
+			lapses := out.Groups[0].Lapses
+			if len(lapses) != 1 || lapses[0].Site != "site-01" || lapses[0].Step != step || !lapses[0].Late {
+				t.Errorf("silent at %s: %v", step, lapses)
+			}
+			c.Settle()
+		})
 	}
 }
 
