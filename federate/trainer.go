@@ -15,6 +15,7 @@ import (
 type Engine struct {
 	mu    sync.Mutex
 	local *train.Local
+	dims  [][]int64 // of each of the network's variables
 	own   []bool    // of each of the network's variables: whether it is a site's own
 	start []float32 // values of those that the network was built with
 }
@@ -30,6 +31,9 @@ func NewEngine(network *train.Network, terms Terms, like *train.Set, kernels int
 	}
 	e := &Engine{local: local}
 	if e.own, err = personalVariables(network.Model, network.Logits, local.Names(), terms.Personal); err != nil {
+		return nil, errors.Join(err, local.Close())
+	}
+	if e.dims, err = dimsOf(network.Model, local.Names()); err != nil {
 		return nil, errors.Join(err, local.Close())
 	}
 	for i, v := range local.Variables() {
