@@ -67,7 +67,7 @@ type CommandOptions struct {
 	// Command is the program with its arguments, divided at spaces outside quotes,
 	// run without a shell. The folder of a round is added as the last argument.
 	Command string
-	Layout  Layout
+	Form    Form
 	Data    string // told to the program; it may be empty
 	// Examples is how many examples the site has.
 	Examples int
@@ -85,9 +85,9 @@ var ErrProgram = errors.New("the site's own program has not trained")
 
 // Limits of what a program may answer.
 const (
-	maxMetrics = 1 << 20
-	maxTensorHeader  = 16 << 20
-	tailOfText = 4 << 10 // of what it writes, kept for errors
+	maxMetrics      = 1 << 20
+	maxTensorHeader = 16 << 20
+	tailOfText      = 4 << 10 // of what it writes, kept for errors
 )
 
 // environment are the variables that programs see. What else the site's process
@@ -126,7 +126,7 @@ func NewCommandTrainer(o CommandOptions) (Trainer, error) {
 	fail := func(format string, arguments ...any) (Trainer, error) {
 		return nil, fmt.Errorf("federate: training by %q: %w: %s", o.Command, ErrProgram, fmt.Sprintf(format, arguments...))
 	}
-	if variables, trained, _ := o.Layout.size(); variables < 1 || trained < 1 {
+	if variables, trained, _ := o.Form.size(); variables < 1 || trained < 1 {
 		return fail("a model with %d variables, %d of them trained", variables, trained)
 	}
 	if o.Examples < 1 || o.Timeout < 0 {
@@ -143,7 +143,7 @@ func NewCommandTrainer(o CommandOptions) (Trainer, error) {
 	if t.program, err = programOf(t.argv); err != nil {
 		return fail("%v", err)
 	}
-	if len(o.Layout.Start) > 0 {
+	if len(o.Form.Start) > 0 {
 		return &personalCommand{t}, nil
 	}
 	return t, nil
@@ -152,14 +152,14 @@ func NewCommandTrainer(o CommandOptions) (Trainer, error) {
 // personalCommand has variables of its own.
 type personalCommand struct{ *CommandTrainer }
 
-func (t *personalCommand) Personal() []float32 { return t.options.Layout.Start }
+func (t *personalCommand) Personal() []float32 { return t.options.Form.Start }
 
 // Program is what the trainer runs, as it was when the trainer was made.
 func (t *CommandTrainer) Program() Program { return t.program }
 
 // Size implements Trainer.
 func (t *CommandTrainer) Size() (variables, trained int) {
-	variables, trained, _ = t.options.Layout.size()
+	variables, trained, _ = t.options.Form.size()
 	return variables, trained
 }
 
@@ -286,7 +286,7 @@ func (t *CommandTrainer) write(dir string, w Work) error {
 		Trained: []string{}, Statistics: []string{}, Own: []string{},
 	}
 	tensors := map[string]engine.Tensor{}
-	if err := t.options.Layout.each(w.Variables, w.Own, func(v Variable, part []float32) error {
+	if err := t.options.Form.each(w.Variables, w.Own, func(v Variable, part []float32) error {
 		tensors[v.Name] = engine.Float32(v.Dims, part)
 		if v.Trained {
 			a.Trained = append(a.Trained, v.Name)
@@ -306,7 +306,7 @@ func (t *CommandTrainer) write(dir string, w Work) error {
 	if w.Correction != nil {
 		correction := map[string]engine.Tensor{}
 		rest := w.Correction
-		for _, v := range t.options.Layout.Variables {
+		for _, v := range t.options.Form.Variables {
 			if !v.Trained || v.Own {
 				continue
 			}
@@ -354,7 +354,7 @@ func (t *CommandTrainer) run(ctx context.Context, dir string, deadline time.Dura
 	command := exec.CommandContext(limited, t.argv[0], append(slices.Clone(t.argv[1:]), dir)...)
 	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	command.Cancel = func() error { return syscall.Kill(-command.Process.Pid, syscall.SIGKILL) }
-	command.WaitDelay = 5 * time.Second
+	command.WaitDelay = time.Second // for what a process that it left behind may still say
 	command.Env = []string{"VIGIE_ROUND=" + dir, "TMPDIR=" + dir, "PYTHONDONTWRITEBYTECODE=1"}
 	for _, name := range slices.Concat(environment, t.options.Environment) {
 		if v, set := os.LookupEnv(name); set {
@@ -372,7 +372,7 @@ func (t *CommandTrainer) run(ctx context.Context, dir string, deadline time.Dura
 		return ctx.Err()
 	case limited.Err() != nil:
 		return fmt.Errorf("it was stopped after %v%s", limit, said)
-	case err != nil:
+	case err != nil && !errors.Is(err, exec.ErrWaitDelay):
 		return fmt.Errorf("%w%s", err, said)
 	}
 	return nil
@@ -435,8 +435,9 @@ func parseMetrics(data []byte) (Metrics, error) {
 
 // read moves the work's variables to where the program has brought them.
 func (t *CommandTrainer) read(dir string, w Work) error {
-	variables, _, own := t.options.Layout.size()
-	limit := 4*int64(variables+own) + maxTensorHeader
+	variables, _, own := t.options.Form.size()
+	data := 8*int64(variables+own) + 1<<20 // twice what it should be, for a better error
+	limit := data + maxTensorHeader
 	name, isUpdate := WeightsFile, false
 	f, size, err := open(filepath.Join(dir, WeightsFile), limit)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -450,7 +451,7 @@ func (t *CommandTrainer) read(dir string, w Work) error {
 		return err
 	}
 	defer f.Close()
-	file, err := safetensors.Read(f, size, safetensors.Limits{Header: maxTensorHeader, Data: 4 * int64(variables+own)})
+	file, err := safetensors.Read(f, size, safetensors.Limits{Header: maxTensorHeader, Data: data})
 	if err != nil {
 		return fmt.Errorf("reading %s: %w", name, err)
 	}
@@ -459,9 +460,9 @@ func (t *CommandTrainer) read(dir string, w Work) error {
 
 // take holds tensors against the layout. All must be there, and no others.
 func (t *CommandTrainer) take(name string, tensors map[string]engine.Tensor, isUpdate bool, w Work) error {
-	if len(tensors) > len(t.options.Layout.Variables) {
+	if len(tensors) > len(t.options.Form.Variables) {
 		known := map[string]bool{}
-		for _, v := range t.options.Layout.Variables {
+		for _, v := range t.options.Form.Variables {
 			known[v.Name] = true
 		}
 		var strange []string
@@ -473,7 +474,7 @@ func (t *CommandTrainer) take(name string, tensors map[string]engine.Tensor, isU
 		slices.Sort(strange)
 		return fmt.Errorf("%s holds %q, which the model does not have", name, strange)
 	}
-	return t.options.Layout.each(w.Variables, w.Own, func(v Variable, part []float32) error {
+	return t.options.Form.each(w.Variables, w.Own, func(v Variable, part []float32) error {
 		tensor, is := tensors[v.Name]
 		if !is {
 			return fmt.Errorf("%s has no %q, of shape %v", name, v.Name, v.Dims)

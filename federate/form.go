@@ -25,36 +25,36 @@ func (v Variable) size() int {
 	return n
 }
 
-// Layout says which variables a model has, in the order in which vectors hold
+// Form says which variables a model has, in the order in which vectors hold
 // their numbers, and what those that are a site's own begin with.
-type Layout struct {
+type Form struct {
 	Variables []Variable
 	Start     []float32 // of the site's own
 }
 
-// Layout is that of the engine's network.
-func (e *Engine) Layout() Layout {
+// Form is the form of the engine's network.
+func (e *Engine) Form() Form {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	l := Layout{Start: slices.Clone(e.start)}
+	l := Form{Start: slices.Clone(e.start)}
 	for i, name := range e.local.Names() {
 		l.Variables = append(l.Variables, Variable{Name: name, Dims: e.dims[i], Trained: i < e.local.Trained(), Own: e.own[i]})
 	}
 	return l
 }
 
-// LayoutOf is the layout of a network whose examples are like the set's.
-func LayoutOf(network *train.Network, terms Terms, like *train.Set) (Layout, error) {
+// FormOf is the layout of a network whose examples are like the set's.
+func FormOf(network *train.Network, terms Terms, like *train.Set) (Form, error) {
 	e, err := NewEngine(network, terms, like, 0)
 	if err != nil {
-		return Layout{}, err
+		return Form{}, err
 	}
-	return e.Layout(), e.Close()
+	return e.Form(), e.Close()
 }
 
 // size counts the shared variables' numbers, all and those that are trained, and
 // the site's own.
-func (l Layout) size() (variables, trained, own int) {
+func (l Form) size() (variables, trained, own int) {
 	for _, v := range l.Variables {
 		switch n := v.size(); {
 		case v.Own:
@@ -70,7 +70,7 @@ func (l Layout) size() (variables, trained, own int) {
 
 // each calls a function with the part of the shared or of the own numbers that
 // each variable has.
-func (l Layout) each(shared, own []float32, do func(v Variable, part []float32) error) error {
+func (l Form) each(shared, own []float32, do func(v Variable, part []float32) error) error {
 	for _, v := range l.Variables {
 		n := v.size()
 		from := &shared
