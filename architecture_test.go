@@ -61,7 +61,7 @@ var allowed = map[string][]string{
 	"attest":            {""},
 
 	// hospitals together
-	"federate":               {"onnx", "engine", "engine/safetensors", "train", "dp", "federate/robust", "federate/secagg", "keys/dsse"},
+	"federate":               {"", "onnx", "engine", "engine/safetensors", "train", "dp", "federate/robust", "federate/secagg", "keys/dsse"},
 	"federate/consortium":    {"onnx", "engine", "engine/safetensors", "train", "train/studies", "federate", "federate/robust", "federate/secagg", "federate/wire", "keys/certificates", "keys/dsse"},
 	"federate/robust":        {},
 	"federate/secagg":        {"keys/dsse"},

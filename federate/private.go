@@ -410,6 +410,17 @@ func (s *Site) Spent() (Spent, error) {
 	return out, err
 }
 
+// Left is for how many attempts at rounds the site's own account has budget: with
+// no promise of privacy, for any number.
+func (s *Site) Left() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.account == nil {
+		return math.MaxInt
+	}
+	return s.account.allowed
+}
+
 // enough refuses a set of sites whose noise is less than what was promised.
 func (s *Site) enough(names []string) error {
 	if d := s.Terms.DP; d != nil && s.keep.Order.Question == nil && len(names) < d.survivors() {
@@ -613,4 +624,34 @@ func (c *Coordinator) privateMean(out *GroupOutcome, sum []uint32) groupSum {
 		c.Opened(out.Survivors, s.mean, s.weight)
 	}
 	return s
+}
+
+// expected is what a site that protects patients adds to a sum for each patient, on
+// average and without noise.
+func expected(ctx context.Context, t Trainer, w Work, global []float32) ([]float32, error) {
+	trainer, is := t.(PatientTrainer)
+	if !is {
+		return nil, fmt.Errorf("federate: learning: %w: the trainer does not know a patient's gradient", ErrTerms)
+	}
+	all := make([]int, trainer.Patients())
+	for i := range all {
+		all[i] = i
+	}
+	w.Variables = global
+	sum := make([]float64, len(global))
+	e := encoder{bound: 1 << 22, clip: w.Terms.DP.Clip, whole: make([]int32, len(global))}
+	unit := w.Terms.DP.Clip / (1 << 22) / float64(len(all))
+	if err := trainer.Gradients(ctx, w, all, func(gradient []float32) error {
+		for j, v := range e.encode(gradient) {
+			sum[j] -= float64(v) * unit
+		}
+		return nil
+	}); err != nil {
+		return nil, err
+	}
+	out := make([]float32, len(sum))
+	for j, v := range sum {
+		out[j] = float32(v)
+	}
+	return out, nil
 }

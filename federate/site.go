@@ -324,6 +324,9 @@ func (s *Site) train(ctx context.Context, o Order) ([]uint32, error) {
 // Learn is what a site that is honest would send of its learning from the global
 // variables: the update, within the terms' bound.
 func Learn(ctx context.Context, t Trainer, w Work, global []float32) ([]float32, error) {
+	if d := w.Terms.DP; d != nil && d.Unit == Patient {
+		return expected(ctx, t, w, global)
+	}
 	update, _, _, err := learn(ctx, t, w, global)
 	if err != nil {
 		return nil, err

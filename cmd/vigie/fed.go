@@ -1,10 +1,12 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/vigie/vigie/federate"
 	"github.com/vigie/vigie/federate/consortium"
@@ -28,7 +30,7 @@ func newFedSimulateCommand() *cobra.Command {
 	var (
 		j                          simulate.Job
 		algorithm, rule, malicious string
-		augment, out               string
+		augment, out, privacy      string
 		standard, asJSON           bool
 		tables                     hospitals
 	)
@@ -73,17 +75,39 @@ group's mean rather than with their own update:
 --group-size K opens the sum of each of several groups of at least K sites, drawn
 anew every round, and --rule judges them:
 ` + table(rules) + `
-There is no differential privacy yet: the sums hide a site's update, not what the
-model remembers of its examples.`,
+Without --dp the sums hide a site's update, not what the model remembers of its
+examples. --dp epsilon=8 protects patients: every round is one noisy step along
+clipped gradients of patients drawn from all sites, and noise is added in whole
+numbers inside the masked sum, a share at each site. --dp epsilon=8,unit=hospital
+hides a hospital's whole update instead: another promise, whose epsilon is not to
+be compared. The noise is worked out for the rounds; it comes from the system's
+randomness, so that two runs differ. Settings, by commas: epsilon, delta, unit,
+clip, rate (chance of a patient to be in a round), honest (sites whose noise is
+counted on), colluding (others in a sum that may work for the server), attempts,
+views. With unit=patient the algorithm is fedsgd, and the defaults of rounds, rate,
+augmentation and server are those that suit it.`,
 		Example: `  vigie fed simulate --data pneumoniamnist.npz --eval-split val --sites 15 --dirichlet 0.5 --compare
   vigie fed simulate --data pneumoniamnist.npz --eval-split val --sites 15 --malicious 3:alie --group-size 3 --rule median --json
-  vigie fed simulate --data heart4/ --leave-out each --negative 0`,
+  vigie fed simulate --data heart4/ --leave-out each --negative 0
+  vigie fed simulate --data pneumoniamnist.npz --eval-split val --sites 15 --dirichlet 0.5 --dp epsilon=8,delta=1e-5`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			j.Terms = terms
-			j.Terms.Algorithm, j.Terms.Rule = federate.Algorithm(algorithm), robust.Name(rule)
-			j.Terms.Seed, j.Data.Seed = j.Seed, j.Seed
 			flags := cmd.Flags()
+			given, err := simulate.ParsePrivacy(privacy)
+			if err != nil {
+				return err
+			}
+			j.Terms = terms
+			j.Terms.Algorithm = federate.Algorithm(algorithm)
+			if given != nil {
+				j.Terms = privateFlags(flags, terms, given.Unit)
+				if flags.Changed("algorithm") {
+					j.Terms.Algorithm = federate.Algorithm(algorithm)
+				}
+				j.Terms.DP = given
+			}
+			j.Terms.Rule = robust.Name(rule)
+			j.Terms.Seed, j.Data.Seed = j.Seed, j.Seed
 			if j.Terms.Algorithm == federate.FedProx && !flags.Changed("mu") {
 				j.Terms.Proximal = 0.01
 			}
@@ -93,14 +117,19 @@ model remembers of its examples.`,
 			if err := j.ParseMalicious(malicious); err != nil {
 				return err
 			}
-			switch augment {
-			case "shift":
+			switch {
+			case given != nil && given.Unit == federate.Patient && !flags.Changed("augment"):
+			case augment == "shift":
 				j.Terms.Augmentation = train.Augmentation{Shift: 2, Whole: true}
-			case "none":
+			case augment == "none":
+				j.Terms.Augmentation = train.Augmentation{}
 			default:
 				return fmt.Errorf("--augment %q: want shift or none", augment)
 			}
 			j.Kernels = kernels(standard)
+			if tables.out != "" && given != nil {
+				return errors.New("--dp with --leave-out: the standardisation of a table's columns is opened without noise; leave one of them out")
+			}
 			if tables.out != "" {
 				return tables.run(cmd, j, j.Terms, out, asJSON)
 			}
@@ -129,7 +158,7 @@ model remembers of its examples.`,
 	flags.Float64Var(&j.Dirichlet, "dirichlet", 0, "parameter of the division by class; 0 is equal shares")
 	flags.StringVar(&j.Recipe, "recipe", "plain-28", "network to train, of vigie train's recipes")
 	flags.StringVar(&j.Model, "model", "", "ONNX file to start from instead")
-	flags.StringVar(&algorithm, "algorithm", string(terms.Algorithm), "fedavg, fedprox, fedadam, fedyogi or scaffold")
+	flags.StringVar(&algorithm, "algorithm", string(terms.Algorithm), "fedavg, fedprox, fedadam, fedyogi, scaffold, or with --dp for patients fedsgd")
 	flags.IntVar(&terms.Rounds, "rounds", terms.Rounds, "rounds")
 	flags.IntVar(&terms.Epochs, "epochs", terms.Epochs, "epochs of a site in a round")
 	flags.IntVar(&terms.Batch, "batch", terms.Batch, "examples of a local step")
@@ -149,6 +178,8 @@ model remembers of its examples.`,
 	flags.IntVar(&terms.Bad, "bad-groups", 0, "groups that the rule must stand")
 	flags.StringVar(&malicious, "malicious", "", "NUMBER:ATTACK[:STRENGTH[:aware]]")
 	flags.Float64Var(&j.Dropout, "dropout", 0, "share of sites that fall silent in a round")
+	flags.StringVar(&privacy, "dp", "", "differential privacy: epsilon=NUMBER[,unit=patient|hospital][,delta=…][,…]")
+	flags.Float64Var(&terms.Average, "average", 0, "decay of the moving average of the weights that is published (default 0.985 with --dp for patients)")
 	flags.BoolVar(&j.Compare, "compare", false, "train on all examples in one place, and at every site alone, too")
 	flags.BoolVar(&standard, "standard-operators", false, "compute on ONNX Runtime's operators, not on the engine's own")
 	flags.StringVar(&out, "out", "", "FILE.onnx for the model")
@@ -160,4 +191,25 @@ model remembers of its examples.`,
 	command.MarkFlagsOneRequired("eval-split", "leave-out")
 	command.MarkFlagsMutuallyExclusive("eval-split", "leave-out")
 	return command
+}
+
+// privateFlags are the terms that suit a promise of privacy, but for what was said
+// by flags.
+func privateFlags(flags *pflag.FlagSet, given federate.Terms, unit federate.Unit) federate.Terms {
+	out := simulate.PrivateTerms(given, unit)
+	for name, keep := range map[string]func(){
+		"rounds":      func() { out.Rounds = given.Rounds },
+		"rate":        func() { out.Rate = given.Rate },
+		"final-rate":  func() { out.FinalRate = given.FinalRate },
+		"momentum":    func() { out.Momentum = given.Momentum },
+		"decay":       func() { out.Decay = given.Decay },
+		"server-rate": func() { out.ServerRate = given.ServerRate },
+		"tau":         func() { out.Tau = given.Tau },
+		"average":     func() { out.Average = given.Average },
+	} {
+		if flags.Changed(name) {
+			keep()
+		}
+	}
+	return out
 }

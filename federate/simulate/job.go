@@ -77,7 +77,10 @@ func Terminal(w io.Writer) func(Round) {
 			return
 		}
 		left := time.Duration(float64(time.Since(start)) / float64(r.Index+1) * float64(r.Rounds-r.Index-1))
-		fmt.Fprintf(w, "round %3d of %d: %d sites, loss %.4f", r.Index+1, r.Rounds, r.Sites, r.Loss)
+		fmt.Fprintf(w, "round %3d of %d: %d sites", r.Index+1, r.Rounds, r.Sites)
+		if r.Loss > 0 { // not under privacy, which does not release it
+			fmt.Fprintf(w, ", loss %.4f", r.Loss)
+		}
 		if len(r.Lost) > 0 {
 			fmt.Fprintf(w, ", lost %s", strings.Join(r.Lost, " "))
 		}
@@ -115,7 +118,17 @@ func (r *Report) Write(w io.Writer) error {
 	}
 	fmt.Fprintf(&b, "vectors   %.1f MB down, %.1f MB up; 4 bytes a variable come to %.1f MB each way\n", mega(r.Traffic.Down), mega(r.Traffic.Up), mega(r.Ideal.Up))
 	fmt.Fprintf(&b, "%.0f s, %.0f MB of memory at most, the whole process\n", r.Seconds, mega(r.Memory))
-	fmt.Fprintln(&b, "no differential privacy: secure sums hide a site's update, not what the model remembers")
+	if p := r.Privacy; p != nil {
+		fmt.Fprintf(&b, "privacy   per %s: epsilon %.3f of %g at delta %g (by Rényi divergences %.3f); noise %.4g times the clip of %g, from %d honest sites\n", p.Unit, p.Epsilon, p.Budget, p.Delta, p.EpsilonRDP, p.Noise, p.Clip, p.Honest)
+		if p.Stopped != "" {
+			fmt.Fprintf(&b, "ended after %d of %d rounds: %s\n", len(r.Rounds), r.Terms.Rounds, p.Stopped)
+		}
+		for _, w := range p.Words {
+			fmt.Fprintf(&b, "  %s\n", w.English)
+		}
+	} else {
+		fmt.Fprintln(&b, "no differential privacy: secure sums hide a site's update, not what the model remembers")
+	}
 	_, err := io.WriteString(w, b.String())
 	return err
 }

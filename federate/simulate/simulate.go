@@ -96,7 +96,11 @@ type Report struct {
 	Ideal   federate.Traffic `json:"bytes_ideal"`
 	Seconds float64          `json:"seconds"`
 	Memory  int64            `json:"peak_memory_bytes"` // of the whole process
-	Epsilon *float64         `json:"epsilon"`           // null: no differential privacy
+	// Epsilon is what the site has spent that has spent most, of a unit: null is no
+	// differential privacy. Privacy says the rest.
+	Epsilon     *float64            `json:"epsilon"`
+	EpsilonUnit federate.Unit       `json:"epsilon_unit,omitempty"`
+	Privacy     *federate.Statement `json:"privacy,omitempty"`
 
 	Model *onnx.Model `json:"-"`
 }
@@ -107,9 +111,10 @@ type SiteReport struct {
 	Examples  int      `json:"examples"`
 	Counts    []int    `json:"by_class"`
 	Malicious bool     `json:"malicious,omitempty"`
-	Sums      int      `json:"sums"`            // rounds that it was in
-	Held      float64  `json:"held"`            // mean over those of what the rule held against its group
-	Alone     *float64 `json:"alone,omitempty"` // AUC of what it learns by itself
+	Sums      int      `json:"sums"`              // rounds that it was in
+	Held      float64  `json:"held"`              // mean over those of what the rule held against its group
+	Epsilon   *float64 `json:"epsilon,omitempty"` // spent, of Report.EpsilonUnit
+	Alone     *float64 `json:"alone,omitempty"`   // AUC of what it learns by itself
 }
 
 // ErrOptions is returned for a simulation that cannot be run.
@@ -144,6 +149,12 @@ func (o Options) check() error {
 			return err
 		}
 	}
+	if o.Terms.DP != nil { // checked with the noise, once the sites' patients are counted
+		if o.Compare && o.Terms.DP.Unit == federate.Patient {
+			return fail("a comparison with local training, of which there is none where patients are protected")
+		}
+		return nil
+	}
 	return o.Terms.Check(o.Sites)
 }
 
@@ -164,6 +175,9 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	}
 	defer engine.Close()
 	initial, trained := engine.Variables()
+	if err := o.private(len(initial)); err != nil {
+		return nil, err
+	}
 	r := &Report{Terms: o.Terms, Dirichlet: o.Dirichlet, Seed: o.Seed, Data: o.Train.Name, DataDigest: o.Train.Digest(), EvalDigest: o.Evaluation.Digest(),
 		Variables: len(initial), Malicious: o.Malicious, Dropout: o.Dropout}
 	cast, err := o.cast(r, engine, division)
@@ -182,8 +196,11 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 		return nil, err
 	}
 	defer coordinator.Settle()
-	failed := 0
+	failed, stopped := 0, ""
 	for !coordinator.Done() {
+		if stopped = cast.over(o.Terms); stopped != "" && coordinator.Rounds() > 0 {
+			break
+		}
 		began := time.Now()
 		out, err := coordinator.Round(ctx, cast.links(o, len(r.Rounds)))
 		if ctx.Err() != nil {
@@ -198,7 +215,7 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 		} else {
 			failed = 0
 			if every := max(1, o.Terms.Rounds/20); coordinator.Rounds()%every == 0 || coordinator.Done() {
-				auc, _, err := o.evaluate(ctx, engine, coordinator.Weights().Variables)
+				auc, _, err := o.evaluate(ctx, engine, coordinator.Published())
 				if err != nil {
 					return nil, err
 				}
@@ -217,7 +234,13 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 			o.Progress(line)
 		}
 	}
-	final := coordinator.Weights().Variables
+	final := coordinator.Published()
+	if err := cast.state(r, o.Terms, len(initial)); err != nil {
+		return nil, err
+	}
+	if r.Privacy != nil {
+		r.Privacy.Stopped = stopped
+	}
 	if r.AUC, r.Accuracy, err = o.evaluate(ctx, engine, final); err != nil {
 		return nil, err
 	}
@@ -349,7 +372,9 @@ func (o Options) cast(r *Report, engine *federate.Engine, division [][]int) (*ca
 		}
 		options.Trainer = engine.Trainer(set)
 		if plot != nil && !c.bad[i] {
-			options.Trainer = &remembered{Trainer: options.Trainer}
+			if o.Terms.Algorithm != federate.FedSGD { // whose draws nobody can do again
+				options.Trainer = &remembered{Trainer: options.Trainer}
+			}
 			weight := float64(min(set.Len(), o.Terms.MaxExamples)) / float64(o.Terms.MaxExamples)
 			plot.honest = append(plot.honest, honestSite{set.Name, options.Trainer, options.Seed, weight})
 		}

@@ -1,0 +1,187 @@
+package simulate
+
+import (
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+
+	"github.com/vigie/vigie/federate"
+	"github.com/vigie/vigie/train"
+)
+
+// ParsePrivacy reads "epsilon=8" or "epsilon=8,delta=1e-5,unit=patient,clip=3,…" into
+// terms. What is left out stays zero, and gets its default when the sites are known.
+func ParsePrivacy(text string) (*federate.DP, error) {
+	if text == "" {
+		return nil, nil
+	}
+	fail := func(format string, arguments ...any) error {
+		return fmt.Errorf("simulate: privacy %q: %w: %s", text, ErrOptions, fmt.Sprintf(format, arguments...))
+	}
+	d := &federate.DP{Unit: federate.Patient, Colluding: -1}
+	seen := map[string]bool{}
+	for _, field := range strings.Split(text, ",") {
+		name, value, found := strings.Cut(strings.TrimSpace(field), "=")
+		if !found || value == "" || seen[name] {
+			return nil, fail("%q is not NAME=VALUE, or there twice", field)
+		}
+		seen[name] = true
+		var number *float64
+		var count *int
+		switch name {
+		case "unit":
+			d.Unit = federate.Unit(value)
+		case "epsilon":
+			number = &d.Epsilon
+		case "delta":
+			number = &d.Delta
+		case "clip":
+			number = &d.Clip
+		case "rate":
+			number = &d.Rate
+		case "honest":
+			count = &d.Honest
+		case "colluding":
+			count = &d.Colluding
+		case "attempts":
+			count = &d.Attempts
+		case "views":
+			count = &d.Views
+		default:
+			return nil, fail("%q is unknown: want epsilon, delta, unit, clip, rate, honest, colluding, attempts or views", name)
+		}
+		var err error
+		if number != nil {
+			if *number, err = strconv.ParseFloat(value, 64); err == nil && !(*number > 0 && !math.IsInf(*number, 0)) {
+				err = strconv.ErrRange
+			}
+		}
+		if count != nil {
+			if *count, err = strconv.Atoi(value); err == nil && (*count < 0 || *count == 0 && name != "colluding") {
+				err = strconv.ErrRange
+			}
+		}
+		if err != nil {
+			return nil, fail("%s: %v", field, err)
+		}
+	}
+	if d.Epsilon == 0 {
+		return nil, fail("it names no epsilon")
+	}
+	if d.Unit != federate.Patient && d.Unit != federate.Hospital {
+		return nil, fail("the unit is patient or hospital")
+	}
+	return d, nil
+}
+
+// Defaults of privacy, chosen on PneumoniaMNIST's validation split; see
+// docs/measurements.md.
+const (
+	DefaultClip = 3.0  // of a patient's gradient
+	DefaultRate = 0.15 // at which patients are drawn
+)
+
+// PrivateTerms changes default terms into those that patients or hospitals are
+// protected under.
+func PrivateTerms(t federate.Terms, unit federate.Unit) federate.Terms {
+	if unit == federate.Hospital {
+		return t
+	}
+	t.Algorithm, t.Rounds = federate.FedSGD, 600
+	t.Rate, t.FinalRate, t.Momentum, t.Decay = 3e-3, 3e-5, 0, 0
+	t.Beta1, t.Beta2, t.Tau, t.Average = 0.9, 0.999, 1e-8, 0.985
+	t.Augmentation = train.PrivateRecipe.Augmentation
+	return t
+}
+
+// private fills in what the terms' privacy leaves open, and plans the noise.
+func (o *Options) private(variables int) error {
+	if o.Terms.DP == nil {
+		return nil
+	}
+	d := *o.Terms.DP
+	o.Terms.DP = &d
+	smallest := o.Sites
+	if o.Terms.GroupSize > 0 {
+		smallest = o.Sites / max(1, o.Sites/o.Terms.GroupSize)
+	}
+	if d.Colluding < 0 {
+		d.Colluding = max(0, (smallest-1)/4)
+	}
+	if d.Honest == 0 { // together as many as open a sum anyway
+		d.Honest = max(1, max(o.Terms.Minimum, 2*smallest/3+1)-d.Colluding)
+	}
+	if d.Attempts == 0 {
+		d.Attempts = o.Terms.Rounds
+		if o.Dropout > 0 {
+			d.Attempts += (o.Terms.Rounds + 9) / 10
+		}
+	}
+	units := float64(o.Sites)
+	if d.Unit == federate.Patient {
+		people := map[string]bool{}
+		for i := range o.Train.Len() {
+			people[o.Train.Person(i)] = true
+		}
+		units = float64(len(people))
+	}
+	if d.Rate == 0 {
+		d.Rate = 1
+		if d.Unit == federate.Patient {
+			d.Rate = DefaultRate
+		}
+	}
+	if d.Clip == 0 {
+		d.Clip = DefaultClip
+	}
+	if d.Delta == 0 {
+		d.Delta = min(1e-5, 0.1/units)
+		if d.Unit == federate.Hospital {
+			d.Delta = 0.01 / units
+		}
+	}
+	d.Lot = d.Rate * units
+	var err error
+	o.Terms, err = o.Terms.Plan(o.Sites, variables)
+	return err
+}
+
+// over says whether too few sites have budget for another attempt.
+func (c *cast) over(t federate.Terms) string {
+	if t.DP == nil {
+		return ""
+	}
+	able := 0
+	for _, s := range c.sites {
+		if s.Left() > 0 {
+			able++
+		}
+	}
+	if able >= t.DP.Honest+t.DP.Colluding {
+		return ""
+	}
+	return fmt.Sprintf("%d of %d sites have budget left for another attempt", able, len(c.sites))
+}
+
+// state makes the run's statement.
+func (c *cast) state(r *Report, t federate.Terms, variables int) error {
+	if t.DP == nil {
+		return nil
+	}
+	attempts := map[string]int{}
+	for i, s := range c.sites {
+		spent, err := s.Spent()
+		if err != nil {
+			return err
+		}
+		attempts[c.members[i].Name] = spent.Attempts
+		r.Sites[i].Epsilon = &spent.Epsilon
+	}
+	statement, err := t.Statement(attempts, len(c.sites), variables)
+	if err != nil {
+		return err
+	}
+	r.Privacy, r.Epsilon, r.EpsilonUnit = statement, &statement.Epsilon, t.DP.Unit
+	return nil
+}
