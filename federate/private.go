@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"sync"
 
 	"github.com/vigie/vigie/dp"
@@ -621,7 +622,7 @@ func (c *Coordinator) privateMean(out *GroupOutcome, sum []uint32) groupSum {
 		s.mean[j] = float32(float64(int32(v)) * unit)
 	}
 	if c.Opened != nil {
-		c.Opened(out.Survivors, s.mean, s.weight)
+		c.Opened(out.Survivors, slices.Clone(s.mean), s.weight)
 	}
 	return s
 }

@@ -87,13 +87,9 @@ func apply(ctx context.Context, vector []uint32, masks []mask) error {
 					bytes := stream[:4*len(part)]
 					streams[i].XORKeyStream(bytes, zeros[:len(bytes)])
 					if m.subtract {
-						for j := range part {
-							part[j] -= binary.LittleEndian.Uint32(bytes[4*j:])
-						}
+						subtractStream(part, bytes)
 					} else {
-						for j := range part {
-							part[j] += binary.LittleEndian.Uint32(bytes[4*j:])
-						}
+						addStream(part, bytes)
 					}
 				}
 			}
@@ -101,4 +97,17 @@ func apply(ctx context.Context, vector []uint32, masks []mask) error {
 	}
 	wait.Wait()
 	return ctx.Err()
+}
+
+// addStreamGeneric adds little-endian numbers to others, modulo 2³².
+func addStreamGeneric(dst []uint32, src []byte) {
+	for j := range dst {
+		dst[j] += binary.LittleEndian.Uint32(src[4*j:])
+	}
+}
+
+func subtractStreamGeneric(dst []uint32, src []byte) {
+	for j := range dst {
+		dst[j] -= binary.LittleEndian.Uint32(src[4*j:])
+	}
 }

@@ -28,7 +28,10 @@ func NewSum(length int) *Sum {
 // Add adds a part of a vector that begins at a number. At most 65,535 vectors
 // fit; a round has fewer.
 func (s *Sum) Add(at int, part []uint32) {
-	low, high := s.Low[at:at+len(part)], s.High[at:at+len(part)]
+	addWide(s.Low[at:at+len(part)], s.High[at:at+len(part)], part)
+}
+
+func addWideGeneric(low []uint32, high []uint16, part []uint32) {
 	for j, v := range part {
 		sum, carry := bits.Add32(low[j], v, 0)
 		low[j] = sum
