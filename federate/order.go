@@ -53,7 +53,9 @@ type Answer struct {
 	// Vector is the masked update, of StepTrain. It travels beside the answer, whose
 	// message signs it.
 	Vector []uint32 `json:"-"`
-	// Spool is the same, where it has arrived over a network.
+	// Sum is the vector's secagg.VectorDigest, which the site signed.
+	Sum [sha256.Size]byte `json:"-"`
+	// Spool is the vector, where it has arrived over a network.
 	Spool Spool `json:"-"`
 }
 

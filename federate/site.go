@@ -159,6 +159,9 @@ func (s *Site) Obey(ctx context.Context, o Order) (Answer, error) {
 		if answer.Vector, err = s.train(ctx, o); err == nil {
 			answer.Messages, err = one(s.session.Vector())
 		}
+		if err == nil {
+			answer.Sum, err = s.session.VectorDigest()
+		}
 	case StepConfirm:
 		if err = errors.Join(s.enough(o.Names), s.tells(o.Names)); err == nil {
 			answer.Messages, err = one(s.session.Confirm(ctx, o.Names, o.Sum, s.vector))
@@ -310,8 +313,8 @@ func (s *Site) train(ctx context.Context, o Order) ([]uint32, error) {
 		loss = most
 	}
 	plain = append(plain, weight, weight*float32(max(loss, 0)))
-	vector := make([]uint32, len(plain))
-	if err := s.Terms.fixed(s.Terms.largest(len(s.Members))).Encode(vector, plain); err != nil {
+	vector, err := s.Terms.fixed(s.Terms.largest(len(s.Members))).EncodeInPlace(plain)
+	if err != nil {
 		return nil, err
 	}
 	if _, err := s.session.Mask(ctx, o.Names, vector); err != nil {

@@ -58,6 +58,16 @@ func (f Fixed) Encode(dst []uint32, x []float32) error {
 	return nil
 }
 
+// EncodeInPlace is Encode in the memory of the numbers, which are lost, also when it
+// fails.
+func (f Fixed) EncodeInPlace(x []float32) ([]uint32, error) {
+	if len(x) == 0 {
+		return nil, f.Check()
+	}
+	dst := unsafe.Slice((*uint32)(unsafe.Pointer(&x[0])), len(x)) // same size, same alignment; each is read before it is written
+	return dst, f.Encode(dst, x)
+}
+
 // Decode writes the numbers that a sum stands for.
 func (f Fixed) Decode(dst []float64, sum []uint32) {
 	inverse := 1 / f.Scale()

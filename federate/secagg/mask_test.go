@@ -121,6 +121,9 @@ func TestFixedPointSumsAreRightToHalfAStepASite(t *testing.T) {
 			if err := f.Encode(encoded, x); err != nil {
 				t.Fatal(err)
 			}
+			if again, err := f.EncodeInPlace(slices.Clone(x)); err != nil || !slices.Equal(again, encoded) {
+				t.Fatalf("in place it is %v, not %v: %v", again, encoded, err)
+			}
 			add(sum, encoded)
 		}
 		got := make([]float64, length)
@@ -128,6 +131,11 @@ func TestFixedPointSumsAreRightToHalfAStepASite(t *testing.T) {
 		for i := range got {
 			if math.Abs(got[i]-want[i]) > float64(f.Sites)/2/f.Scale()+1e-12 {
 				t.Fatalf("number %d is %g, want %g", i, got[i], want[i])
+			}
+		}
+		for i, v := range f.DecodeInPlace(slices.Clone(sum), 3) {
+			if v != float32(got[i]/3) {
+				t.Fatalf("number %d is %g in place, want %g", i, v, got[i]/3)
 			}
 		}
 	})

@@ -353,6 +353,22 @@ func (s *Site) Vector() (Message, error) {
 	return *s.state.Vector, nil
 }
 
+// VectorDigest is what the site signed as the digest of its masked vector.
+func (s *Site) VectorDigest() ([sha256.Size]byte, error) {
+	m, err := s.Vector()
+	if err != nil {
+		return [sha256.Size]byte{}, err
+	}
+	p, err := openMessage[vectorPayload](s.round, s.roster.digest, VectorType, m)
+	if err != nil {
+		return [sha256.Size]byte{}, s.fail("reading what was signed", err)
+	}
+	if len(p.Digest) != sha256.Size {
+		return [sha256.Size]byte{}, s.fail("reading what was signed", ErrForged)
+	}
+	return [sha256.Size]byte(p.Digest), nil
+}
+
 func (s *Site) checkPartners(partners []string) error {
 	if err := s.roster.checkSubset(partners); err != nil {
 		return err

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"os"
 	"sync"
 )
@@ -66,23 +65,15 @@ func bulkOf(r io.ReaderAt, length int64) Bulk {
 // Bytes is a bulk part of these bytes, which must stay as they are.
 func Bytes(data []byte) Bulk { return bulkOf(bytes.NewReader(data), int64(len(data))) }
 
-// Numbers is a bulk part of numbers of 32 bits in little-endian order. They are
-// not copied, and must stay as they are.
-func Numbers(v []uint32) Bulk {
-	return bulkOf(words{len(v), func(p []byte, from int) {
+// numbers is a bulk part of numbers of 32 bits in little-endian order, without
+// its digest. They are not copied, and must stay as they are.
+func numbers(v []uint32) Bulk {
+	w := words{len(v), func(p []byte, from int) {
 		for i, x := range v[from : from+len(p)/4] {
 			binary.LittleEndian.PutUint32(p[4*i:], x)
 		}
-	}}, 4*int64(len(v)))
-}
-
-// Floats likewise, as IEEE 754.
-func Floats(v []float32) Bulk {
-	return bulkOf(words{len(v), func(p []byte, from int) {
-		for i, x := range v[from : from+len(p)/4] {
-			binary.LittleEndian.PutUint32(p[4*i:], math.Float32bits(x))
-		}
-	}}, 4*int64(len(v)))
+	}}
+	return Bulk{Length: 4 * int64(len(v)), open: func() (Content, error) { return unclosed{w}, nil }}
 }
 
 // File is a bulk part that lies in a file, which must stay as it is.

@@ -131,7 +131,8 @@ func Orders(site *federate.Site) Handler {
 			return fail(err)
 		}
 		if answer.Vector != nil {
-			reply.Bulk = Numbers(answer.Vector)
+			reply.Bulk = numbers(answer.Vector)
+			reply.Bulk.Digest = answer.Sum
 		}
 		return reply, nil
 	}
