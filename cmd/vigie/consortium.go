@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/vigie/vigie/engine"
+	"github.com/vigie/vigie/federate"
 	"github.com/vigie/vigie/federate/consortium"
 )
 
@@ -72,7 +73,7 @@ machine's thief is not.`,
 				settings.Policy.MinimumSites = minimum
 			}
 			for _, s := range privacy {
-				settings.Policy.RequirePrivacy = append(settings.Policy.RequirePrivacy, consortium.Statement(s))
+				settings.Policy.RequirePrivacy = append(settings.Policy.RequirePrivacy, federate.Unit(s))
 			}
 			if settings.Name == "" {
 				settings.Name = baseName(args[0])

@@ -20,7 +20,6 @@ func newFedStartCommand() *cobra.Command {
 	var (
 		dir, size, augment string
 		options            consortium.StartOptions
-		costs              []string
 		watch, asJSON      bool
 		patience           time.Duration
 	)
@@ -37,10 +36,7 @@ from.
 
 The network is any ONNX file, or with --recipe that of one of vigie train's recipes
 with fresh weights. --eval names labelled data of the consortium's own, on which
-the model is judged as it goes; without it the loss at the sites is what is seen.
-
---cost STATEMENT:EPSILON:DELTA states what the run costs in privacy, per patient or
-per hospital; the sites hold it against their budgets.`,
+the model is judged as it goes; without it the loss at the sites is what is seen.`,
 		Example: `  vigie fed start --dir north --model net.onnx --algorithm fedprox --rounds 50 --scientist 'Dr Example' --purpose 'pneumonia on chest radiographs'
   vigie fed start --dir north --recipe plain-28 --eval val.npz --eval-split val --purpose 'pneumonia on chest radiographs' --watch`,
 		Args: cobra.NoArgs,
@@ -54,9 +50,6 @@ per hospital; the sites hold it against their budgets.`,
 				return err
 			}
 			if options.Shape, err = parseShape(size); err != nil {
-				return err
-			}
-			if options.Costs, err = parseCosts(costs); err != nil {
 				return err
 			}
 			options.Local.Patience = consortium.Period(patience)
@@ -94,7 +87,6 @@ per hospital; the sites hold it against their budgets.`,
 	flags.StringSliceVar(&options.Classes, "classes", nil, "names of the classes in the model's order")
 	flags.BoolVar(&options.Multi, "multi-label", false, "labels do not exclude each other")
 	bindTerms(flags, &terms, &augment)
-	flags.StringSliceVar(&costs, "cost", nil, "patient:EPSILON:DELTA or hospital:EPSILON:DELTA")
 	flags.StringVar(&options.Local.Evaluation.Data, "eval", "", "labelled data of the consortium's own")
 	flags.StringVar(&options.Local.Split, "eval-split", "val", "part of them that the model is judged on")
 	flags.IntVar(&options.Local.Every, "eval-every", 0, "rounds from one evaluation to the next (default: a twentieth of all)")
@@ -173,27 +165,6 @@ func parseShape(text string) ([]int64, error) {
 		shape = append(shape, n)
 	}
 	return shape, nil
-}
-
-// parseCosts reads patient:8:1e-5.
-func parseCosts(all []string) ([]consortium.Cost, error) {
-	var costs []consortium.Cost
-	for _, text := range all {
-		parts := strings.Split(text, ":")
-		if len(parts) != 3 {
-			return nil, fmt.Errorf("--cost %q: want STATEMENT:EPSILON:DELTA, such as patient:8:1e-5", text)
-		}
-		epsilon, err := strconv.ParseFloat(parts[1], 64)
-		if err != nil {
-			return nil, fmt.Errorf("--cost %q: %w", text, err)
-		}
-		delta, err := strconv.ParseFloat(parts[2], 64)
-		if err != nil {
-			return nil, fmt.Errorf("--cost %q: %w", text, err)
-		}
-		costs = append(costs, consortium.Cost{Statement: consortium.Statement(parts[0]), Epsilon: epsilon, Delta: delta})
-	}
-	return costs, nil
 }
 
 func newFedStatusCommand() *cobra.Command {

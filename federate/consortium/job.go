@@ -4,11 +4,11 @@ import (
 	"crypto"
 	"crypto/ed25519"
 	"fmt"
-	"math"
 	"strings"
 	"time"
 	"unicode/utf8"
 
+	"github.com/vigie/vigie/dp"
 	"github.com/vigie/vigie/federate"
 )
 
@@ -25,9 +25,6 @@ type Job struct {
 
 	Terms federate.Terms `json:"terms"`
 	Model Model          `json:"model"`
-	// Costs are what the run costs in privacy, at most one for each statement;
-	// none: it promises nothing.
-	Costs []Cost `json:"costs,omitempty"`
 	// Trainer is code of the scientist's that the sites run; nil: the built-in
 	// trainer alone.
 	Trainer *Code `json:"trainer,omitempty"`
@@ -49,13 +46,6 @@ type Model struct {
 	Multi   bool     `json:"multi,omitempty"`   // labels do not exclude each other
 }
 
-// Cost is a statement of differential privacy over a whole run.
-type Cost struct {
-	Statement Statement `json:"statement"`
-	Epsilon   float64   `json:"epsilon"`
-	Delta     float64   `json:"delta"`
-}
-
 // Code is a program that a site is asked to run.
 type Code struct {
 	SHA256 Digest `json:"sha256"`
@@ -68,13 +58,18 @@ const (
 	maxClasses = 10000
 )
 
-func (j Job) cost(s Statement) (Cost, bool) {
-	for _, c := range j.Costs {
-		if c.Statement == s {
-			return c, true
-		}
+// protects says whether the run promises differential privacy for a unit.
+func (j Job) protects(unit federate.Unit) bool { return j.Terms.DP != nil && j.Terms.DP.Unit == unit }
+
+// spends is what all attempts of the run give away, to add to what was given away
+// before. (That its noise is in whole numbers costs a hair more, which the run's
+// own account knows.)
+func (j Job) spends() (run dp.Run, unit federate.Unit, stated bool) {
+	d := j.Terms.DP
+	if d == nil {
+		return dp.Run{}, "", false
 	}
-	return Cost{}, false
+	return dp.Run{Sigma: d.Noise, Rate: d.Rate, Steps: d.Attempts}, d.Unit, true
 }
 
 // federation is the name that the run's signatures are bound to.
@@ -115,18 +110,8 @@ func (j Job) Check() error {
 		return fail("examples of shape %v", j.Model.Example)
 	case j.Model.Outputs < 1 || j.Model.Outputs > maxClasses || len(j.Model.Classes) > 0 && len(j.Model.Classes) != j.Model.Outputs && j.Model.Outputs != 1:
 		return fail("%d outputs for %d classes", j.Model.Outputs, len(j.Model.Classes))
-	case len(j.Costs) > 2 || len(j.Costs) == 2 && j.Costs[0].Statement == j.Costs[1].Statement:
-		return fail("%d costs: want at most one for each statement", len(j.Costs))
 	case j.Trainer != nil && checkText(j.Trainer.About) != nil:
 		return fail("its code is not described")
-	}
-	for _, c := range j.Costs {
-		if err := checkStatements([]Statement{c.Statement}); err != nil {
-			return fail("costs: %v", err)
-		}
-		if !(c.Epsilon > 0) || math.IsInf(c.Epsilon, 0) || !(c.Delta >= 0 && c.Delta < 1) {
-			return fail("ε %g, δ %g per %s", c.Epsilon, c.Delta, c.Statement)
-		}
 	}
 	return nil
 }

@@ -16,16 +16,6 @@ import (
 	"github.com/vigie/vigie/federate/robust"
 )
 
-// Statement says whom a guarantee of differential privacy protects. The two are
-// counted apart and never added.
-type Statement string
-
-// The statements.
-const (
-	PerPatient  Statement = "patient"
-	PerHospital Statement = "hospital"
-)
-
 // Policy is what a consortium holds every run to. Its sites have agreed to it
 // byte for byte: each holds every job against it, whatever the server says.
 type Policy struct {
@@ -34,7 +24,7 @@ type Policy struct {
 	Rules          []robust.Name        `yaml:"rules" json:"rules"`
 	MaxRounds      int                  `yaml:"max_rounds" json:"max_rounds"`
 	MaxDeadline    Period               `yaml:"max_deadline" json:"max_deadline"`
-	RequirePrivacy []Statement          `yaml:"require_privacy" json:"require_privacy"`
+	RequirePrivacy []federate.Unit      `yaml:"require_privacy" json:"require_privacy"`
 	MaxEpsilon     float64              `yaml:"max_epsilon" json:"max_epsilon"`
 }
 
@@ -93,14 +83,14 @@ rules: %s
 max_rounds: %d        # of one run
 max_deadline: %s       # for one step of a round; a site that is later is left out of it
 
-# Whom every run must protect by differential privacy: [], [patient], [hospital] or
-# [patient, hospital]. The two are different promises and are counted apart.
+# Whom every run must protect by differential privacy: [], [patient] or [hospital].
+# The two are different promises and are counted apart.
 require_privacy: %s
 max_epsilon: %g         # that one run may state
-`, name, p.MinimumSites, list(strings1(p.Algorithms)...), list(strings1(p.Rules)...), p.MaxRounds, p.MaxDeadline, list(strings1(p.RequirePrivacy)...), p.MaxEpsilon)
+`, name, p.MinimumSites, list(words(p.Algorithms)...), list(words(p.Rules)...), p.MaxRounds, p.MaxDeadline, list(words(p.RequirePrivacy)...), p.MaxEpsilon)
 }
 
-func strings1[S ~string](items []S) []string {
+func words[S ~string](items []S) []string {
 	var out []string
 	for _, i := range items {
 		out = append(out, string(i))
@@ -151,9 +141,9 @@ func (p Policy) Check() error {
 	return nil
 }
 
-func checkStatements(all []Statement) error {
+func checkStatements(all []federate.Unit) error {
 	for i, s := range all {
-		if s != PerPatient && s != PerHospital {
+		if s != federate.Patient && s != federate.Hospital {
 			return fmt.Errorf("there is no %q: want patient or hospital", s)
 		}
 		if slices.Contains(all[:i], s) {
@@ -171,9 +161,9 @@ func (p Policy) Allows(j Job) error {
 	t := j.Terms
 	switch {
 	case !slices.Contains(p.Algorithms, t.Algorithm):
-		return fail("the algorithm %s; it allows %s", t.Algorithm, strings.Join(strings1(p.Algorithms), ", "))
+		return fail("the algorithm %s; it allows %s", t.Algorithm, strings.Join(words(p.Algorithms), ", "))
 	case !slices.Contains(p.Rules, t.Rule):
-		return fail("the rule %s; it allows %s", t.Rule, strings.Join(strings1(p.Rules), ", "))
+		return fail("the rule %s; it allows %s", t.Rule, strings.Join(words(p.Rules), ", "))
 	case t.Rounds > p.MaxRounds:
 		return fail("%d rounds; it allows %d", t.Rounds, p.MaxRounds)
 	case t.Minimum < p.MinimumSites:
@@ -182,14 +172,12 @@ func (p Policy) Allows(j Job) error {
 		return fail("a deadline of %v; it allows %v", t.Deadline, p.MaxDeadline)
 	}
 	for _, s := range p.RequirePrivacy {
-		if _, stated := j.cost(s); !stated {
-			return fail("no privacy is stated per %s", s)
+		if !j.protects(s) {
+			return fail("no differential privacy per %s is stated", s)
 		}
 	}
-	for _, c := range j.Costs {
-		if c.Epsilon > p.MaxEpsilon {
-			return fail("ε %g per %s; it allows %g", c.Epsilon, c.Statement, p.MaxEpsilon)
-		}
+	if d := t.DP; d != nil && d.Epsilon > p.MaxEpsilon {
+		return fail("ε %g per %s; it allows %g", d.Epsilon, d.Unit, p.MaxEpsilon)
 	}
 	return nil
 }
@@ -199,8 +187,8 @@ func (p Policy) Allows(j Job) error {
 type Rules struct {
 	// Approve says which jobs start without a person; nil: none.
 	Approve *Approval `yaml:"approve"`
-	// RequirePrivacy are statements without which no job is followed.
-	RequirePrivacy []Statement `yaml:"require_privacy"`
+	// RequirePrivacy says whom every job must protect.
+	RequirePrivacy []federate.Unit `yaml:"require_privacy"`
 	// Budget is what all jobs together may cost, for ever.
 	Budget Budget `yaml:"budget"`
 }
@@ -216,10 +204,11 @@ type Approval struct {
 	MaxEpsilon float64              `yaml:"max_epsilon"`
 	// WithoutPrivacy lets jobs through that state no differential privacy.
 	WithoutPrivacy bool `yaml:"without_privacy"`
+	// Tasks are what may be asked besides training: sums without noise.
+	Tasks []federate.Task `yaml:"tasks"`
 }
 
-// Budget is the largest cost of each statement. A statement that has none is
-// not limited.
+// Budget is the largest cost per unit. A unit without one is not limited.
 type Budget struct {
 	Patient  *Limit `yaml:"patient"`
 	Hospital *Limit `yaml:"hospital"`
@@ -231,8 +220,8 @@ type Limit struct {
 	Delta   float64 `yaml:"delta" json:"delta"`
 }
 
-func (b Budget) of(s Statement) *Limit {
-	if s == PerPatient {
+func (b Budget) of(unit federate.Unit) *Limit {
+	if unit == federate.Patient {
 		return b.Patient
 	}
 	return b.Hospital
@@ -250,12 +239,14 @@ const rulesText = `# What this hospital allows. The file is read for every decis
 #  max_rounds: 100
 #  max_epsilon: 2          # of one job
 #  without_privacy: false  # true: also jobs that state no differential privacy
+#  tasks: []               # questions besides training, such as evaluate: sums without noise
 
-# Statements without which no job is followed, approved or not: patient, hospital.
+# Whom every job must protect, approved or not: [], [patient] or [hospital].
 require_privacy: []
 
-# What all jobs together may cost, for ever. A round that would cost more is
-# refused. The two statements are counted apart.
+# What all jobs together may cost, for ever. A job that would cost more in all its
+# rounds is not approved, and a round that would is refused. Privacy per patient and
+# per hospital are different promises and counted apart.
 budget:
   patient: {epsilon: 8, delta: 1e-5}
   hospital: {epsilon: 8, delta: 1e-5}
@@ -271,8 +262,8 @@ func ParseRules(data []byte) (Rules, error) {
 		return Rules{}, fmt.Errorf("consortium: reading the site's rules: %w: require_privacy: %w", ErrPolicy, err)
 	}
 	for _, l := range []*Limit{r.Budget.Patient, r.Budget.Hospital} {
-		if l != nil && (!(l.Epsilon >= 0) || !(l.Delta >= 0) || l.Delta >= 1 || math.IsInf(l.Epsilon, 0)) {
-			return Rules{}, fmt.Errorf("consortium: reading the site's rules: %w: budget: ε %g, δ %g: want numbers from 0, and δ below 1", ErrPolicy, l.Epsilon, l.Delta)
+		if l != nil && (!(l.Epsilon >= 0) || !(l.Delta > 0) || l.Delta >= 1 || math.IsInf(l.Epsilon, 0)) {
+			return Rules{}, fmt.Errorf("consortium: reading the site's rules: %w: budget: ε %g, δ %g: want ε from 0, and δ above 0 and below 1", ErrPolicy, l.Epsilon, l.Delta)
 		}
 	}
 	if a := r.Approve; a != nil && (a.MaxRounds < 0 || !(a.MaxEpsilon >= 0)) {
@@ -285,8 +276,8 @@ func ParseRules(data []byte) (Rules, error) {
 // for.
 func (r Rules) Allow(j Job) error {
 	for _, s := range r.RequirePrivacy {
-		if _, stated := j.cost(s); !stated {
-			return fmt.Errorf("consortium: holding job %s against the site's rules: %w: no privacy is stated per %s", j.Run, ErrPolicy, s)
+		if !j.protects(s) {
+			return fmt.Errorf("consortium: holding job %s against the site's rules: %w: no differential privacy per %s is stated", j.Run, ErrPolicy, s)
 		}
 	}
 	return nil
@@ -311,12 +302,14 @@ func (r Rules) Approves(j Job) string {
 		return fmt.Sprintf("%d rounds, at most %d go without a person", j.Terms.Rounds, a.MaxRounds)
 	case j.Trainer != nil:
 		return "the job brings code of its own"
-	case len(j.Costs) == 0 && !a.WithoutPrivacy:
+	case j.Terms.DP == nil && !a.WithoutPrivacy:
 		return "it states no differential privacy"
+	case j.Terms.DP != nil && j.Terms.DP.Epsilon > a.MaxEpsilon:
+		return fmt.Sprintf("ε %g per %s, at most %g goes without a person", j.Terms.DP.Epsilon, j.Terms.DP.Unit, a.MaxEpsilon)
 	}
-	for _, c := range j.Costs {
-		if c.Epsilon > a.MaxEpsilon {
-			return fmt.Sprintf("ε %g per %s, at most %g goes without a person", c.Epsilon, c.Statement, a.MaxEpsilon)
+	for _, task := range j.Terms.Tasks {
+		if !slices.Contains(a.Tasks, task) {
+			return fmt.Sprintf("the question %q is not listed", task)
 		}
 	}
 	return ""

@@ -153,16 +153,15 @@ func (at JobAt) write(w io.Writer) error {
 	}
 	fmt.Fprintln(w)
 	if len(t.Tasks) > 0 {
-		fmt.Fprintf(w, "questions  %s: up to %d, each opened as a sum without noise\n", strings.Join(strings1(t.Tasks), ", "), t.Questions)
+		fmt.Fprintf(w, "questions  %s: up to %d, each opened as a sum without noise\n", strings.Join(words(t.Tasks), ", "), t.Questions)
 	}
 	if at.Trainer != nil {
 		fmt.Fprintf(w, "code       %s, SHA-256 %s\n", at.Trainer.About, at.Trainer.SHA256)
 	}
-	if len(at.Costs) == 0 {
+	if d := t.DP; d == nil {
 		fmt.Fprintln(w, "privacy    nothing is stated: sums hide a site's update, not what the model remembers")
-	}
-	for _, c := range at.Costs {
-		fmt.Fprintf(w, "privacy    ε %g, δ %g per %s\n", c.Epsilon, c.Delta, c.Statement)
+	} else {
+		fmt.Fprintf(w, "privacy    ε %g, δ %g per %s, for %d attempts, if %d sites of a sum add their noise\n", d.Epsilon, d.Delta, d.Unit, d.Attempts, d.Honest)
 	}
 	fmt.Fprintf(w, "job        SHA-256 %s\ndecision   %s\n", at.Digest, at.verdict())
 	if d := at.Decision; d != nil && d.Reason != "" {
@@ -229,40 +228,37 @@ func (l Log) Write(w io.Writer) error {
 type Accounts struct {
 	Head    Head            `json:"head"`
 	Entries []Entry[Charge] `json:"entries"`
-	Spent   Spent           `json:"spent"`
-	Budget  Budget          `json:"budget"`
+	Spent   []Spent         `json:"spent"`
 }
 
-// Write writes them for people: rounds that were charged with nothing are
-// counted.
+// Write writes them for people: rounds of one run that cost the same are one line.
 func (a Accounts) Write(w io.Writer) error {
-	if err := table(w, "NUMBER | TIME | RUN | ROUND | CHARGED", func(row func(...any)) {
-		free := 0
-		for i, e := range a.Entries {
-			if len(e.What.Costs) == 0 {
-				free++
-				if i+1 == len(a.Entries) || len(a.Entries[i+1].What.Costs) > 0 || a.Entries[i+1].What.Run != e.What.Run {
-					row(e.Number, e.Time.Local().Format(time.DateTime), e.What.Run, e.What.Round, fmt.Sprintf("nothing more (%d times)", free))
-					free = 0
-				}
-				continue
+	if err := table(w, "FROM | TO | RUN | ATTEMPTS | CHARGED", func(row func(...any)) {
+		for i := 0; i < len(a.Entries); {
+			first, last := a.Entries[i], i
+			same := func(c Charge) bool {
+				f := first.What
+				return c.Federation == f.Federation && c.Unit == f.Unit && (c.Run == nil) == (f.Run == nil) && (c.Run == nil || *c.Run == *f.Run)
 			}
-			var costs []string
-			for _, c := range e.What.Costs {
-				costs = append(costs, fmt.Sprintf("ε %g, δ %g per %s", c.Epsilon, c.Delta, c.Statement))
+			for last+1 < len(a.Entries) && same(a.Entries[last+1].What) {
+				last++
 			}
-			row(e.Number, e.Time.Local().Format(time.DateTime), e.What.Run, e.What.Round, strings.Join(costs, "; "))
+			charged := "nothing: the run states no privacy"
+			if r := first.What.Run; r != nil {
+				charged = fmt.Sprintf("per %s, noise multiplier %.4g at a sampling rate of %.4g, each", first.What.Unit, r.Sigma, r.Rate)
+			}
+			row(first.Time.Local().Format(time.DateTime), a.Entries[last].Time.Local().Format(time.DateTime), first.What.Federation, last-i+1, charged)
+			i = last + 1
 		}
 	}); err != nil {
 		return err
 	}
-	for _, s := range []Statement{PerPatient, PerHospital} {
-		spent := *a.Spent.of(s)
-		text := "no limit"
-		if l := a.Budget.of(s); l != nil {
-			text = fmt.Sprintf("of %g, %g", l.Epsilon, l.Delta)
+	for _, s := range a.Spent {
+		limit := "no limit"
+		if s.Limit != nil {
+			limit = fmt.Sprintf("of %g", s.Limit.Epsilon)
 		}
-		fmt.Fprintf(w, "spent per %-9s ε %g, δ %g, %s\n", s, spent.Epsilon, spent.Delta, text)
+		fmt.Fprintf(w, "spent per %-9s ε %.4f at δ %g, %s\n", s.Unit, s.Epsilon, s.Delta, limit)
 	}
 	return a.Head.Write(w)
 }

@@ -21,25 +21,25 @@ import (
 
 // Result is where the model of a run comes from, signed by the consortium.
 type Result struct {
-	Version    int       `json:"vigie_result"` // 1
-	Run        string    `json:"run"`
-	Consortium string    `json:"consortium"`
-	Job        Digest    `json:"job"`
-	Scientist  string    `json:"scientist"`
-	Purpose    string    `json:"purpose"`
-	Terms      Digest    `json:"terms"`         // federate.Terms.Digest
-	Initial    Digest    `json:"initial_model"` // that the run began with
-	Model      Digest    `json:"model"`         // the ONNX file
-	Weights    Digest    `json:"weights"`       // the safetensors file
-	Variables  Digest    `json:"variables"`     // federate.Weights.Digest, as the rounds' orders name it
-	Rounds     int       `json:"rounds"`
-	Attempts   int       `json:"attempts"` // at a round, whether or not they had a result
-	Record     Digest    `json:"record"`   // of rounds.jsonl
-	Costs      []Cost    `json:"costs,omitempty"`
-	Sites      []Part    `json:"sites"`
-	Began      time.Time `json:"began"`
-	Ended      time.Time `json:"ended"`
-	AUC        *Figure   `json:"auc,omitempty"`
+	Version    int          `json:"vigie_result"` // 1
+	Run        string       `json:"run"`
+	Consortium string       `json:"consortium"`
+	Job        Digest       `json:"job"`
+	Scientist  string       `json:"scientist"`
+	Purpose    string       `json:"purpose"`
+	Terms      Digest       `json:"terms"`         // federate.Terms.Digest
+	Initial    Digest       `json:"initial_model"` // that the run began with
+	Model      Digest       `json:"model"`         // the ONNX file
+	Weights    Digest       `json:"weights"`       // the safetensors file
+	Variables  Digest       `json:"variables"`     // federate.Weights.Digest, as the rounds' orders name it
+	Rounds     int          `json:"rounds"`
+	Attempts   int          `json:"attempts"` // at a round, whether or not they had a result
+	Record     Digest       `json:"record"`   // of rounds.jsonl
+	DP         *federate.DP `json:"dp,omitempty"`
+	Sites      []Part       `json:"sites"`
+	Began      time.Time    `json:"began"`
+	Ended      time.Time    `json:"ended"`
+	AUC        *Figure      `json:"auc,omitempty"`
 }
 
 // Part is a site's part in a run.
@@ -102,7 +102,7 @@ func (l *leader) finish(ctx context.Context) error {
 	}
 	r := Result{Version: 1, Run: l.job.Run, Consortium: l.Name, Job: l.job.digest, Scientist: l.job.Scientist, Purpose: l.job.Purpose,
 		Terms: l.job.Terms.Digest(), Initial: l.job.Model.SHA256, Model: model, Weights: tensors.Digest, Variables: weights.Digest(),
-		Rounds: l.coordinator.Rounds(), Attempts: len(lines), Record: DigestOf(record), Costs: l.job.Costs,
+		Rounds: l.coordinator.Rounds(), Attempts: len(lines), Record: DigestOf(record), DP: l.job.Terms.DP,
 		Sites: []Part{}, Began: l.job.Time, Ended: l.now().UTC().Truncate(time.Second)}
 	l.mu.Lock()
 	for _, s := range l.status.Sites {

@@ -608,14 +608,29 @@ func (l *leader) tell(ctx context.Context, m Member, r signedRoster) {
 	s.Verdict, s.By, s.Reason, s.Failure = d.Verdict, d.By, d.Reason, ""
 }
 
-// listening is a link that remembers why an order was not followed.
+// listening is a link that remembers why an order was not followed, and does not
+// wait for a site that is not on the list any more.
 type listening struct {
 	federate.Link
 	leader *leader
 }
 
 func (w listening) Ask(ctx context.Context, o federate.Order) (federate.Answer, error) {
-	answer, err := w.Link.Ask(ctx, o)
+	asking, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go func() {
+		for pause(asking, glance) == nil {
+			if r, err := w.leader.current(); err == nil {
+				if _, listed := r.Site(w.Name()); !listed {
+					cancel(errors.New("the site was removed"))
+				}
+			}
+		}
+	}()
+	answer, err := w.Link.Ask(asking, o)
+	if cause := context.Cause(asking); err != nil && ctx.Err() == nil && cause != nil {
+		err = cause
+	}
 	if err != nil {
 		w.leader.mu.Lock()
 		w.leader.failed[w.Name()] = err.Error()

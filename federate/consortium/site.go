@@ -301,6 +301,24 @@ func (s *Site) allows(j signedJob, rules Rules) error {
 	return rules.Allow(j.Job)
 }
 
+// affords returns an error that wraps ErrBudget for a job all of whose attempts
+// together would cost more than what is left.
+func (s *Site) affords(j signedJob, rules Rules) error {
+	run, unit, stated := j.spends()
+	if !stated {
+		return nil
+	}
+	entries, _, err := readEntries[Charge](s, ledgerFile, ledgerName)
+	if err != nil {
+		return err
+	}
+	var b book
+	for _, e := range entries {
+		b.note(e.What)
+	}
+	return b.fits(unit, run, rules.Budget)
+}
+
 // decision is what was decided on a job; nil: nothing yet.
 func (s *Site) decision(j signedJob) (*Decision, []byte, error) {
 	document, err := readLimited(s.path("jobs", j.Run, decideFile), maxDocument)
@@ -332,7 +350,7 @@ func (s *Site) Decide(run string, v Verdict, by, reason string) (Decision, error
 		if err != nil {
 			return Decision{}, err
 		}
-		if err := s.allows(j, rules); err != nil {
+		if err := errors.Join(s.allows(j, rules), s.affords(j, rules)); err != nil {
 			return Decision{}, err
 		}
 	}
@@ -367,7 +385,7 @@ func (s *Site) standing(j signedJob) (*Decision, []byte, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := s.allows(j, rules); err != nil {
+	if err := errors.Join(s.allows(j, rules), s.affords(j, rules)); err != nil {
 		d, document, err := s.decide(j, Refused, "rules", err.Error())
 		return &d, document, err
 	}
@@ -411,14 +429,15 @@ func (s *Site) Ledger() (Accounts, error) {
 	if err != nil {
 		return a, err
 	}
-	a.Budget = rules.Budget
 	if a.Entries, a.Head, err = readEntries[Charge](s, ledgerFile, ledgerName); err != nil {
 		return a, err
 	}
+	var b book
 	for _, e := range a.Entries {
-		a.Spent.add(e.What)
+		b.note(e.What)
 	}
-	return a, nil
+	a.Spent, err = b.spent(rules.Budget)
+	return a, err
 }
 
 // Left reads the log of what left, after it has verified it.

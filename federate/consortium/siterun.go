@@ -64,7 +64,7 @@ func (s *Site) Run(ctx context.Context, o RunOptions) error {
 	}
 	defer lock.Close()
 	w := &worker{Site: s, RunOptions: o, runs: map[string]*siteRun{}}
-	if w.ledger, err = openLedger(s.path(ledgerFile), s.Name, s.signer); err != nil {
+	if w.ledger, err = s.openLedger(); err != nil {
 		return err
 	}
 	defer w.ledger.close()
@@ -373,12 +373,17 @@ func (w *worker) order(ctx context.Context, c wire.Call) (wire.Reply, error) {
 	if err != nil {
 		return wire.Reply{}, err
 	}
-	if o.Step == federate.StepKeys {
+	switch {
+	case o.Step == federate.StepKeys && o.Question == nil: // before anybody counts on this site
 		rules, err := w.Rules()
 		if err != nil {
 			return wire.Reply{}, err
 		}
-		if err := w.ledger.allows(r.job, o.Index, rules.Budget); err != nil { // before anybody counts on this site
+		if err := w.ledger.fits(r.job, rules.Budget); err != nil {
+			return wire.Reply{}, err
+		}
+	case o.Step == federate.StepTrain && r.job.Terms.DP == nil: // else the site charges what it spends
+		if err := w.ledger.enter(Charge{Federation: r.job.Terms.Federation, Round: o.Round, Job: r.job.digest}); err != nil {
 			return wire.Reply{}, err
 		}
 	}
@@ -408,7 +413,7 @@ func (w *worker) ready(ctx context.Context, r *siteRun, o federate.Order) (*fede
 	if err != nil {
 		return nil, err
 	}
-	options := federate.SiteOptions{Name: w.Name, Terms: r.job.Terms, Members: roster.Members(), Signer: w.signer, Trainer: charged{r.trainer, w, r.job}, Keeper: keeper, Seed: w.seed(r.job)}
+	options := federate.SiteOptions{Name: w.Name, Terms: r.job.Terms, Members: roster.Members(), Signer: w.signer, Trainer: r.trainer, Ledger: ledgerOf{w.ledger, r.job}, Keeper: keeper, Seed: w.seed(r.job)}
 	if w.Tamper != nil {
 		options.Tamper = w.Tamper(r.job.Job)
 	}
@@ -429,24 +434,6 @@ func (w *worker) seed(j signedJob) uint64 {
 		seed = seed*257 + uint64(b)
 	}
 	return seed
-}
-
-// charged is a trainer that is paid from the privacy budget, before it begins.
-type charged struct {
-	federate.Trainer
-	worker *worker
-	job    signedJob
-}
-
-func (c charged) Train(ctx context.Context, work federate.Work) (int, float64, error) {
-	rules, err := c.worker.Rules()
-	if err != nil {
-		return 0, 0, err
-	}
-	if err := c.worker.ledger.charge(c.job, work.Round, rules.Budget); err != nil {
-		return 0, 0, err
-	}
-	return c.Trainer.Train(ctx, work)
 }
 
 // trainer makes what trains for a job.

@@ -25,7 +25,6 @@ type StartOptions struct {
 	Scientist string
 	Purpose   string
 	Terms     federate.Terms // Federation is filled in
-	Costs     []Cost
 	Trainer   *Code
 
 	Model   string   // an ONNX file
@@ -65,7 +64,7 @@ func (c *Consortium) Start(ctx context.Context, o StartOptions) (Job, Digest, er
 		return Job{}, Digest{}, err
 	}
 	j := Job{Version: 1, Run: o.Run, Consortium: c.Name, Policy: roster.Policy, Scientist: o.Scientist, Purpose: o.Purpose, Time: now,
-		Terms: o.Terms, Model: model, Costs: o.Costs, Trainer: o.Trainer}
+		Terms: o.Terms, Model: model, Trainer: o.Trainer}
 	if err := j.Check(); err != nil {
 		return Job{}, Digest{}, err
 	}
