@@ -27,6 +27,9 @@ type CoordinatorOptions struct {
 	Variables []float32
 	Trained   int
 	Keeper    Keeper // keeps what must outlive the process; nil: nothing does
+	// Trusted train on examples that all hospitals trust, those of one class each:
+	// see Engine.References. They are heeded where the terms name sites; may be nil.
+	Trusted []Trainer
 	// Parallel is how many sites are asked at a time; 0 is all. It does not change
 	// the result.
 	Parallel int
@@ -48,6 +51,7 @@ type Coordinator struct {
 
 	state  coordinatorState
 	server server
+	scores *scores        // of what was observed; nil before it is asked for
 	ending sync.WaitGroup // of orders that end a round
 }
 
@@ -56,6 +60,8 @@ type coordinatorState struct {
 	Terms  []byte `json:"terms"`  // their digest
 	Number uint64 `json:"number"` // of the last attempt at a round
 	Index  int    `json:"index"`  // rounds that have a result
+	// Observed is what the sums of each round showed, if the terms name sites.
+	Observed [][]scoreRow `json:"observed,omitempty"`
 }
 
 // NewCoordinator makes a coordinator ready, or goes on where its keeper says that
@@ -106,6 +112,10 @@ type Outcome struct {
 	Sites  int            `json:"sites"`   // in the sums
 	Lost   []string       `json:"lost"`    // asked, but in no sum
 	Bytes  Traffic        `json:"traffic"` // of the vectors, both ways
+	// Scores are the evidence against each site, if the terms name sites, after this
+	// round, and Named who was named by it.
+	Scores []Score  `json:"scores,omitempty"`
+	Named  []string `json:"named,omitempty"`
 }
 
 // Traffic counts bytes.
@@ -122,7 +132,10 @@ type GroupOutcome struct {
 	Held      float64             `json:"held"`             // against its sum, by the rule
 	Accused   []secagg.Accusation `json:"accused,omitempty"`
 	Lapses    []Lapse             `json:"lapses,omitempty"`
-	Failure   string              `json:"failure,omitempty"`
+	// Beyond are the sites of a sum that was opened and cannot be one of updates
+	// within the terms' bound: one of them, at least, has not kept to it.
+	Beyond  []string `json:"beyond,omitempty"`
+	Failure string   `json:"failure,omitempty"`
 }
 
 // Lapse is what a site did not do as it should, as the coordinator saw it; unlike
@@ -154,6 +167,7 @@ func (c *Coordinator) Round(ctx context.Context, links []Link) (Outcome, error) 
 	out := Outcome{Index: c.state.Index, Number: c.state.Number, Lost: []string{}}
 	links = slices.Clone(links)
 	slices.SortFunc(links, func(a, b Link) int { return strings.Compare(a.Name(), b.Name()) })
+	links = c.admit(links)
 	weights := c.Weights()
 	digest := weights.Digest()
 	weights.sum = &digest
@@ -173,10 +187,15 @@ func (c *Coordinator) Round(ctx context.Context, links []Link) (Outcome, error) 
 		}
 		out.count(outcome)
 	}
+	taught, err := c.teachings(ctx)
+	if err != nil {
+		return out, err
+	}
 	if err := c.finish(&out, sums); err != nil {
 		record.Failure = err.Error()
 		return out, errors.Join(err, c.Transcript.write(record))
 	}
+	c.score(&out, taught, sums)
 	result := c.Weights().Digest()
 	record.Result = result[:]
 	if err := c.Transcript.write(record); err != nil { // before the state: what counted has a record
@@ -268,6 +287,9 @@ func (c *Coordinator) combine(sums []groupSum) (update []float32, held []float64
 		return nil, nil, err
 	}
 	in := robust.Input{Bad: c.Terms.Bad}
+	for c.Terms.Naming == NamingExclude && in.Bad > 0 && len(sums) < rule.Least(in.Bad) {
+		in.Bad-- // whoever was excluded need not be stood any more
+	}
 	for _, s := range sums {
 		in.Rows = append(in.Rows, s.mean)
 		in.Weights = append(in.Weights, s.weight)
@@ -338,6 +360,10 @@ func (c *Coordinator) meanOf(out *GroupOutcome, sum []uint32) (groupSum, error) 
 		return groupSum{}, err
 	}
 	s.mean = fixed.DecodeInPlace(sum[:n], s.weight)
+	if err := c.bounded(s, len(out.Survivors)); err != nil {
+		out.Beyond, out.Survivors, out.Failure = out.Survivors, nil, err.Error()
+		return groupSum{}, err
+	}
 	s.loss, out.Weight = last[1]/s.weight, s.weight
 	if c.Opened != nil {
 		c.Opened(out.Survivors, slices.Clone(s.mean), s.weight)

@@ -66,6 +66,12 @@ type Terms struct {
 	GroupSize int         `json:"group_size,omitempty"`
 	Rule      robust.Name `json:"rule"`
 	Bad       int         `json:"bad,omitempty"` // groups that Rule stands
+	// Naming keeps evidence against sites over the rounds, from the sums of groups:
+	// of each a sketch of Sketch numbers. FalseNaming is the chance that an honest
+	// site is named in a run, at most, as far as the evidence's assumptions hold.
+	Naming      Naming  `json:"naming,omitempty"`
+	Sketch      int     `json:"sketch,omitempty"`
+	FalseNaming float64 `json:"false_naming,omitempty"`
 
 	// Personal are the parts of the model that each site keeps to itself: they are
 	// trained at the site, and never leave it.
@@ -150,6 +156,19 @@ func (t Terms) Check(sites int) error {
 	if !(t.Average >= 0 && t.Average < 1) {
 		return fail("a moving average with a decay of %g: want 0 to less than 1", t.Average)
 	}
+	switch {
+	case t.Naming == NamingOff && (t.Sketch != 0 || t.FalseNaming != 0):
+		return fail("a sketch of %d numbers and a false naming of %g without naming", t.Sketch, t.FalseNaming)
+	case t.Naming == NamingOff:
+	case t.Naming != NamingReport && t.Naming != NamingExclude:
+		return fail("the naming %q: want %s or %s, or none", t.Naming, NamingReport, NamingExclude)
+	case t.Sketch < 16 || t.Sketch > 1<<16 || !(t.FalseNaming > 0 && t.FalseNaming < 1):
+		return fail("sketches of %d numbers and a false naming of %g: want 16 to 65536, and more than 0 to less than 1", t.Sketch, t.FalseNaming)
+	case t.DP != nil:
+		return fail("naming with differential privacy: its noise is more than what a site adds")
+	case t.groups(sites) < comparable:
+		return fail("sites are named by comparing the sums of %d groups or more, and %d sites in groups of %d make %d", comparable, sites, t.GroupSize, t.groups(sites))
+	}
 	groups := t.groups(sites)
 	if t.Bad < 0 || groups < rule.Least(t.Bad) {
 		return fail("%d sites make %d groups; %s needs %d to stand %d bad ones", sites, groups, t.Rule, rule.Least(t.Bad), t.Bad)
@@ -173,6 +192,9 @@ func (t Terms) groups(sites int) int {
 
 // largest is the size of the largest group.
 func (t Terms) largest(sites int) int {
+	if t.Naming == NamingExclude { // and so many may be left that groups are uneven
+		return t.GroupSize + (t.GroupSize-1+comparable-1)/comparable
+	}
 	groups := t.groups(sites)
 	return (sites + groups - 1) / groups
 }

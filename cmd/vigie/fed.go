@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -31,6 +32,9 @@ func newFedSimulateCommand() *cobra.Command {
 		j                          simulate.Job
 		algorithm, rule, malicious string
 		augment, out, privacy      string
+		naming, scores             string
+		falseNaming                float64
+		sketch                     int
 		standard, asJSON           bool
 		tables                     hospitals
 	)
@@ -75,6 +79,12 @@ group's mean rather than with their own update:
 --group-size K opens the sum of each of several groups of at least K sites, drawn
 anew every round, and --rule judges them:
 ` + table(rules) + `
+--naming keeps evidence against every site over the rounds, from these sums alone:
+report names a site when it suffices, exclude also leaves it out of later rounds.
+--trusted examples are kept from the sites and show the coordinator what honest
+learning looks like; without them, sites that work against the others unobtrusively
+are not found. --scores writes the evidence after each round.
+
 Without --dp the sums hide a site's update, not what the model remembers of its
 examples. --dp epsilon=8 protects patients: every round is one noisy step along
 clipped gradients of patients drawn from all sites, and noise is added in whole
@@ -89,7 +99,8 @@ augmentation and server are those that suit it.`,
 		Example: `  vigie fed simulate --data pneumoniamnist.npz --eval-split val --sites 15 --dirichlet 0.5 --compare
   vigie fed simulate --data pneumoniamnist.npz --eval-split val --sites 15 --malicious 3:alie --group-size 3 --rule median --json
   vigie fed simulate --data heart4/ --leave-out each --negative 0
-  vigie fed simulate --data pneumoniamnist.npz --eval-split val --sites 15 --dirichlet 0.5 --dp epsilon=8,delta=1e-5`,
+  vigie fed simulate --data pneumoniamnist.npz --eval-split val --sites 15 --dirichlet 0.5 --dp epsilon=8,delta=1e-5
+  vigie fed simulate --data pneumoniamnist.npz --eval-split val --sites 15 --malicious 3:ipm --group-size 3 --rule median --max-examples 100 --naming exclude --trusted 200`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			flags := cmd.Flags()
@@ -114,6 +125,14 @@ augmentation and server are those that suit it.`,
 			if j.Terms.Algorithm == federate.SCAFFOLD && !flags.Changed("momentum") {
 				j.Terms.Momentum = 0
 			}
+			switch federate.Naming(naming) {
+			case "off":
+				if j.Trusted > 0 || scores != "" {
+					return errors.New("--trusted and --scores are for naming: add --naming report or --naming exclude")
+				}
+			default:
+				j.Terms.Naming, j.Terms.FalseNaming, j.Terms.Sketch = federate.Naming(naming), falseNaming, sketch
+			}
 			if err := j.ParseMalicious(malicious); err != nil {
 				return err
 			}
@@ -137,6 +156,11 @@ augmentation and server are those that suit it.`,
 			r, err := j.Run(cmd.Context())
 			if err != nil {
 				return err
+			}
+			if scores != "" {
+				if err := writeScores(scores, r); err != nil {
+					return err
+				}
 			}
 			if out != "" {
 				if err := r.Model.Save(out); err != nil {
@@ -176,6 +200,11 @@ augmentation and server are those that suit it.`,
 	flags.IntVar(&terms.GroupSize, "group-size", 0, "sites of a group at least; 0 is one group of all")
 	flags.StringVar(&rule, "rule", string(terms.Rule), "how groups are combined")
 	flags.IntVar(&terms.Bad, "bad-groups", 0, "groups that the rule must stand")
+	flags.StringVar(&naming, "naming", "off", "of sites that the evidence of many rounds is against: off, report or exclude")
+	flags.Float64Var(&falseNaming, "false-naming", 0.1, "chance that a run names an honest site, at most, as far as its assumptions hold")
+	flags.IntVar(&sketch, "sketch", 512, "numbers that are kept of each group's sum, for --naming")
+	flags.IntVar(&j.Trusted, "trusted", 0, "examples that the coordinator is trusted with, for --naming")
+	flags.StringVar(&scores, "scores", "", "FILE.csv for the evidence after each round")
 	flags.StringVar(&malicious, "malicious", "", "NUMBER:ATTACK[:STRENGTH[:aware]]")
 	flags.Float64Var(&j.Dropout, "dropout", 0, "share of sites that fall silent in a round")
 	flags.StringVar(&privacy, "dp", "", "differential privacy: epsilon=NUMBER[,unit=patient|hospital][,delta=…][,…]")
@@ -212,4 +241,24 @@ func privateFlags(flags *pflag.FlagSet, given federate.Terms, unit federate.Unit
 		}
 	}
 	return out
+}
+
+// writeScores writes the evidence after each round into a new file.
+func writeScores(path string, r *simulate.Report) error {
+	file, err := os.Create(path)
+	if err != nil {
+		return fmt.Errorf("vigie: writing scores: %w", err)
+	}
+	outcomes := make([]federate.Outcome, len(r.Rounds))
+	for i, round := range r.Rounds {
+		outcomes[i] = round.Outcome
+	}
+	err = federate.WriteScores(file, outcomes)
+	if closing := file.Close(); err == nil {
+		err = closing
+	}
+	if err != nil {
+		return fmt.Errorf("vigie: writing scores: %w", err)
+	}
+	return nil
 }

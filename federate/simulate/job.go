@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/vigie/vigie/federate"
 	"github.com/vigie/vigie/onnx"
 	"github.com/vigie/vigie/train"
 	"github.com/vigie/vigie/train/studies"
@@ -84,6 +85,9 @@ func Terminal(w io.Writer) func(Round) {
 		if len(r.Lost) > 0 {
 			fmt.Fprintf(w, ", lost %s", strings.Join(r.Lost, " "))
 		}
+		if len(r.Named) > 0 {
+			fmt.Fprintf(w, ", named %s", strings.Join(r.Named, " "))
+		}
 		if r.AUC != nil {
 			fmt.Fprintf(w, ", AUC %.4f", *r.AUC)
 		}
@@ -115,6 +119,21 @@ func (r *Report) Write(w io.Writer) error {
 	}
 	if r.Central != nil {
 		fmt.Fprintf(&b, "all examples in one place: AUC %.4f; sites alone: mean %.4f, from %.4f to %.4f\n", r.Central.Value, r.Alone.Value, r.Alone.Low, r.Alone.High)
+	}
+	if r.Scores != nil {
+		if err := federate.WriteScoreTable(&b, r.Scores); err != nil {
+			return err
+		}
+		right, wrong := 0, 0
+		for _, s := range r.Sites {
+			switch {
+			case s.Named != "" && s.Malicious:
+				right++
+			case s.Named != "":
+				wrong++
+			}
+		}
+		fmt.Fprintf(&b, "named are %d of %d malicious sites, and %d honest ones\n", right, r.Malicious, wrong)
 	}
 	fmt.Fprintf(&b, "vectors   %.1f MB down, %.1f MB up; 4 bytes a variable come to %.1f MB each way\n", mega(r.Traffic.Down), mega(r.Traffic.Up), mega(r.Ideal.Up))
 	fmt.Fprintf(&b, "%.0f s, %.0f MB of memory at most, the whole process\n", r.Seconds, mega(r.Memory))

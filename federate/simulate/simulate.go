@@ -48,6 +48,10 @@ type Options struct {
 	Aware     bool    // ALIE, IPM, min-max and min-sum aim with the mean of the group
 	Dropout   float64 // share of sites that fall silent in a round, each at a step of its own
 
+	// Trusted examples are drawn from Train, and kept from the sites, for the
+	// coordinator to judge groups' sums by.
+	Trusted int
+
 	// Compare also trains on all examples in one place, and at every honest site
 	// alone, for as many rounds.
 	Compare  bool
@@ -91,6 +95,8 @@ type Report struct {
 	Central     *train.Interval  `json:"central,omitempty"` // all examples in one place
 	Alone       *train.Interval  `json:"alone,omitempty"`   // mean over the sites, from the worst to the best
 	Rounds      []Round          `json:"rounds"`
+	Scores      []federate.Score `json:"scores,omitempty"`  // after the last round, if the terms name sites
+	Trusted     int              `json:"trusted,omitempty"` // examples that the coordinator had
 	Traffic     federate.Traffic `json:"bytes"`
 	// Ideal is 4 bytes a variable, site and round, both ways.
 	Ideal   federate.Traffic `json:"bytes_ideal"`
@@ -107,14 +113,17 @@ type Report struct {
 
 // SiteReport is what a site was.
 type SiteReport struct {
-	Name      string   `json:"name"`
-	Examples  int      `json:"examples"`
-	Counts    []int    `json:"by_class"`
-	Malicious bool     `json:"malicious,omitempty"`
-	Sums      int      `json:"sums"`              // rounds that it was in
-	Held      float64  `json:"held"`              // mean over those of what the rule held against its group
-	Epsilon   *float64 `json:"epsilon,omitempty"` // spent, of Report.EpsilonUnit
-	Alone     *float64 `json:"alone,omitempty"`   // AUC of what it learns by itself
+	Name      string  `json:"name"`
+	Examples  int     `json:"examples"`
+	Counts    []int   `json:"by_class"`
+	Malicious bool    `json:"malicious,omitempty"`
+	Sums      int     `json:"sums"` // rounds that it was in
+	Held      float64 `json:"held"` // mean over those of what the rule held against its group
+	// Named is what the site was named for, and Since after how many rounds.
+	Named   federate.Charge `json:"named,omitempty"`
+	Since   int             `json:"named_after,omitempty"`
+	Epsilon *float64        `json:"epsilon,omitempty"` // spent, of Report.EpsilonUnit
+	Alone   *float64        `json:"alone,omitempty"`   // AUC of what it learns by itself
 }
 
 // ErrOptions is returned for a simulation that cannot be run.
@@ -158,12 +167,43 @@ func (o Options) check() error {
 	return o.Terms.Check(o.Sites)
 }
 
+// setAside draws so many examples, in the shares of their classes, with all others
+// of their patients.
+func setAside(s *train.Set, n int, seed uint64) (rest, aside *train.Set, err error) {
+	var in, out []int
+	if n > 0 {
+		division, err := Divide(s, max(1, s.Len()/n), 0, seed^0x7205)
+		if err != nil {
+			return nil, nil, err
+		}
+		for i, at := range division {
+			if i == 0 {
+				out = at
+			} else {
+				in = append(in, at...)
+			}
+		}
+	}
+	slices.Sort(in)
+	return s.Subset(in), s.Subset(out), nil
+}
+
 // Run simulates. A round that has no result is recorded and tried again, up to
 // three times in a row.
 func Run(ctx context.Context, o Options) (*Report, error) {
 	start := time.Now()
-	if err := o.check(); err != nil {
+	err := o.check()
+	if err != nil {
 		return nil, err
+	}
+	var trusted *train.Set
+	if o.Trusted > 0 {
+		if o.Trusted >= o.Train.Len() {
+			return nil, fmt.Errorf("simulate: %w: %d trusted examples of %d leave none to the sites", ErrOptions, o.Trusted, o.Train.Len())
+		}
+		if o.Train, trusted, err = setAside(o.Train, o.Trusted, o.Seed); err != nil {
+			return nil, err
+		}
 	}
 	division, err := Divide(o.Train, o.Sites, o.Dirichlet, o.Seed)
 	if err != nil {
@@ -179,7 +219,7 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 		return nil, err
 	}
 	r := &Report{Terms: o.Terms, Dirichlet: o.Dirichlet, Seed: o.Seed, Data: o.Train.Name, DataDigest: o.Train.Digest(), EvalDigest: o.Evaluation.Digest(),
-		Variables: len(initial), Malicious: o.Malicious, Dropout: o.Dropout}
+		Variables: len(initial), Malicious: o.Malicious, Dropout: o.Dropout, Trusted: o.Trusted}
 	cast, err := o.cast(r, engine, division)
 	if err != nil {
 		return nil, err
@@ -188,6 +228,11 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	if o.Transcript != "" {
 		seed := sha256.Sum256(fmt.Appendf(nil, "vigie simulated coordinator %d", o.Seed))
 		if leading.Transcript, err = leading.Record(o.Transcript, ed25519.NewKeyFromSeed(seed[:])); err != nil {
+			return nil, err
+		}
+	}
+	if trusted != nil {
+		if leading.Trusted, err = engine.References(trusted); err != nil {
 			return nil, err
 		}
 	}
@@ -234,6 +279,10 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 			o.Progress(line)
 		}
 	}
+	for i, score := range coordinator.Scores() {
+		r.Sites[i].Named, r.Sites[i].Since = score.Named, score.Since
+	}
+	r.Scores = coordinator.Scores()
 	final := coordinator.Published()
 	if err := cast.state(r, o.Terms, len(initial)); err != nil {
 		return nil, err
