@@ -37,6 +37,7 @@ func newFedSimulateCommand() *cobra.Command {
 		sketch                     int
 		standard, asJSON           bool
 		tables                     hospitals
+		own                        personal
 	)
 	terms := federate.DefaultTerms("simulation")
 	table := func(rows [][2]string) string {
@@ -69,7 +70,7 @@ and --seed give the same model on the same type of processor.
 --data is whatever vigie train takes; --split goes to the sites, --eval-split
 judges the model. --dirichlet 0 gives each site an equal share, 0.5 makes sites
 that differ much in size and in what they see.
-` + hospitalsHelp + `
+` + hospitalsHelp + personalHelp + `
 Algorithms:
 ` + table(algorithms) + `
 --malicious NUMBER:ATTACK[:STRENGTH[:aware]] makes so many sites work against the
@@ -100,7 +101,9 @@ augmentation and server are those that suit it.`,
   vigie fed simulate --data pneumoniamnist.npz --eval-split val --sites 15 --malicious 3:alie --group-size 3 --rule median --json
   vigie fed simulate --data heart4/ --leave-out each --negative 0
   vigie fed simulate --data pneumoniamnist.npz --eval-split val --sites 15 --dirichlet 0.5 --dp epsilon=8,delta=1e-5
-  vigie fed simulate --data pneumoniamnist.npz --eval-split val --sites 15 --malicious 3:ipm --group-size 3 --rule median --max-examples 100 --naming exclude --trusted 200`,
+  vigie fed simulate --data pneumoniamnist.npz --eval-split val --sites 15 --malicious 3:ipm --group-size 3 --rule median --max-examples 100 --naming exclude --trusted 200
+  vigie fed simulate --data pneumoniamnist.npz --sites 10 --personal norm --scanners
+  vigie fed simulate --data breastmnist.npz --eval-split val --sites 5 --model net.onnx --trainer "python3 train.py"`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			flags := cmd.Flags()
@@ -152,6 +155,9 @@ augmentation and server are those that suit it.`,
 			if tables.out != "" {
 				return tables.run(cmd, j, j.Terms, out, asJSON)
 			}
+			if own.parts != nil {
+				return own.run(cmd, j, asJSON)
+			}
 			j.Progress = simulate.Terminal(cmd.ErrOrStderr())
 			r, err := j.Run(cmd.Context())
 			if err != nil {
@@ -176,7 +182,7 @@ augmentation and server are those that suit it.`,
 	flags := command.Flags()
 	flags.StringVar(&j.Data.Data, "data", "", "FILE.npz, folder, or table (required)")
 	flags.StringVar(&j.Split, "split", "train", "part of the data that the sites have")
-	flags.StringVar(&j.Eval, "eval-split", "", "part that the model is judged on (required, or --leave-out)")
+	flags.StringVar(&j.Eval, "eval-split", "", "part that the model is judged on (required, or --leave-out or --personal)")
 	readingFlags(flags, &j.Data)
 	flags.IntVar(&j.Sites, "sites", 15, "virtual sites")
 	flags.Float64Var(&j.Dirichlet, "dirichlet", 0, "parameter of the division by class; 0 is equal shares")
@@ -215,10 +221,13 @@ augmentation and server are those that suit it.`,
 	flags.StringVar(&j.Transcript, "transcript", "", "empty folder to record the run into, for vigie fed replay")
 	flags.Uint64Var(&j.Seed, "seed", 1, "of everything")
 	flags.BoolVar(&asJSON, "json", false, "print JSON")
+	flags.StringVar(&j.Program, "trainer", "", "command that trains at every site instead of the engine, such as \"python3 train.py\"")
+	flags.BoolVar(&j.AtSites, "evaluate-at-sites", false, "have the sites judge and calibrate the model by secure sums, too")
 	tables.flags(flags)
+	own.flags(flags)
 	cobra.CheckErr(command.MarkFlagRequired("data"))
-	command.MarkFlagsOneRequired("eval-split", "leave-out")
-	command.MarkFlagsMutuallyExclusive("eval-split", "leave-out")
+	command.MarkFlagsOneRequired("eval-split", "leave-out", "personal")
+	command.MarkFlagsMutuallyExclusive("eval-split", "leave-out", "personal")
 	return command
 }
 

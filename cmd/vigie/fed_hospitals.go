@@ -45,7 +45,7 @@ func (h *hospitals) flags(flags *pflag.FlagSet) {
 // suit tables where not.
 func (h *hospitals) run(cmd *cobra.Command, j simulate.Job, given federate.Terms, out string, asJSON bool) error {
 	flags := cmd.Flags()
-	for _, name := range []string{"malicious", "dropout", "dirichlet", "sites", "recipe", "model", "eval-split", "split", "compare", "group-size", "rule", "bad-groups"} {
+	for _, name := range []string{"malicious", "dropout", "dirichlet", "sites", "recipe", "model", "eval-split", "split", "compare", "group-size", "rule", "bad-groups", "evaluate-at-sites", "personal"} {
 		if flags.Lookup(name) != nil && flags.Changed(name) {
 			return fmt.Errorf("--%s does not go with --leave-out: the hospitals are the sites, and what was left out judges", name)
 		}
@@ -64,7 +64,7 @@ func (h *hospitals) run(cmd *cobra.Command, j simulate.Job, given federate.Terms
 		}
 	}
 	t.FinalRate = min(t.FinalRate, t.Rate)
-	s := simulate.Hospitals{Out: h.out, Hidden: h.hidden, Least: h.least, Terms: t, Kernels: j.Kernels, Seed: j.Seed}
+	s := simulate.Hospitals{Out: h.out, Hidden: h.hidden, Least: h.least, Terms: t, Kernels: j.Kernels, Program: j.Program, Seed: j.Seed}
 	var err error
 	if h.schema != "" {
 		if h.negative != nil || j.Data.LabelColumns != nil {

@@ -33,7 +33,8 @@ type Hospitals struct {
 	Least  int    // rows that a hospital has at least to be counted in the statistics
 
 	Terms    federate.Terms
-	Kernels  int // train.Recipe.Kernels
+	Kernels  int    // train.Recipe.Kernels
+	Program  string // as Options.Program
 	Seed     uint64
 	Progress func(FoldRound) // told of every round; may be nil
 }
@@ -68,6 +69,8 @@ type HospitalsReport struct {
 
 	// Model is that of the last hospital left out, with its columns.
 	Model *onnx.Model `json:"-"`
+
+	Program *federate.Program `json:"trainer,omitempty"` // nil: the engine
 }
 
 // HospitalReport is what a hospital has.
@@ -267,11 +270,20 @@ func (o Hospitals) fold(ctx context.Context, r *HospitalsReport, at int) (Fold, 
 		return fold, err
 	}
 	defer engine.Close()
+	shop, err := newWorkshop(engine, o.Program)
+	if err != nil {
+		return fold, err
+	}
+	defer shop.close()
 	initial, trained := engine.Variables()
 	fold.Variables = len(initial)
 	var links []federate.Link
 	for i := range inside {
-		site, err := federate.NewSite(federate.SiteOptions{Name: inside[i].Name, Terms: o.Terms, Members: c.members, Signer: c.signers[i], Trainer: engine.Trainer(sets[i]), Seed: o.Seed<<20 + uint64(i)})
+		trainer, err := shop.trainer(sets[i])
+		if err != nil {
+			return fold, err
+		}
+		site, err := federate.NewSite(federate.SiteOptions{Name: inside[i].Name, Terms: o.Terms, Members: c.members, Signer: c.signers[i], Trainer: trainer, Seed: o.Seed<<20 + uint64(i)})
 		if err != nil {
 			return fold, err
 		}
@@ -281,6 +293,8 @@ func (o Hospitals) fold(ctx context.Context, r *HospitalsReport, at int) (Fold, 
 	if err != nil {
 		return fold, err
 	}
+	defer coordinator.Settle()
+	r.Program = shop.program
 	failed := 0
 	for !coordinator.Done() {
 		outcome, err := coordinator.Round(ctx, links)
@@ -409,21 +423,31 @@ func (o Hospitals) together(ctx context.Context, hospitals []*tabular.Hospital, 
 	if n := slices.DeleteFunc(all.Counts(), func(n int) bool { return n == 0 }); len(n) < 2 {
 		return nil, errors.New("its rows are of one class")
 	}
-	x, err := alone(ctx, o.Terms, engine, all, o.Seed)
+	shop, err := newWorkshop(engine, o.Program)
+	if err != nil {
+		return nil, err
+	}
+	defer shop.close()
+	trainer, err := shop.trainer(all)
+	if err != nil {
+		return nil, err
+	}
+	initial, _ := engine.Variables()
+	x, err := alone(ctx, o.Terms, trainer, initial, o.Seed)
 	if err != nil {
 		return nil, err
 	}
 	return engine.Logits(ctx, x, judged)
 }
 
-// alone trains on a set by the terms' local rounds, without anybody else.
-func alone(ctx context.Context, terms federate.Terms, engine *federate.Engine, set *train.Set, seed uint64) ([]float32, error) {
+// alone trains by the terms' local rounds, without anybody else.
+func alone(ctx context.Context, terms federate.Terms, trainer federate.Trainer, x []float32, seed uint64) ([]float32, error) {
 	if terms.Algorithm == federate.FedProx { // there is nobody to stay close to
 		terms.Algorithm, terms.Proximal = federate.FedAvg, 0
 	}
-	x, _ := engine.Variables()
+	x = slices.Clone(x)
 	for round := range terms.Rounds {
-		update, err := federate.Learn(ctx, engine.Trainer(set), federate.Work{Terms: terms, Round: round, Seed: seed}, x)
+		update, err := federate.Learn(ctx, trainer, federate.Work{Terms: terms, Round: round, Seed: seed}, x)
 		if err != nil {
 			return nil, err
 		}

@@ -43,30 +43,48 @@ func (j Job) Run(ctx context.Context) (*Report, error) {
 	if err := train.CheckPatients(j.Train, j.Evaluation); err != nil {
 		return nil, err
 	}
+	if j.Network, err = j.network(j.Train); err != nil {
+		return nil, err
+	}
+	return Run(ctx, j.Options)
+}
+
+// RunPersonal simulates sites that keep parts of the model to themselves, on the
+// split that they have, of which each is judged on a share.
+func (j Job) RunPersonal(ctx context.Context, held float64, scanners bool) (*PersonalReport, error) {
+	data, err := studies.Open(ctx, j.Data)
+	if err != nil {
+		return nil, err
+	}
+	if j.Train, err = data.Set(j.Split); err != nil {
+		return nil, err
+	}
+	if j.Network, err = j.network(j.Train); err != nil {
+		return nil, err
+	}
+	return Personal{Options: j.Options, Held: held, Scanners: scanners}.Run(ctx)
+}
+
+// network is the one to begin with, for examples like the set's.
+func (j Job) network(like *train.Set) (*train.Network, error) {
 	if j.Model != "" {
 		m, err := onnx.Load(j.Model)
 		if err != nil {
 			return nil, err
 		}
-		if j.Network, err = train.Import(m, train.ImportOptions{}); err != nil {
-			return nil, err
-		}
-		return Run(ctx, j.Options)
+		return train.Import(m, train.ImportOptions{})
 	}
 	recipe, err := train.RecipeNamed(j.Recipe)
 	if err != nil {
 		return nil, err
 	}
 	cnn := recipe.Network
-	cnn.Channels, cnn.Rows, cnn.Columns, cnn.Classes = j.Train.Channels, j.Train.Rows, j.Train.Columns, j.Train.Classes
-	if j.Train.Shape != nil {
-		return nil, fmt.Errorf("simulate: %w: recipe %s is for images, and examples have shape %v; start from an ONNX file (--model)", ErrOptions, j.Recipe, j.Train.Shape)
+	cnn.Channels, cnn.Rows, cnn.Columns, cnn.Classes = like.Channels, like.Rows, like.Columns, like.Classes
+	if like.Shape != nil {
+		return nil, fmt.Errorf("simulate: %w: recipe %s is for images, and examples have shape %v; start from an ONNX file (--model)", ErrOptions, j.Recipe, like.Shape)
 	}
 	cnn.Members = 0
-	if j.Network, err = cnn.Build(rand.New(rand.NewPCG(j.Seed, 0xfed))); err != nil {
-		return nil, err
-	}
-	return Run(ctx, j.Options)
+	return cnn.Build(rand.New(rand.NewPCG(j.Seed, 0xfed)))
 }
 
 // Terminal tells a person how a simulation goes on, a line a round.
@@ -134,6 +152,12 @@ func (r *Report) Write(w io.Writer) error {
 			}
 		}
 		fmt.Fprintf(&b, "named are %d of %d malicious sites, and %d honest ones\n", right, r.Malicious, wrong)
+	}
+	if r.AtSites != nil {
+		fmt.Fprint(&b, r.AtSites)
+	}
+	if r.Program != nil {
+		fmt.Fprintf(&b, "trained by %s, SHA-256 %s\n", strings.Join(r.Program.Command, " "), r.Program.SHA256)
 	}
 	fmt.Fprintf(&b, "vectors   %.1f MB down, %.1f MB up; 4 bytes a variable come to %.1f MB each way\n", mega(r.Traffic.Down), mega(r.Traffic.Up), mega(r.Ideal.Up))
 	fmt.Fprintf(&b, "%.0f s, %.0f MB of memory at most, the whole process\n", r.Seconds, mega(r.Memory))

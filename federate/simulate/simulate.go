@@ -36,6 +36,12 @@ type Options struct {
 	Evaluation *train.Set // what the global model is judged on; at no site
 	Network    *train.Network
 	Kernels    int // train.Recipe.Kernels
+	// Program is a command that trains at every site instead of the engine; see
+	// federate.CommandOptions. The sites' examples are in files while it runs.
+	Program string
+	// AtSites also divides the evaluation set among the sites, which judge and
+	// calibrate the final model together.
+	AtSites bool
 
 	Terms     federate.Terms
 	Sites     int
@@ -108,6 +114,9 @@ type Report struct {
 	EpsilonUnit federate.Unit       `json:"epsilon_unit,omitempty"`
 	Privacy     *federate.Statement `json:"privacy,omitempty"`
 
+	AtSites *AtSites          `json:"at_sites,omitempty"`
+	Program *federate.Program `json:"trainer,omitempty"` // nil: the engine
+
 	Model *onnx.Model `json:"-"`
 }
 
@@ -135,6 +144,9 @@ func (o Options) check() error {
 	}
 	if o.Train == nil || o.Evaluation == nil || o.Network == nil {
 		return fail("sets to train and to evaluate on and a network are needed")
+	}
+	if o.Terms.Personal != nil {
+		return fail("parts of the model that stay at their site: there is no global model to judge; see Personal")
 	}
 	if o.Malicious < 0 || 2*o.Malicious >= o.Sites {
 		return fail("%d malicious sites of %d: want fewer than half", o.Malicious, o.Sites)
@@ -214,13 +226,24 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 		return nil, err
 	}
 	defer engine.Close()
+	shop, err := newWorkshop(engine, o.Program)
+	if err != nil {
+		return nil, err
+	}
+	defer shop.close()
+	if o.AtSites {
+		o.Terms = askable(o.Terms)
+		if err := o.Terms.Check(o.Sites); err != nil {
+			return nil, err
+		}
+	}
 	initial, trained := engine.Variables()
 	if err := o.private(len(initial)); err != nil {
 		return nil, err
 	}
 	r := &Report{Terms: o.Terms, Dirichlet: o.Dirichlet, Seed: o.Seed, Data: o.Train.Name, DataDigest: o.Train.Digest(), EvalDigest: o.Evaluation.Digest(),
 		Variables: len(initial), Malicious: o.Malicious, Dropout: o.Dropout, Trusted: o.Trusted}
-	cast, err := o.cast(r, engine, division)
+	cast, err := o.cast(r, shop, division)
 	if err != nil {
 		return nil, err
 	}
@@ -301,8 +324,18 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 			return nil, err
 		}
 	}
+	r.Program = shop.program
+	if o.AtSites {
+		var links []federate.Link
+		for _, s := range cast.sites {
+			links = append(links, federate.Direct(s))
+		}
+		if err := o.ask(ctx, r, engine, coordinator, links); err != nil {
+			return nil, err
+		}
+	}
 	if o.Compare {
-		if err := o.compare(ctx, r, engine, cast, initial); err != nil {
+		if err := o.compare(ctx, r, shop, cast, initial); err != nil {
 			return nil, err
 		}
 	}
@@ -377,7 +410,11 @@ type cast struct {
 	seed     uint64
 }
 
-func (o Options) cast(r *Report, engine *federate.Engine, division [][]int) (*cast, error) {
+func (o Options) cast(r *Report, shop *workshop, division [][]int) (*cast, error) {
+	var answers []*train.Set
+	if o.AtSites {
+		answers = portions(o.Evaluation, o.Sites, o.Seed)
+	}
 	c := &cast{bad: make([]bool, o.Sites), seed: o.Seed}
 	rng := rand.New(rand.NewPCG(o.Seed, 0x51a7e))
 	for _, i := range rng.Perm(o.Sites)[:o.Malicious] {
@@ -419,7 +456,13 @@ func (o Options) cast(r *Report, engine *federate.Engine, division [][]int) (*ca
 				set = poisoned(set)
 			}
 		}
-		options.Trainer = engine.Trainer(set)
+		if answers != nil {
+			options.Answers = shop.engine.Answers(answers[i])
+		}
+		var err error
+		if options.Trainer, err = shop.trainer(set); err != nil {
+			return nil, err
+		}
 		if plot != nil && !c.bad[i] {
 			if o.Terms.Algorithm != federate.FedSGD { // whose draws nobody can do again
 				options.Trainer = &remembered{Trainer: options.Trainer}
@@ -469,7 +512,7 @@ func (s silent) Ask(ctx context.Context, o federate.Order) (federate.Answer, err
 
 // compare trains in one place and at every honest site alone, by the same local
 // rounds from the same start.
-func (o Options) compare(ctx context.Context, r *Report, engine *federate.Engine, c *cast, initial []float32) error {
+func (o Options) compare(ctx context.Context, r *Report, shop *workshop, c *cast, initial []float32) error {
 	terms := o.Terms
 	if terms.Algorithm == federate.FedProx { // there is nobody to stay close to
 		terms.Algorithm, terms.Proximal = federate.FedAvg, 0
@@ -485,10 +528,14 @@ func (o Options) compare(ctx context.Context, r *Report, engine *federate.Engine
 				x[j] += v
 			}
 		}
-		auc, _, err := o.evaluate(ctx, engine, x)
+		auc, _, err := o.evaluate(ctx, shop.engine, x)
 		return auc, err
 	}
-	central, err := alone(engine.Trainer(o.Train), o.Seed)
+	together, err := shop.trainer(o.Train)
+	if err != nil {
+		return err
+	}
+	central, err := alone(together, o.Seed)
 	if err != nil {
 		return err
 	}
