@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/vigie/vigie/attack/privacy"
 	"github.com/vigie/vigie/federate"
+	"github.com/vigie/vigie/federate/simulate"
 	"github.com/vigie/vigie/train"
 	"github.com/vigie/vigie/train/studies"
 )
@@ -219,17 +221,10 @@ func (o Audit) Run(ctx context.Context) (*AuditReport, error) {
 	v.images = rows(v.set)
 	v.candidates = slices.Concat(v.images, rows(aux))
 	a := &auditor{Audit: &o, victim: v, aux: aux, network: n, twin: twins(v.images)}
-	// An image that was moved by two pixels is as recognisable, but would not be
-	// counted: sites train on images as they are.
-	a.terms = o.Terms
-	a.terms.Augmentation = train.Augmentation{}
 	r := &AuditReport{Head: o.head("federation", v.subject, inversionTechnique, membershipTechnique), Sites: o.Sites, Batch: o.Batch, SSIM: o.Limit,
 		Images: len(v.candidates), Limits: o.Limits, Protocol: SecureSum}
 	digest := o.Terms.Digest()
 	r.Terms = hex.EncodeToString(digest[:])
-	if o.Terms.Augmentation != (train.Augmentation{}) {
-		r.Notes = append(r.Notes, "the terms' augmentation was left out: a moved image is as recognisable, and would not be counted")
-	}
 	if err := a.run(ctx, r); err != nil {
 		return nil, err
 	}
@@ -243,28 +238,98 @@ type auditor struct {
 	*victim
 	aux     *train.Set
 	network *train.Network
-	terms   federate.Terms
 	twin    []int // of each image, the first of equal content
+	plain   *consortium
+	private *consortium // nil: there cannot be one
+	steps   int         // of a site without privacy
+}
+
+// consortia are the federation as agreed, and the same with or without differential
+// privacy, whichever it lacks.
+func (a *auditor) consortia(r *AuditReport, variables int) error {
+	terms := a.Terms
+	// An image that was moved by two pixels is as recognisable, but would not be
+	// counted: sites train on images as they are.
+	if terms.Augmentation != (train.Augmentation{}) {
+		r.Notes = append(r.Notes, "the terms' augmentation was left out: a moved image is as recognisable, and would not be counted")
+		terms.Augmentation = train.Augmentation{}
+	}
+	without := terms
+	if terms.DP != nil {
+		r.Protocol = SumAndDP
+		without.DP, without.Average = nil, 0
+		if without.Algorithm == federate.FedSGD {
+			without.Algorithm = federate.FedAvg
+		}
+	} else {
+		var err error
+		if terms, err = a.withPrivacy(terms, variables); err != nil {
+			return err
+		}
+		r.Notes = append(r.Notes, fmt.Sprintf("the terms have no differential privacy; for comparison, ε = %g, δ = %g of a patient", terms.DP.Epsilon, terms.DP.Delta))
+	}
+	if terms.DP.Views > 1 {
+		d := *terms.DP
+		d.Views, terms.DP = 0, &d
+	}
+	if err := without.Check(a.Sites); err != nil {
+		return err
+	}
+	a.plain = newConsortium(without, a.Sites, a.Seed)
+	a.steps = without.Epochs * ((a.Batch + without.Batch - 1) / without.Batch)
+	a.private = newConsortium(terms, a.Sites, a.Seed)
+	a.agreed().note(r)
+	return nil
+}
+
+// agreed is the federation that the verdict is about.
+func (a *auditor) agreed() *consortium {
+	if a.Terms.DP != nil {
+		return a.private
+	}
+	return a.plain
+}
+
+func (c *consortium) note(r *AuditReport) { r.Threshold = c.threshold() }
+
+// withPrivacy are the terms with the privacy that they are compared with.
+func (a *auditor) withPrivacy(t federate.Terms, variables int) (federate.Terms, error) {
+	o := simulate.Options{Terms: simulate.PrivateTerms(t, federate.Patient), Sites: a.Sites, Train: a.set}
+	o.Terms.Augmentation = train.Augmentation{}
+	o.Terms.DP = &federate.DP{Unit: federate.Patient, Epsilon: 8, Colluding: -1}
+	err := o.Private(variables)
+	return o.Terms, err
 }
 
 func (a *auditor) run(ctx context.Context, r *AuditReport) error {
-	c := newConsortium(a.terms, a.Sites, a.Seed)
-	r.Threshold = c.threshold()
-	whole, err := newScene("", a.network, c.terms, a.set, a.Kernels)
+	terms := a.Terms
+	terms.Augmentation = train.Augmentation{}
+	whole, err := newScene("", a.network, terms, a.set, a.Kernels)
 	if err != nil {
 		return err
 	}
 	defer whole.engine.Close()
+	if err := a.consortia(r, len(whole.start)); err != nil {
+		return err
+	}
 	r.Variables = len(whole.start)
 	weights := (&federate.Weights{Variables: whole.start}).Digest()
 	r.Weights = hex.EncodeToString(weights[:])
+	r.Without = map[string]string{}
+	if whole.trained != len(whole.start) {
+		if a.private == a.agreed() {
+			return fmt.Errorf("job: %s: %w: it has running statistics, which mix patients; the terms' privacy needs a model without", a.Model, ErrAsk)
+		}
+		a.private = nil
+		r.Without[string(Private)] = "the model has running statistics of batch normalisations, which mix patients"
+	}
 	a.Progress("the sites' refusals", 0)
-	if r.Moves, err = c.tryMoves(ctx, whole.engine, whole.start, a.set, a.Seed); err != nil {
+	if r.Moves, err = a.agreed().tryMoves(ctx, whole.engine, whole.start, a.set, a.Seed); err != nil {
 		return err
 	}
 	a.Progress("the sites' refusals", 1)
 	layer := slices.IndexFunc(r.Moves, func(m Move) bool { return m.Name == "inserted-layer" })
-	scenes, why, err := a.scenes(ctx, c, a.network, a.set, a.aux)
+	scenes, why, err := a.scenes(ctx, a.plain, a.network, a.set, a.aux)
 	if err != nil {
 		return err
 	}
@@ -273,9 +338,9 @@ func (a *auditor) run(ctx context.Context, r *AuditReport) error {
 			s.engine.Close()
 		}
 	}()
-	r.Without = why
+	maps.Copy(r.Without, why)
 	for _, s := range scenes {
-		figures, err := a.invert(ctx, c, s)
+		figures, err := a.invert(ctx, s)
 		if err != nil {
 			return err
 		}
@@ -285,38 +350,54 @@ func (a *auditor) run(ctx context.Context, r *AuditReport) error {
 		r.Figures = append(r.Figures, figures...)
 	}
 	if a.asks(AuditOptimise) {
-		figures, err := a.search(ctx, c)
+		figures, err := a.search(ctx)
 		if err != nil {
 			return err
 		}
 		r.Figures = append(r.Figures, figures...)
 	}
 	if a.asks(AuditMembership) {
-		if r.Members, err = a.membership(ctx, c); err != nil {
+		if r.Members, err = a.membership(ctx); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// draw are the images of every site in a round, and as many that are in no update.
-// The same round draws the same, whatever the attack and the protection.
-func (a *auditor) draw(round, each int) (at [][]int, never [][]float32) {
+// draw are the images that each site has in a round. The same round draws the same,
+// whatever the attack.
+func (a *auditor) draw(round, each int) (at [][]int) {
 	rng := rand.New(rand.NewPCG(a.Seed, uint64(round)|0xd4a<<32))
 	order := rng.Perm(len(a.images))
 	for i := range a.Sites {
 		at = append(at, order[i*each:(i+1)*each])
 	}
+	return at
+}
+
+// privately is how many images a site has so that a round learns from about so many
+// of them.
+func (a *auditor) privately(each int) int {
+	return min(int(math.Ceil(float64(each)/a.private.terms.DP.Rate)), len(a.images)/a.Sites)
+}
+
+// others are as many images that are in no update: a copy of one that is in it is in
+// it, too.
+func (a *auditor) others(used []int, round int) (never [][]float32) {
 	in := map[int]bool{}
-	for _, k := range order[:a.Sites*each] {
+	for _, k := range used {
 		in[a.twin[k]] = true
 	}
-	for _, k := range order[a.Sites*each:] { // a copy of an image that is in an update is in it, too
-		if !in[a.twin[k]] && len(never) < a.Sites*each {
+	rng := rand.New(rand.NewPCG(a.Seed, uint64(round)|0x0fe<<32))
+	for _, k := range rng.Perm(len(a.images)) {
+		if len(never) == len(used) {
+			break
+		}
+		if !in[a.twin[k]] {
 			never = append(never, a.images[k])
 		}
 	}
-	return at, never
+	return never
 }
 
 // twins says of each image which is the first of equal content.
@@ -344,35 +425,47 @@ type tally struct {
 
 func (t *tally) done() bool { return t.figure.Trials >= t.want }
 
-func (a *auditor) count(t *tally, found [][]float32, at []int, never [][]float32) error {
-	never = never[:min(len(never), len(at))]
-	h, err := privacy.Count(found, pick(a.images, at), never, a.candidates, privacy.Matching{Rows: a.set.Rows, Columns: a.set.Columns, Threshold: a.Limit})
+func (a *auditor) count(t *tally, found [][]float32, used []int, round int) error {
+	t.figure.Rounds++
+	if len(used) == 0 { // nobody was drawn
+		return nil
+	}
+	h, err := privacy.Count(found, pick(a.images, used), a.others(used, round), a.candidates, privacy.Matching{Rows: a.set.Rows, Columns: a.set.Columns, Threshold: a.Limit})
 	if err != nil {
 		return err
 	}
 	t.figure.Add(h)
+	t.figure.Images = int(math.Round(float64(t.figure.Trials) / float64(t.figure.Rounds)))
 	return nil
+}
+
+// want is how many trials a protection gets.
+func (a *auditor) want(p Protection, of, compared int) int {
+	if p == SumAndDP && a.Terms.DP != nil || p == SecureSum && a.Terms.DP == nil {
+		return of
+	}
+	return compared
 }
 
 // invert runs rounds until every view has been attacked often enough. What a site
 // sent without protection is of the same rounds as the sums.
-func (a *auditor) invert(ctx context.Context, c *consortium, s *scene) ([]AuditFigure, error) {
-	steps := c.terms.Epochs * ((a.Batch + c.terms.Batch - 1) / c.terms.Batch)
-	bare := &tally{AuditFigure{Attack: s.attack, Means: s.means, Protection: Unprotected, View: viewUpdate, Images: a.Batch}, a.Compared}
-	masked := &tally{AuditFigure{Attack: s.attack, Means: s.means, Protection: SecureSum, View: viewMasked, Images: a.Batch}, a.Compared}
-	summed := &tally{AuditFigure{Attack: s.attack, Means: s.means, Protection: SecureSum, View: viewSum}, a.Trials}
+func (a *auditor) invert(ctx context.Context, s *scene) ([]AuditFigure, error) {
+	new := func(p Protection, view string, want int) *tally {
+		return &tally{AuditFigure{Attack: s.attack, Means: s.means, Protection: p, View: view}, want}
+	}
+	bare, masked := new(Unprotected, viewUpdate, a.Compared), new(SecureSum, viewMasked, a.Compared)
+	summed := new(SecureSum, viewSum, a.want(SecureSum, a.Trials, a.Compared))
 	all := []*tally{bare, masked, summed}
 	stage := "attack " + s.attack
 	if s.means != "" {
 		stage += " by " + s.means
 	}
 	for round := 0; slices.ContainsFunc(all, func(t *tally) bool { return !t.done() }); round++ {
-		at, never := a.draw(round, a.Batch)
-		e, err := c.round(ctx, s.engine, s.start, s.trained, a.set, at, a.Seed<<20+uint64(round)<<8, s.lie)
+		e, err := a.plain.round(ctx, game{scene: s, set: a.set, at: a.draw(round, a.Batch), seed: a.seed(round), lie: s.lie})
 		if err != nil {
 			return nil, err
 		}
-		for i := range at {
+		for i, used := range e.used {
 			for _, one := range []struct {
 				tally  *tally
 				update []float32
@@ -380,28 +473,51 @@ func (a *auditor) invert(ctx context.Context, c *consortium, s *scene) ([]AuditF
 				if one.tally.done() {
 					continue
 				}
-				one.tally.figure.Rounds = round + 1
-				if err := a.count(one.tally, s.found(c.terms, steps, one.update), at[i], never); err != nil {
+				if err := a.count(one.tally, s.found(a.plain.terms, a.steps, one.update), used, round); err != nil {
 					return nil, err
 				}
 			}
 		}
-		for _, sum := range e.sums {
-			if summed.done() {
-				break
-			}
-			in := e.images(sum.sites)
-			summed.figure.Images, summed.figure.Rounds = len(in), round+1
-			if err := a.count(summed, s.found(c.terms, steps, sum.mean), in, never); err != nil {
+		if err := a.countSums(summed, s, a.plain.terms, e, round); err != nil {
+			return nil, err
+		}
+		a.Progress(stage+", no noise", min(1, float64(summed.figure.Trials)/float64(summed.want)))
+	}
+	if a.private == nil {
+		return finished(all), nil
+	}
+	for _, t := range []*tally{new(Private, viewNoisy, a.Compared), new(SumAndDP, viewSum, a.want(SumAndDP, a.Trials, a.Compared))} {
+		for round := 0; !t.done(); round++ {
+			e, err := a.private.round(ctx, game{scene: s, set: a.set, at: a.draw(round, a.privately(a.Batch)), seed: a.seed(round), lie: s.lie, alone: t.figure.Protection == Private})
+			if err != nil {
 				return nil, err
 			}
+			if err := a.countSums(t, s, a.private.terms, e, round); err != nil {
+				return nil, err
+			}
+			a.Progress(stage+", "+string(t.figure.Protection), min(1, float64(t.figure.Trials)/float64(t.want)))
 		}
-		if len(e.sums) == 0 {
-			return nil, errors.New("job: a round of the audit opened no sum")
-		}
-		a.Progress(stage, min(1, float64(summed.figure.Trials)/float64(summed.want)))
+		all = append(all, t)
 	}
 	return finished(all), nil
+}
+
+func (a *auditor) seed(round int) uint64 { return a.Seed<<24 + uint64(round)<<8 }
+
+// countSums counts what the opened sums of a round give.
+func (a *auditor) countSums(t *tally, s *scene, terms federate.Terms, e *exchange, round int) error {
+	if len(e.sums) == 0 {
+		return errors.New("job: a round of the audit opened no sum")
+	}
+	for _, sum := range e.sums {
+		if t.done() {
+			break
+		}
+		if err := a.count(t, s.found(terms, a.steps, sum.mean), e.images(sum.sites), round); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // What was attacked.
@@ -409,8 +525,10 @@ const (
 	viewUpdate = "a site's update"
 	viewMasked = "a site's masked update"
 	viewSum    = "the opened sum"
+	viewNoisy  = "a site's noisy update"
 	viewGlobal = "the global model"
 	viewLocal  = "a site's model, in the last round"
+	viewAlone  = "a model of one site's noisy updates"
 )
 
 func finished(all []*tally) []AuditFigure {
@@ -431,17 +549,20 @@ func finished(all []*tally) []AuditFigure {
 	return out
 }
 
-// search looks for the images of sites that have one each, the hardest case for a
-// hospital: every gradient of every weight is matched.
-func (a *auditor) search(ctx context.Context, c *consortium) ([]AuditFigure, error) {
-	s, err := newScene(AuditOptimise, a.network, c.terms, a.set, a.Kernels)
+// search looks for the images of sites that learn from one each, the hardest case for
+// a hospital: every gradient of every weight is matched.
+func (a *auditor) search(ctx context.Context) ([]AuditFigure, error) {
+	s, err := newScene(AuditOptimise, a.network, a.plain.terms, a.set, a.Kernels)
 	if err != nil {
 		return nil, err
 	}
 	defer s.engine.Close()
-	views := []*tally{
-		{AuditFigure{Attack: AuditOptimise, Protection: Unprotected, View: viewUpdate, Images: 1}, a.Searches},
-		{AuditFigure{Attack: AuditOptimise, Protection: SecureSum, View: viewSum, Images: a.Sites}, a.Searches},
+	new := func(p Protection, view string) *tally {
+		return &tally{AuditFigure{Attack: AuditOptimise, Protection: p, View: view}, a.Searches}
+	}
+	views := []*tally{new(Unprotected, viewUpdate), new(SecureSum, viewSum)}
+	if a.private != nil {
+		views = append(views, new(Private, viewNoisy), new(SumAndDP, viewSum))
 	}
 	leaks := map[int]*privacy.Leak{}
 	defer func() {
@@ -449,52 +570,54 @@ func (a *auditor) search(ctx context.Context, c *consortium) ([]AuditFigure, err
 			l.Close()
 		}
 	}()
-	match := func(t *tally, update []float32, at []int, never [][]float32, round int) error {
-		l := leaks[len(at)]
+	match := func(t *tally, terms federate.Terms, update []float32, used []int, round int) error {
+		if len(used) == 0 || t.done() {
+			return nil
+		}
+		l := leaks[len(used)]
 		if l == nil {
 			var err error
-			if l, err = privacy.NewLeak(a.network.Model, privacy.LeakOptions{Input: a.network.Input, Logits: a.network.Logits, Weights: a.network.Weights, Batch: len(at)}); err != nil {
+			if l, err = privacy.NewLeak(a.network.Model, privacy.LeakOptions{Input: a.network.Input, Logits: a.network.Logits, Weights: a.network.Weights, Batch: len(used)}); err != nil {
 				return err
 			}
-			leaks[len(at)] = l
+			leaks[len(used)] = l
 		}
 		var observed [][]float32
 		for _, name := range a.network.Weights {
-			observed = append(observed, s.gradient(c.terms, c.terms.Epochs, update, name))
+			observed = append(observed, s.gradient(terms, terms.Epochs, update, name))
 		}
-		m, err := privacy.Match(ctx, l, observed, pick(a.set.Labels, at), privacy.MatchOptions{Steps: a.Steps, Rows: a.set.Rows, Columns: a.set.Columns, Low: 0, High: 1, TV: 1e-4,
-			Seed: a.Seed + uint64(round)<<20 + uint64(at[0])})
+		m, err := privacy.Match(ctx, l, observed, pick(a.set.Labels, used), privacy.MatchOptions{Steps: a.Steps, Rows: a.set.Rows, Columns: a.set.Columns, Low: 0, High: 1, TV: 1e-4,
+			Seed: a.Seed + uint64(round)<<20 + uint64(used[0])})
 		if err != nil {
 			return err
 		}
-		t.figure.Rounds, t.figure.Images = round+1, len(at)
-		return a.count(t, m.Images, at, never)
+		return a.count(t, m.Images, used, round)
 	}
-	for round := 0; slices.ContainsFunc(views, func(t *tally) bool { return !t.done() }); round++ {
-		at, never := a.draw(round, 1)
-		e, err := c.round(ctx, s.engine, s.start, s.trained, a.set, at, a.Seed<<20+uint64(round)<<8, false)
-		if err != nil {
-			return nil, err
-		}
-		for i := range at {
-			if !views[0].done() {
-				if err := match(views[0], e.sent[i], at[i], never, round); err != nil {
-					return nil, err
+	for n, t := range views {
+		for round := 0; !t.done(); round++ {
+			c, each := a.plain, 1
+			if n > 1 {
+				c, each = a.private, a.privately(1)
+			}
+			e, err := c.round(ctx, game{scene: s, set: a.set, at: a.draw(round, each), seed: a.seed(round), alone: t.figure.Protection == Private})
+			if err != nil {
+				return nil, err
+			}
+			if n == 0 {
+				for i, used := range e.used {
+					if err := match(t, c.terms, e.sent[i], used, round); err != nil {
+						return nil, err
+					}
+				}
+			} else {
+				for _, sum := range e.sums {
+					if err := match(t, c.terms, sum.mean, e.images(sum.sites), round); err != nil {
+						return nil, err
+					}
 				}
 			}
+			a.Progress("attack "+AuditOptimise, (float64(n)+min(1, float64(t.figure.Trials)/float64(t.want)))/float64(len(views)))
 		}
-		for _, sum := range e.sums {
-			if !views[1].done() {
-				if err := match(views[1], sum.mean, e.images(sum.sites), never, round); err != nil {
-					return nil, err
-				}
-			}
-		}
-		done := 0
-		for _, t := range views {
-			done += min(t.figure.Trials, t.want)
-		}
-		a.Progress("attack "+AuditOptimise, min(1, float64(done)/float64(len(views)*a.Searches)))
 	}
 	return finished(views), nil
 }

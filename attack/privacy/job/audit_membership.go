@@ -2,6 +2,7 @@ package job
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -11,19 +12,6 @@ import (
 	"github.com/vigie/vigie/train"
 )
 
-// recorder keeps the variables that a site's own training led to: what a server
-// would see of a site whose update nothing hides.
-type recorder struct {
-	federate.Trainer
-	last []float32
-}
-
-func (t *recorder) Train(ctx context.Context, w federate.Work) (int, float64, error) {
-	steps, loss, err := t.Trainer.Train(ctx, w)
-	t.last = slices.Clone(w.Variables)
-	return steps, loss, err
-}
-
 // federated are shadow federations: of each, what the two views answer.
 type federated struct {
 	global privacy.Shadows
@@ -32,26 +20,45 @@ type federated struct {
 
 // membership trains federations of random halves of the people, through the
 // protocol, and attacks each with the others' help.
-func (a *auditor) membership(ctx context.Context, c *consortium) ([]AuditMember, error) {
+func (a *auditor) membership(ctx context.Context) ([]AuditMember, error) {
 	pool, site := a.people()
 	out := []AuditMember{}
-	views, err := a.federations(ctx, c, pool, site, "membership, "+string(SecureSum))
+	add := func(p Protection, view string, pool *train.Set, s privacy.Shadows) error {
+		m, err := a.compare(pool, s)
+		if err != nil {
+			return err
+		}
+		m.Protection, m.View = p, view
+		out = append(out, *m)
+		return nil
+	}
+	plain, err := a.federations(ctx, a.plain, pool, site, false, "membership, no noise")
 	if err != nil {
 		return nil, err
 	}
-	for _, v := range []struct {
-		protection Protection
-		view       string
-		shadows    privacy.Shadows
-	}{{Unprotected, viewLocal, views.local}, {SecureSum, viewGlobal, views.global}} {
-		m, err := a.compare(pool, v.shadows)
-		if err != nil {
-			return nil, err
-		}
-		m.Protection, m.View = v.protection, v.view
-		out = append(out, *m)
+	if err := errors.Join(add(Unprotected, viewLocal, pool, plain.local), add(SecureSum, viewGlobal, pool, plain.global)); err != nil {
+		return nil, err
 	}
-	return out, nil
+	if a.private == nil {
+		return out, nil
+	}
+	// Without the masks of the others, a site's noisy updates can be followed alone.
+	var first []int
+	for i, s := range site {
+		if s == 0 {
+			first = append(first, i)
+		}
+	}
+	own := pool.Subset(first)
+	alone, err := a.federations(ctx, a.private, own, make([]int, own.Len()), true, "membership, "+string(Private))
+	if err != nil {
+		return nil, err
+	}
+	both, err := a.federations(ctx, a.private, pool, site, false, "membership, "+string(SumAndDP))
+	if err != nil {
+		return nil, err
+	}
+	return out, errors.Join(add(Private, viewAlone, own, alone.global), add(SumAndDP, viewGlobal, pool, both.global))
 }
 
 // people are those whose membership is asked, and at which site each would be.
@@ -74,7 +81,9 @@ func (a *auditor) people() (*train.Set, []int) {
 	return pool, site
 }
 
-func (a *auditor) federations(ctx context.Context, c *consortium, pool *train.Set, site []int, stage string) (*federated, error) {
+// federations trains them. alone: all people are at the first site, the others work
+// for the server.
+func (a *auditor) federations(ctx context.Context, c *consortium, pool *train.Set, site []int, alone bool, stage string) (*federated, error) {
 	out := &federated{}
 	out.global.Queries, out.local.Queries = 1, 1
 	out.global.In = assign(pool, a.Shadows, 0.5, a.Seed)
@@ -86,7 +95,7 @@ func (a *auditor) federations(ctx context.Context, c *consortium, pool *train.Se
 	defer engine.Close()
 	start, trained := engine.Variables()
 	for k := range a.Shadows {
-		var sites []*recorder
+		var sites []*learner
 		var links []federate.Link
 		for s := range a.Sites {
 			var at []int
@@ -95,15 +104,19 @@ func (a *auditor) federations(ctx context.Context, c *consortium, pool *train.Se
 					at = append(at, i)
 				}
 			}
+			var tamper func(*federate.Draft)
+			if alone && s > 0 {
+				at, tamper = []int{0}, accomplice // which adds nothing
+			}
 			if len(at) == 0 {
 				return nil, errTooFewPeople(a.People, a.Sites)
 			}
-			t := &recorder{Trainer: engine.Trainer(pool.Subset(at))}
-			made, err := c.site(s, t, a.Seed<<20+uint64(k)<<8+uint64(s), nil)
+			t := newLearner(engine, pool, at)
+			made, err := c.site(s, t, a.Seed<<24+uint64(k)<<8, tamper)
 			if err != nil {
 				return nil, err
 			}
-			sites, links = append(sites, t), append(links, federate.Direct(made))
+			sites, links = append(sites, t.(interface{ record() *learner }).record()), append(links, federate.Direct(made))
 		}
 		coordinator, err := federate.NewCoordinator(federate.CoordinatorOptions{Terms: c.terms, Members: c.members, Variables: start, Trained: trained, Parallel: 1})
 		if err != nil {
@@ -127,6 +140,9 @@ func (a *auditor) federations(ctx context.Context, c *consortium, pool *train.Se
 		}
 		local := make([]float64, pool.Len())
 		for s, t := range sites {
+			if t.last == nil { // under privacy a site has no model of its own
+				continue
+			}
 			own, err := signal(t.last)
 			if err != nil {
 				return nil, err

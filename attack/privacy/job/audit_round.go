@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
@@ -39,28 +40,42 @@ func newConsortium(terms federate.Terms, sites int, seed uint64) *consortium {
 	return c
 }
 
-// site makes one of the consortium's sites. seen, if not nil, is told the update
-// that it learnt, clipped, before anything hides it.
-func (c *consortium) site(i int, t federate.Trainer, seed uint64, seen func([]float32)) (*federate.Site, error) {
-	o := federate.SiteOptions{Name: c.members[i].Name, Terms: c.terms, Members: c.members, Signer: c.signers[i], Trainer: t, Seed: seed}
-	if seen != nil {
+// site makes one of the consortium's sites. Its noise is of the seed, so that an
+// audit can be repeated: it protects nobody, and need not.
+func (c *consortium) site(i int, t federate.Trainer, seed uint64, tamper func(*federate.Draft)) (*federate.Site, error) {
+	var noise [32]byte
+	binary.LittleEndian.PutUint64(noise[:], seed)
+	binary.LittleEndian.PutUint64(noise[8:], uint64(i))
+	o := federate.SiteOptions{Name: c.members[i].Name, Terms: c.terms, Members: c.members, Signer: c.signers[i], Trainer: t, Seed: seed + uint64(i), Noise: rand.NewChaCha8(noise)}
+	if tamper != nil {
 		o.Tamper = func(_ context.Context, d *federate.Draft) error {
-			seen(slices.Clone(d.Update)) // and leaves it as it is
+			tamper(d)
 			return nil
 		}
 	}
 	return federate.NewSite(o)
 }
 
+// accomplice is a site that works for the server: it adds nothing to the sum, and
+// none of its noise.
+func accomplice(d *federate.Draft) {
+	clear(d.Update)
+	d.Weight = 0
+}
+
 // threshold is how many sites must be in a sum of all.
 func (c *consortium) threshold() int {
-	return secagg.Round{Minimum: c.terms.Minimum}.Threshold(len(c.members))
+	t := secagg.Round{Minimum: c.terms.Minimum}.Threshold(len(c.members))
+	if d := c.terms.DP; d != nil {
+		t = max(t, d.Honest+d.Colluding)
+	}
+	return t
 }
 
 // watched is the way to a site, on which the server reads what comes back.
 type watched struct {
 	federate.Link
-	read func(name string, vector []uint32)
+	read func(vector []uint32)
 	lose bool // the server says that the update never came
 }
 
@@ -69,7 +84,7 @@ var errLost = errors.New("the server says that it was lost")
 func (w watched) Ask(ctx context.Context, o federate.Order) (federate.Answer, error) {
 	answer, err := w.Link.Ask(ctx, o)
 	if err == nil && answer.Vector != nil {
-		w.read(w.Name(), slices.Clone(answer.Vector))
+		w.read(answer.Vector)
 		if w.lose {
 			return federate.Answer{}, errLost
 		}
@@ -77,9 +92,67 @@ func (w watched) Ask(ctx context.Context, o federate.Order) (federate.Answer, er
 	return answer, err
 }
 
+// learner is a trainer that remembers which of a set's examples a round learns from.
+type learner struct {
+	federate.Trainer
+	at     []int   // positions of the site's examples
+	people [][]int // examples of each patient, as positions among these
+	used   []int   // positions of those that the last round learnt from
+	last   []float32
+}
+
+func newLearner(e *federate.Engine, set *train.Set, at []int) federate.Trainer {
+	own := set.Subset(at)
+	l := &learner{Trainer: e.Trainer(own), at: at}
+	places := map[string]int{}
+	for i := range own.Len() {
+		name := own.Person(i)
+		p, met := places[name]
+		if !met {
+			p = len(l.people)
+			places[name] = p
+			l.people = append(l.people, nil)
+		}
+		l.people[p] = append(l.people[p], i)
+	}
+	if patients, is := l.Trainer.(federate.PatientTrainer); is {
+		return &patientLearner{learner: l, patients: patients}
+	}
+	return l
+}
+
+// Train implements federate.Trainer.
+func (l *learner) Train(ctx context.Context, w federate.Work) (int, float64, error) {
+	steps, loss, err := l.Trainer.Train(ctx, w)
+	l.used, l.last = l.at, slices.Clone(w.Variables)
+	return steps, loss, err
+}
+
+func (l *learner) record() *learner { return l }
+
+// patientLearner knows patients, too.
+type patientLearner struct {
+	*learner
+	patients federate.PatientTrainer
+}
+
+// Patients implements federate.PatientTrainer.
+func (l *patientLearner) Patients() int { return l.patients.Patients() }
+
+// Gradients implements federate.PatientTrainer.
+func (l *patientLearner) Gradients(ctx context.Context, w federate.Work, patients []int, yield func([]float32) error) error {
+	l.used = nil
+	for _, p := range patients {
+		for _, i := range l.people[p] {
+			l.used = append(l.used, l.at[i])
+		}
+	}
+	return l.patients.Gradients(ctx, w, patients, yield)
+}
+
 // exchange is what a round gives the server, beside what it must not.
 type exchange struct {
-	at     [][]int     // positions of each site's images
+	used   [][]int     // positions of the images that each site learnt from
 	sent   [][]float32 // what each site learnt, before anything hides it
 	masked [][]float32 // what left each site, read as if it were not masked
 	sums   []opened
@@ -91,46 +164,67 @@ type opened struct {
 	mean  []float32 // update
 }
 
-// images are those of the sites in the sum.
+// images are those that the sites in a sum learnt from.
 func (e *exchange) images(sites []int) (at []int) {
 	for _, i := range sites {
-		at = append(at, e.at[i]...)
+		at = append(at, e.used[i]...)
 	}
 	return at
 }
 
-// round runs the first round of a federation from the given weights, each site
-// having its own images. A lying server loses as many updates as the sites allow.
-func (c *consortium) round(ctx context.Context, e *federate.Engine, start []float32, trained int, set *train.Set, at [][]int, seed uint64, lie bool) (*exchange, error) {
-	out := &exchange{at: at, sent: make([][]float32, len(at)), masked: make([][]float32, len(at))}
+// game says how the server plays.
+type game struct {
+	scene *scene
+	set   *train.Set
+	at    [][]int // positions of each site's images
+	seed  uint64
+	lie   bool // it loses as many updates as the sites allow
+	alone bool // all sites but the first work for it
+}
+
+// round runs the first round of a federation.
+func (c *consortium) round(ctx context.Context, g game) (*exchange, error) {
+	out := &exchange{used: make([][]int, len(g.at)), sent: make([][]float32, len(g.at)), masked: make([][]float32, len(g.at))}
 	place := map[string]int{}
 	scale := secagg.Fixed{Bound: max(1, c.terms.Bound), Sites: len(c.members)}
 	var links []federate.Link
+	learners := make([]*learner, len(g.at))
 	lost := 0
-	if lie && c.terms.GroupSize == 0 {
+	if g.lie && c.terms.GroupSize == 0 {
 		lost = len(c.members) - c.threshold()
 	}
-	for i := range at {
-		site, err := c.site(i, e.Trainer(set.Subset(at[i])), seed+uint64(i), func(u []float32) { out.sent[i] = u })
+	for i := range g.at {
+		t := newLearner(g.scene.engine, g.set, g.at[i])
+		learners[i] = t.(interface{ record() *learner }).record()
+		var tamper func(*federate.Draft)
+		if c.terms.DP == nil {
+			tamper = func(d *federate.Draft) { out.sent[i] = slices.Clone(d.Update) } // which stays as it is
+		}
+		if g.alone && i > 0 {
+			tamper = accomplice
+		}
+		site, err := c.site(i, t, g.seed, tamper)
 		if err != nil {
 			return nil, err
 		}
 		place[c.members[i].Name] = i
-		links = append(links, watched{Link: federate.Direct(site), lose: i >= len(at)-lost, read: func(name string, v []uint32) {
+		links = append(links, watched{Link: federate.Direct(site), lose: i >= len(g.at)-lost, read: func(v []uint32) {
 			plain := make([]float64, len(v))
 			scale.Decode(plain, v)
-			own := make([]float32, len(start))
+			own := make([]float32, len(g.scene.start))
 			for j := range own {
 				own[j] = float32(plain[j])
 			}
-			out.masked[place[name]] = own
+			out.masked[i] = own
 		}})
 	}
-	coordinator, err := federate.NewCoordinator(federate.CoordinatorOptions{Terms: c.terms, Members: c.members, Variables: start, Trained: trained, Parallel: 1,
+	coordinator, err := federate.NewCoordinator(federate.CoordinatorOptions{Terms: c.terms, Members: c.members, Variables: g.scene.start, Trained: g.scene.trained, Parallel: 1,
 		Opened: func(survivors []string, mean []float32, _ float64) {
-			sum := opened{mean: slices.Clone(mean[:len(start)])}
+			sum := opened{mean: slices.Clone(mean[:len(g.scene.start)])}
 			for _, name := range survivors {
-				sum.sites = append(sum.sites, place[name])
+				if i := place[name]; !g.alone || i == 0 {
+					sum.sites = append(sum.sites, i)
+				}
 			}
 			out.sums = append(out.sums, sum)
 		}})
@@ -139,6 +233,9 @@ func (c *consortium) round(ctx context.Context, e *federate.Engine, start []floa
 	}
 	if _, err := coordinator.Round(ctx, links); err != nil {
 		return nil, err
+	}
+	for i, l := range learners {
+		out.used[i] = l.used
 	}
 	return out, nil
 }
@@ -405,12 +502,14 @@ func (s *scene) gradient(terms federate.Terms, steps int, update []float32, name
 	from := s.from[name]
 	count, _ := w.Count()
 	out := make([]float32, count)
-	size := terms.Rate * float64(steps)
-	if terms.Algorithm != federate.SCAFFOLD {
-		size *= 1 + terms.Momentum // of the first step, by Nesterov
+	size, decay := 1.0, 0.0
+	if terms.DP == nil {
+		size = terms.Rate * float64(steps)
+		if terms.Algorithm != federate.SCAFFOLD {
+			size *= 1 + terms.Momentum // of the first step, by Nesterov
+		}
 	}
-	decay := 0.0
-	if len(w.Dims) > 1 && norm(update[:s.trained]) < 0.999*terms.Bound { // of a shortened one nobody knows by how much
+	if terms.DP == nil && len(w.Dims) > 1 && norm(update[:s.trained]) < 0.999*terms.Bound { // of a shortened one nobody knows by how much
 		decay = terms.Decay
 	}
 	for j := range out {
