@@ -95,8 +95,9 @@ func PrivateTerms(t federate.Terms, unit federate.Unit) federate.Terms {
 	return t
 }
 
-// private fills in what the terms' privacy leaves open, and plans the noise.
-func (o *Options) private(variables int) error {
+// Private fills in what the privacy of the options' terms leaves open, for their
+// sites and the people of Train, and plans the noise for a model of so many variables.
+func (o *Options) Private(variables int) error {
 	if o.Terms.DP == nil {
 		return nil
 	}

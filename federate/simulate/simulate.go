@@ -238,7 +238,7 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 		}
 	}
 	initial, trained := engine.Variables()
-	if err := o.private(len(initial)); err != nil {
+	if err := o.Private(len(initial)); err != nil {
 		return nil, err
 	}
 	r := &Report{Terms: o.Terms, Dirichlet: o.Dirichlet, Seed: o.Seed, Data: o.Train.Name, DataDigest: o.Train.Digest(), EvalDigest: o.Evaluation.Digest(),

@@ -78,6 +78,11 @@ func TestUpdatesThatNothingHidesGiveTheirImagesAndMaskedOnesGiveNone(t *testing.
 		if a.attack == AuditOptimise {
 			continue
 		}
+		for p, view := range map[Protection]string{Private: viewNoisy, SumAndDP: viewSum} {
+			if noisy := find(t, r, a.attack, a.means, p, view); noisy.Hits.Hits != 0 || noisy.Trials < 48 {
+				t.Errorf("%s %s: %d of %d hits against %s", a.attack, a.means, noisy.Hits.Hits, noisy.Trials, p)
+			}
+		}
 		if masked := find(t, r, a.attack, a.means, SecureSum, viewMasked); masked.Hits.Hits != 0 || masked.Trials < 48 {
 			t.Errorf("%s %s: %d of %d hits of masked updates", a.attack, a.means, masked.Hits.Hits, masked.Trials)
 		}
@@ -166,10 +171,15 @@ func TestMembersOfFederationsThatLearnByHeartAreRecognised(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(r.Members) != 2 {
+	if len(r.Members) != 4 {
 		t.Fatalf("%d views", len(r.Members))
 	}
-	for _, m := range r.Members {
+	for _, m := range r.Members[2:] {
+		if m.AUC.Low > 0.5 {
+			t.Errorf("%s, %s: AUC %v", m.Protection, m.View, m.AUC)
+		}
+	}
+	for _, m := range r.Members[:2] {
 		if m.AUC.Low <= 0.55 || m.ROC.Members+m.NonMembers != 6*60 {
 			t.Errorf("%s, %s: AUC %v (loss %v) of %d members and %d others", m.Protection, m.View, m.AUC, m.Loss.AUC, m.ROC.Members, m.NonMembers)
 		}
