@@ -16,6 +16,7 @@ import (
 	"github.com/vigie/vigie/attack/privacy/job"
 	"github.com/vigie/vigie/engine"
 	"github.com/vigie/vigie/federate"
+	"github.com/vigie/vigie/federate/simulate"
 	"github.com/vigie/vigie/keys/certificates"
 	"github.com/vigie/vigie/train"
 )
@@ -23,7 +24,7 @@ import (
 func newPrivacyAuditCommand() *cobra.Command {
 	var (
 		o                        job.Audit
-		terms, key, out          string
+		terms, key, out, noise   string
 		asJSON, standard, failed bool
 	)
 	agreed := federate.DefaultTerms("audit")
@@ -52,7 +53,8 @@ were in no update. The verdict is about what the terms provide, by the limits: o
 flags of a default federation count. --out writes the report signed with --key (an
 Ed25519 key, PEM), for a consortium that requires it before a run starts.`,
 		Example: `  vigie privacy audit model.onnx --data pneumoniamnist.npz --terms terms.json --key auditor.pem --out audit.json --report audit.html
-  vigie privacy audit mlp.onnx --data pneumoniamnist.npz --attacks linear,imprint --batch 64 --rate 1 --momentum 0 --decay 0 --json`,
+  vigie privacy audit model.onnx --data pneumoniamnist.npz --dp epsilon=8 --images 16
+  vigie privacy audit mlp.onnx --data pneumoniamnist.npz --attacks linear,imprint --batch 64 --json`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Model = args[0]
@@ -68,12 +70,19 @@ Ed25519 key, PEM), for a consortium that requires it before a run starts.`,
 					return err
 				}
 			}
+			given, err := simulate.ParsePrivacy(noise)
+			if err != nil {
+				return err
+			}
+			if given != nil {
+				o.Terms = privateFlags(cmd.Flags(), o.Terms, given.Unit)
+				o.Terms.Augmentation, o.Terms.DP, o.Plan = train.Augmentation{}, given, true
+			}
 			if (key == "") != (out == "") {
 				return errors.New("privacy audit: --key signs what --out is written to: give both, or neither")
 			}
 			var signer ed25519.PrivateKey
 			if key != "" {
-				var err error
 				if signer, err = readEd25519(key); err != nil {
 					return err
 				}
@@ -107,6 +116,7 @@ Ed25519 key, PEM), for a consortium that requires it before a run starts.`,
 	flags := command.Flags()
 	commonPrivacyFlags(flags, &o.Common, &asJSON)
 	flags.StringVar(&terms, "terms", "", "FILE.json of the terms")
+	flags.StringVar(&noise, "dp", "", "differential privacy of default terms: epsilon=NUMBER[,unit=patient|hospital][,delta=…][,…]; see vigie fed simulate --help")
 	flags.IntVar(&agreed.Batch, "batch", agreed.Batch, "of default terms: examples of a local step")
 	flags.IntVar(&agreed.Epochs, "epochs", agreed.Epochs, "likewise: epochs of a site in a round")
 	flags.Float64Var(&agreed.Rate, "rate", agreed.Rate, "likewise: local learning rate in the first round")
@@ -141,7 +151,7 @@ Ed25519 key, PEM), for a consortium that requires it before a run starts.`,
 }
 
 // termFlags change the default terms.
-var termFlags = []string{"batch", "epochs", "rate", "momentum", "decay", "bound", "max-examples", "minimum"}
+var termFlags = []string{"dp", "batch", "epochs", "rate", "momentum", "decay", "bound", "max-examples", "minimum"}
 
 const mostTerms = 1 << 20 // bytes
 

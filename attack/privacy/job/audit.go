@@ -63,6 +63,7 @@ var Protections = []Protection{Unprotected, SecureSum, Private, SumAndDP}
 type Audit struct {
 	Common
 	Terms   federate.Terms // that the hospitals would agree to
+	Plan    bool           // fill in what the terms' privacy leaves open, and plan its noise
 	Split   string         // whose images the sites have [train]
 	Aux     string         // what the server has of its own [val]
 	Attacks []string       // of AuditAttacks; nil: all
@@ -184,7 +185,11 @@ func (o *Audit) check() error {
 	if o.Limits == (AuditLimits{}) {
 		o.Limits = DefaultAuditLimits()
 	}
-	if err := o.Terms.Check(o.Sites); err != nil {
+	checked := o.Terms
+	if o.Plan {
+		checked.DP, checked.Algorithm = nil, federate.FedAvg
+	}
+	if err := checked.Check(o.Sites); err != nil {
 		return err
 	}
 	switch {
@@ -223,8 +228,6 @@ func (o Audit) Run(ctx context.Context) (*AuditReport, error) {
 	a := &auditor{Audit: &o, victim: v, aux: aux, network: n, twin: twins(v.images)}
 	r := &AuditReport{Head: o.head("federation", v.subject, inversionTechnique, membershipTechnique), Sites: o.Sites, Batch: o.Batch, SSIM: o.Limit,
 		Images: len(v.candidates), Limits: o.Limits, Protocol: SecureSum}
-	digest := o.Terms.Digest()
-	r.Terms = hex.EncodeToString(digest[:])
 	if err := a.run(ctx, r); err != nil {
 		return nil, err
 	}
@@ -247,7 +250,16 @@ type auditor struct {
 // consortia are the federation as agreed, and the same with or without differential
 // privacy, whichever it lacks.
 func (a *auditor) consortia(r *AuditReport, variables int) error {
+	if a.Plan {
+		o := simulate.Options{Terms: a.Terms, Sites: a.Sites, Train: a.set}
+		if err := o.Private(variables); err != nil {
+			return err
+		}
+		a.Terms = o.Terms
+	}
 	terms := a.Terms
+	digest := terms.Digest()
+	r.Terms = hex.EncodeToString(digest[:])
 	// An image that was moved by two pixels is as recognisable, but would not be
 	// counted: sites train on images as they are.
 	if terms.Augmentation != (train.Augmentation{}) {
@@ -303,7 +315,7 @@ func (a *auditor) withPrivacy(t federate.Terms, variables int) (federate.Terms, 
 
 func (a *auditor) run(ctx context.Context, r *AuditReport) error {
 	terms := a.Terms
-	terms.Augmentation = train.Augmentation{}
+	terms.Augmentation, terms.DP = train.Augmentation{}, nil // which the network's form does not depend on
 	whole, err := newScene("", a.network, terms, a.set, a.Kernels)
 	if err != nil {
 		return err

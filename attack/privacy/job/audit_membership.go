@@ -81,12 +81,55 @@ func (a *auditor) people() (*train.Set, []int) {
 	return pool, site
 }
 
+// halves decides who is in which federation. People of a class at a site are in
+// pairs, of which each federation has one: otherwise the halves would differ in how
+// many of a class they have, and a model that tells that would look as if it told of
+// a person.
+func (a *auditor) halves(pool *train.Set, site []int) [][]bool {
+	in := make([][]bool, a.Shadows)
+	for m := range in {
+		in[m] = make([]bool, pool.Len())
+	}
+	of := map[string][]int{} // examples of a person
+	var kinds [][]string     // persons by class of their first example, and site
+	for i := range pool.Len() {
+		who := pool.Person(i)
+		if of[who] == nil {
+			kind := site[i]*pool.Classes + pool.Labels[i]
+			for len(kinds) <= kind {
+				kinds = append(kinds, nil)
+			}
+			kinds[kind] = append(kinds[kind], who)
+		}
+		of[who] = append(of[who], i)
+	}
+	rng := rand.New(rand.NewPCG(a.Seed, 0x4a1f))
+	for _, people := range kinds {
+		rng.Shuffle(len(people), func(i, j int) { people[i], people[j] = people[j], people[i] })
+		var chosen []bool
+		for k, who := range people {
+			if k%2 == 0 {
+				chosen = make([]bool, a.Shadows)
+				for _, m := range rng.Perm(a.Shadows)[:a.Shadows/2] {
+					chosen[m] = true
+				}
+			}
+			for m := range in {
+				for _, i := range of[who] {
+					in[m][i] = chosen[m] == (k%2 == 0)
+				}
+			}
+		}
+	}
+	return in
+}
+
 // federations trains them. alone: all people are at the first site, the others work
 // for the server.
 func (a *auditor) federations(ctx context.Context, c *consortium, pool *train.Set, site []int, alone bool, stage string) (*federated, error) {
 	out := &federated{}
 	out.global.Queries, out.local.Queries = 1, 1
-	out.global.In = assign(pool, a.Shadows, 0.5, a.Seed)
+	out.global.In = a.halves(pool, site)
 	out.local.In = out.global.In
 	engine, err := federate.NewEngine(a.network, c.terms, a.set, a.Kernels)
 	if err != nil {
@@ -175,7 +218,7 @@ func (a *auditor) compare(pool *train.Set, s privacy.Shadows) (*AuditMember, err
 	of := persons(pool)
 	var scores, losses []float64
 	var member []bool
-	var who []int
+	var who, where []int
 	for k := range s.Signals {
 		target, in, rest := s.LeaveOut(k)
 		each, err := privacy.LiRAOnline(target, rest, privacy.AutoVariance)
@@ -184,16 +227,36 @@ func (a *auditor) compare(pool *train.Set, s privacy.Shadows) (*AuditMember, err
 		}
 		scores, losses = append(scores, each...), append(losses, privacy.Loss(target, 1)...)
 		member, who = append(member, in...), append(who, of...)
+		for range in {
+			where = append(where, k)
+		}
 	}
 	out := &AuditMember{People: pool.Len(), Federations: a.Shadows, Rounds: a.MemRounds}
 	var err error
-	if out.ROC, err = privacy.Compare(scores, member, who, a.Seed); err != nil {
+	if out.ROC, err = a.widest(scores, member, who, where); err != nil {
 		return nil, err
 	}
-	if out.Loss, err = privacy.Compare(losses, member, who, a.Seed); err != nil {
+	out.Loss, err = a.widest(losses, member, who, where)
+	return out, err
+}
+
+// widest has the wider ends of the bootstrap over persons and of that over
+// federations: the scores of one federation are not independent either.
+func (a *auditor) widest(scores []float64, member []bool, who, where []int) (*privacy.ROC, error) {
+	out, err := privacy.Compare(scores, member, who, a.Seed)
+	if err != nil {
 		return nil, err
 	}
-	out.ROC.Points, out.Loss.Points = nil, nil
+	other, err := privacy.Compare(scores, member, where, a.Seed)
+	if err != nil {
+		return nil, err
+	}
+	wider := func(v *train.Interval, o train.Interval) { v.Low, v.High = min(v.Low, o.Low), max(v.High, o.High) }
+	wider(&out.AUC, other.AUC)
+	for i := range out.Rates {
+		wider(&out.Rates[i].TPR, other.Rates[i].TPR)
+	}
+	out.Points = nil
 	return out, nil
 }
 

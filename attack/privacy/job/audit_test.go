@@ -94,7 +94,7 @@ func TestUpdatesThatNothingHidesGiveTheirImagesAndMaskedOnesGiveNone(t *testing.
 	if sum := find(t, r, AuditImprint, MeansWeights, SecureSum, viewSum); sum.Hits.Hits < 12 || r.Passed || !strings.Contains(strings.Join(r.Failures, "; "), "imprint by weights reconstructs") && sum.Trials >= r.Limits.Trials {
 		t.Errorf("%d hits of the sum, passed %v: %v", sum.Hits.Hits, r.Passed, r.Failures)
 	}
-	again, err := smallAudit(t, AuditLinear, AuditImprint).Run(t.Context())
+	again, err := smallAudit(t, AuditLinear).Run(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
