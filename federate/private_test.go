@@ -2,6 +2,7 @@ package federate
 
 import (
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"math"
 	"math/rand/v2"
@@ -548,5 +549,145 @@ func TestAHospitalsWholeUpdateIsHiddenInNoise(t *testing.T) {
 	patient := patientTerms(t, 6, size, nil)
 	if _, err := NewSite(SiteOptions{Name: s.members[0].Name, Terms: patient, Members: s.members, Signer: s.signers[0], Trainer: s.pupils[0]}); !errors.Is(err, ErrTerms) {
 		t.Errorf("a trainer that knows no patient: %v", err)
+	}
+}
+
+func TestAnAuditorSeesWhoHasSpentWhat(t *testing.T) {
+	terms := patientTerms(t, 5, 3, func(terms *Terms) { terms.Rounds, terms.Average = 3, 0.9 })
+	c := newClinic(t, 5, 5, 3, terms)
+	o := CoordinatorOptions{Terms: terms, Members: c.members, Variables: make([]float32, 3), Trained: 3, Layout: []Span{{Name: "w", Length: 3}}}
+	dir := t.TempDir()
+	var err error
+	if o.Transcript, err = o.Record(dir, c.signers[0]); err != nil {
+		t.Fatal(err)
+	}
+	coordinator, err := NewCoordinator(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 3 {
+		links := c.links()
+		if i == 1 {
+			links[2] = failing{links[2], StepTrain}
+		}
+		if _, err := coordinator.Round(t.Context(), links); err != nil {
+			t.Fatal(err)
+		}
+	}
+	coordinator.Settle()
+	r, err := ReplayRun(t.Context(), ReplayOptions{Dir: dir, Coordinator: c.signers[0].Public().(ed25519.PublicKey), Members: c.members})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Privacy == nil || r.Privacy.Unit != Patient || len(r.Privacy.Sites) != 5 {
+		t.Fatalf("%+v", r.Privacy)
+	}
+	for i, site := range r.Privacy.Sites {
+		own, err := c.sites[i].Spent()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if site.Spent != own || site.Attempts != 3-map[bool]int{true: 1}[i == 2] {
+			t.Errorf("%s: %+v by the transcript, %+v by its own account", site.Site, site.Spent, own)
+		}
+	}
+	if !slices.Equal(r.Published, coordinator.Published()) || slices.Equal(r.Published, r.Weights.Variables) {
+		t.Error("the replay publishes other variables than the run")
+	}
+}
+
+// ones are patients of one site whose gradients all point one way, as far as the
+// clip allows and farther: the worst that can be hidden.
+func ones(n, size int) *ward {
+	w := &ward{}
+	for range n {
+		p := make([]float32, size)
+		for j := range p {
+			p[j] = -100 // gradients of 100 each
+		}
+		w.patients = append(w.patients, p)
+	}
+	return w
+}
+
+// An attacker who knows everything but whether one patient is there, and chose that
+// patient, sees the sums of three rounds. What it finds out is a lower bound of
+// epsilon: below what is promised, and above it when sites leave out the noise that
+// is counted on, so that the test can fail.
+func TestWhoeverWatchesEveryRoundLearnsLessThanEpsilon(t *testing.T) {
+	const rounds, size, trials = 3, 4, 3000
+	terms := patientTerms(t, 4, size, func(terms *Terms) {
+		terms.Rounds = rounds
+		*terms.DP = DP{Unit: Patient, Epsilon: 3, Delta: 1e-3, Clip: 1, Rate: 0.5, Lot: 10, Honest: 3, Colluding: 1, Attempts: rounds}
+	})
+	noise, bound := terms.noise(4, size), terms.sensitivity(4)
+	watch := func(there bool, shares int, seed byte) []float64 {
+		bits := rand.NewChaCha8([32]byte{seed, 1})
+		source, err := dp.DiscreteFrom(noise.Variance, bits)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := &Site{SiteOptions: SiteOptions{Terms: terms, Trainer: ones(1, size), Noise: bits}}
+		e := encoder{bound: bound, clip: 1, whole: make([]int32, size)}
+		var out []float64
+		sums := make([]uint32, trials*rounds*size)
+		for range shares {
+			if err := source.Add(sums); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for range trials {
+			score := 0.0 // log likelihood ratio, of Gaussians
+			for range rounds {
+				sum := sums[:size]
+				sums = sums[size:]
+				if there {
+					if err := s.addPatients(t.Context(), Work{Terms: terms}, make([]float32, size), &e, sum); err != nil {
+						t.Fatal(err)
+					}
+				}
+				along := 0.0
+				for _, v := range sum {
+					along -= float64(int32(v)) / math.Sqrt(size) / float64(bound)
+				}
+				sigma := terms.DP.Noise * math.Sqrt(float64(shares)/3)
+				score += math.Log(0.5 + 0.5*math.Exp((2*along-1)/(2*sigma*sigma)))
+			}
+			out = append(out, score)
+		}
+		slices.Sort(out)
+		return out
+	}
+	// bound is the best of many thresholds', at a confidence of 99.9 % each
+	learns := func(with, without []float64) float64 {
+		best := 0.0
+		for k := 20; k < trials/2; k += 20 {
+			threshold := with[trials-k]
+			false_, _ := slices.BinarySearch(without, threshold)
+			wrong, right := float64(trials-false_)/trials, float64(k)/trials
+			wrong += 3.1*math.Sqrt(wrong*(1-wrong)/trials) + 5.0/trials
+			right -= 3.1 * math.Sqrt(right*(1-right)/trials)
+			if right > terms.DP.Delta {
+				best = max(best, math.Log((right-terms.DP.Delta)/wrong))
+			}
+		}
+		return best
+	}
+	spent, err := terms.Spent(rounds, 4, size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	honest := learns(watch(true, 3, 1), watch(false, 3, 2))
+	t.Logf("promised epsilon %.2f, found at least %.2f", spent.Epsilon, honest)
+	if honest > spent.Epsilon {
+		t.Errorf("an attacker shows an epsilon of %v, promised were %v", honest, spent.Epsilon)
+	}
+	if honest < 0.5 {
+		t.Errorf("an attacker shows an epsilon of %v only: it does not attack", honest)
+	}
+	// one of the three that are counted on adds its share alone, a fifth of what is due
+	noise.Variance /= 25
+	if betrayed := learns(watch(true, 1, 3), watch(false, 1, 4)); betrayed < spent.Epsilon {
+		t.Errorf("with a fraction of the noise an attacker shows %v, which is no more than the %v that were promised", betrayed, spent.Epsilon)
 	}
 }

@@ -41,6 +41,12 @@ type Replayed struct {
 	// Model is the digest (Weights.Digest) of the weights that the run led to.
 	Model   string   `json:"model"`
 	Weights *Weights `json:"-"`
+	// Published are the variables that a model of the run has: the moving average,
+	// where the terms have one.
+	Published []float32 `json:"-"`
+	// Privacy is what the run may promise, by the vectors that sites have signed; nil
+	// without differential privacy.
+	Privacy *Statement `json:"privacy,omitempty"`
 }
 
 // Attempt is one attempt at a round.
@@ -53,6 +59,8 @@ type Attempt struct {
 	Question *Question `json:"question,omitempty"`
 	Failure  string    `json:"failure,omitempty"`
 	Model    string    `json:"model"` // digest of the weights after it
+
+	sent []string // sites that have signed a vector
 }
 
 // Participation is a site's part in a run.
@@ -61,6 +69,7 @@ type Participation struct {
 	Rounds  []int               `json:"rounds"`    // from 0, whose counted sums hold its update
 	Asked   int                 `json:"questions"` // whose sums hold its answer
 	Lost    int                 `json:"lost"`      // attempts that it was asked in, without it in the sum
+	Sent    int                 `json:"sent"`      // attempts at rounds that it has signed a vector in, which spends privacy
 	Accused []secagg.Accusation `json:"accused"`   // in all attempts
 }
 
@@ -149,8 +158,15 @@ func ReplayRun(ctx context.Context, o ReplayOptions) (*Replayed, error) {
 		}
 	}
 	digest := c.Weights().Digest()
-	r.Model, r.Weights = hexOf(digest[:]), c.Weights()
+	r.Model, r.Weights, r.Published = hexOf(digest[:]), c.Weights(), c.Published()
 	r.participation()
+	sent := map[string]int{}
+	for _, p := range r.Sites {
+		sent[p.Name] = p.Sent
+	}
+	if r.Privacy, err = header.Terms.Statement(sent, len(header.Members), header.Variables); err != nil {
+		return fail(err)
+	}
 	return r, nil
 }
 
@@ -197,6 +213,11 @@ func (c *Coordinator) replay(ctx context.Context, t *Transcript, record Record) 
 			return fail("group %d is not the one that the terms draw", i+1)
 		}
 		outcome := GroupOutcome{Members: g.Members, Lapses: g.Lapses}
+		for _, m := range g.Vectors {
+			if record.Question == nil && !slices.Contains(a.sent, m.From) {
+				a.sent = append(a.sent, m.From)
+			}
+		}
 		order := Order{Step: StepKeys, Round: record.Number, Index: record.Index, Group: g.Members, Model: record.Model, Question: record.Question}
 		sum, aggregation, err := c.reopen(ctx, t, i, order, g, &outcome)
 		if aggregation != nil {
@@ -350,18 +371,18 @@ func (r *Replayed) CheckModel(m *onnx.Model) error {
 		if err != nil {
 			return fail("tensor %s: %v", span.Name, err)
 		}
-		if span.Length < 0 || len(values) != span.Length || span.Length > len(r.Weights.Variables)-at {
+		if span.Length < 0 || len(values) != span.Length || span.Length > len(r.Published)-at {
 			return fail("tensor %s has %d numbers, and %d were trained", span.Name, len(values), span.Length)
 		}
 		for j, v := range values {
-			if math.Float32bits(float32(v)) != math.Float32bits(r.Weights.Variables[at+j]) {
-				return fail("number %d of tensor %s is %g, the run led to %g", j, span.Name, v, r.Weights.Variables[at+j])
+			if math.Float32bits(float32(v)) != math.Float32bits(r.Published[at+j]) {
+				return fail("number %d of tensor %s is %g, the run led to %g", j, span.Name, v, r.Published[at+j])
 			}
 		}
 		at += span.Length
 	}
-	if at != len(r.Weights.Variables) {
-		return fail("its layout is of %d variables, the run is of %d", at, len(r.Weights.Variables))
+	if at != len(r.Published) {
+		return fail("its layout is of %d variables, the run is of %d", at, len(r.Published))
 	}
 	return nil
 }
@@ -401,6 +422,9 @@ func (r *Replayed) Write(w io.Writer) error {
 		fmt.Fprintf(&b, "%-*s  %7d  %10d  %8d  %s\n", width, s.Name, len(s.Rounds), s.Lost, s.Asked, cmp.Or(strings.Join(accused, "; "), "-"))
 	}
 	fmt.Fprintf(&b, "\nweights   %s\n", r.Model)
+	if p := r.Privacy; p != nil {
+		fmt.Fprintf(&b, "privacy   per %s: epsilon %.3f of %g at delta %g spent by the site that has spent most\n", p.Unit, p.Epsilon, p.Budget, p.Delta)
+	}
 	_, err := io.WriteString(w, b.String())
 	return err
 }
@@ -410,6 +434,9 @@ func (r *Replayed) participation() {
 	for _, m := range r.Header.Members {
 		p := Participation{Name: m.Name, Rounds: []int{}, Accused: []secagg.Accusation{}}
 		for _, a := range r.Attempts {
+			if slices.Contains(a.sent, m.Name) {
+				p.Sent++
+			}
 			for _, g := range a.Groups {
 				if !slices.Contains(g.Members, m.Name) {
 					continue
