@@ -9,7 +9,6 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"github.com/vigie/vigie/engine"
 	"github.com/vigie/vigie/federate"
 	"github.com/vigie/vigie/federate/consortium"
 )
@@ -245,11 +244,7 @@ that is under way; runs go on at the next start, also after a crash.`,
 			if err != nil {
 				return err
 			}
-			options := consortium.ServeOptions{Logger: logger}
-			if !standard {
-				options.Kernels = engine.KernelTerms()
-			}
-			return c.Serve(cmd.Context(), options)
+			return c.Serve(cmd.Context(), consortium.ServeOptions{Logger: logger, Kernels: kernels(standard)})
 		},
 	}
 	consortiumFlag(command.Flags(), &dir)

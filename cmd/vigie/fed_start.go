@@ -13,12 +13,14 @@ import (
 	"github.com/vigie/vigie/federate"
 	"github.com/vigie/vigie/federate/consortium"
 	"github.com/vigie/vigie/federate/robust"
+	"github.com/vigie/vigie/federate/simulate"
 	"github.com/vigie/vigie/train"
 )
 
 func newFedStartCommand() *cobra.Command {
 	var (
 		dir, size, augment string
+		privacy            string
 		options            consortium.StartOptions
 		watch, asJSON      bool
 		patience           time.Duration
@@ -36,17 +38,23 @@ from.
 
 The network is any ONNX file, or with --recipe that of one of vigie train's recipes
 with fresh weights. --eval names labelled data of the consortium's own, on which
-the model is judged as it goes; without it the loss at the sites is what is seen.`,
+the model is judged as it goes; --judge-at-sites asks the sites instead, each of
+which counts on examples that it keeps for that, and only the sums are opened.
+
+--dp epsilon=8 protects patients, --dp epsilon=8,unit=hospital hospitals; see vigie
+fed simulate. How many patients take part about is --units. The noise is worked out
+for the rounds and a tenth more attempts, and each site holds what it costs against
+its budget.`,
 		Example: `  vigie fed start --dir north --model net.onnx --algorithm fedprox --rounds 50 --scientist 'Dr Example' --purpose 'pneumonia on chest radiographs'
-  vigie fed start --dir north --recipe plain-28 --eval val.npz --eval-split val --purpose 'pneumonia on chest radiographs' --watch`,
+  vigie fed start --dir north --recipe plain-28 --eval val.npz --eval-split val --purpose 'pneumonia on chest radiographs' --watch
+  vigie fed start --dir north --model net.onnx --dp epsilon=8,delta=1e-5 --units 4700 --purpose 'pneumonia on chest radiographs'`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := consortium.Open(dir)
 			if err != nil {
 				return err
 			}
-			options.Terms = terms
-			if err := completeTerms(cmd.Flags(), &options.Terms, augment); err != nil {
+			if options.Terms, err = completeTerms(cmd.Flags(), terms, augment, privacy); err != nil {
 				return err
 			}
 			if options.Shape, err = parseShape(size); err != nil {
@@ -87,6 +95,10 @@ the model is judged as it goes; without it the loss at the sites is what is seen
 	flags.StringSliceVar(&options.Classes, "classes", nil, "names of the classes in the model's order")
 	flags.BoolVar(&options.Multi, "multi-label", false, "labels do not exclude each other")
 	bindTerms(flags, &terms, &augment)
+	flags.StringVar(&privacy, "dp", "", "differential privacy: epsilon=NUMBER[,unit=patient|hospital][,delta=…][,…]")
+	flags.IntVar(&options.Units, "units", 0, "with --dp: how many patients take part about; of hospitals, those that have joined")
+	flags.StringVar(&options.Trainer, "trainer", "", "file of your own code that the sites are asked to train by; they must have it")
+	flags.IntVar(&options.Local.AtSites, "judge-at-sites", 0, "rounds from one evaluation at the sites to the next (default: none)")
 	flags.StringVar(&options.Local.Evaluation.Data, "eval", "", "labelled data of the consortium's own")
 	flags.StringVar(&options.Local.Split, "eval-split", "val", "part of them that the model is judged on")
 	flags.IntVar(&options.Local.Every, "eval-every", 0, "rounds from one evaluation to the next (default: a twentieth of all)")
@@ -101,7 +113,7 @@ the model is judged as it goes; without it the loss at the sites is what is seen
 
 // bindTerms adds a flag for each of a federation's terms.
 func bindTerms(flags *pflag.FlagSet, terms *federate.Terms, augment *string) {
-	flags.StringVar((*string)(&terms.Algorithm), "algorithm", string(terms.Algorithm), "fedavg, fedprox, fedadam, fedyogi or scaffold")
+	flags.StringVar((*string)(&terms.Algorithm), "algorithm", string(terms.Algorithm), "fedavg, fedprox, fedadam, fedyogi, scaffold, or with --dp for patients fedsgd")
 	flags.IntVar(&terms.Rounds, "rounds", terms.Rounds, "rounds")
 	flags.IntVar(&terms.Epochs, "epochs", terms.Epochs, "epochs of a site in a round")
 	flags.IntVar(&terms.Batch, "batch", terms.Batch, "examples of a local step")
@@ -113,6 +125,7 @@ func bindTerms(flags *pflag.FlagSet, terms *federate.Terms, augment *string) {
 	flags.Float64Var(&terms.Proximal, "mu", 0, "proximal term of fedprox (default 0.01)")
 	flags.Float64Var(&terms.ServerRate, "server-rate", terms.ServerRate, "rate at which the mean update moves the model")
 	flags.Float64Var(&terms.Tau, "tau", terms.Tau, "adaptivity of fedadam and fedyogi")
+	flags.Float64Var(&terms.Average, "average", 0, "decay of the moving average of the weights that is published (default 0.985 with --dp for patients)")
 	flags.Float64Var(&terms.Bound, "bound", terms.Bound, "largest length of a site's update")
 	flags.IntVar(&terms.MaxExamples, "max-examples", terms.MaxExamples, "examples that a site counts for, at most")
 	flags.IntVar(&terms.Minimum, "minimum", terms.Minimum, "sites that a sum must hold")
@@ -134,21 +147,43 @@ func ruleNames() string {
 }
 
 // completeTerms fills in what depends on other flags.
-func completeTerms(flags *pflag.FlagSet, terms *federate.Terms, augment string) error {
+func completeTerms(flags *pflag.FlagSet, given federate.Terms, augment, privacy string) (federate.Terms, error) {
+	terms := given
+	d, err := simulate.ParsePrivacy(privacy)
+	if err != nil {
+		return terms, err
+	}
+	if d != nil {
+		terms = privateFlags(flags, given, d.Unit)
+		if flags.Changed("algorithm") {
+			terms.Algorithm = given.Algorithm
+		}
+		if d.Clip == 0 {
+			d.Clip = simulate.DefaultClip
+		}
+		if d.Rate == 0 {
+			if d.Rate = 1; d.Unit == federate.Patient {
+				d.Rate = simulate.DefaultRate
+			}
+		}
+		terms.DP = d
+	}
 	if terms.Algorithm == federate.FedProx && !flags.Changed("mu") {
 		terms.Proximal = 0.01
 	}
 	if terms.Algorithm == federate.SCAFFOLD && !flags.Changed("momentum") {
 		terms.Momentum = 0
 	}
-	switch augment {
-	case "shift":
+	switch {
+	case d != nil && d.Unit == federate.Patient && !flags.Changed("augment"):
+	case augment == "shift":
 		terms.Augmentation = train.Augmentation{Shift: 2, Whole: true}
-	case "none":
+	case augment == "none":
+		terms.Augmentation = train.Augmentation{}
 	default:
-		return fmt.Errorf("--augment %q: want shift or none", augment)
+		return terms, fmt.Errorf("--augment %q: want shift or none", augment)
 	}
-	return nil
+	return terms, nil
 }
 
 // parseShape reads 1x28x28.

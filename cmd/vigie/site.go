@@ -11,7 +11,6 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"github.com/vigie/vigie/engine"
 	"github.com/vigie/vigie/federate/consortium"
 )
 
@@ -142,9 +141,14 @@ the others have not gone on without it.
 --data is whatever vigie train takes: FILE.npz in MedMNIST's layout, a folder of
 DICOM, PNG or JPEG (with --labels CSV, or a folder for each class), or a table.
 Images are brought to the size that the job's model wants. Nothing of the data
-leaves but the masked updates; vigie site log says what did.`,
+leaves but the masked updates; vigie site log says what did.
+
+--trainer trains by a program of this hospital's own, in any language: it gets a
+folder with global.safetensors and round.json as its last argument and leaves
+weights.safetensors and metrics.json there. Clipping, noise and masking stay here.`,
 		Example: `  vigie site run --dir lyon --data radiographs --labels labels.csv
-  vigie site run --dir lyon --data lyon.npz --split train --log-format json`,
+  vigie site run --dir lyon --data lyon.npz --split train --log-format json
+  vigie site run --dir lyon --data /srv/images --trainer "python3 train.py" --examples 1200`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			logger, err := newLogger(cmd, cmd.ErrOrStderr())
@@ -156,9 +160,7 @@ leaves but the masked updates; vigie site log says what did.`,
 				return err
 			}
 			options.Logger = logger.With("site", site.Name)
-			if !standard {
-				options.Kernels = engine.KernelTerms()
-			}
+			options.Kernels = kernels(standard)
 			if options.Tamper, err = tampering(tamper); err != nil {
 				return err
 			}
@@ -171,6 +173,9 @@ leaves but the masked updates; vigie site log says what did.`,
 	flags.StringVar(&options.Split, "split", "", "part of the data that is trained on (default: train if the data come divided, else all)")
 	readingFlags(flags, &options.Data)
 	flags.Uint64Var(&options.Data.Seed, "seed", 1, "of the division, where the data are divided here")
+	flags.StringVar(&options.Judge, "judge-split", "", "part that the model is judged on where a job asks for it (default: val if the data come divided, else none)")
+	flags.StringVar(&options.Command, "trainer", "", "program that trains instead of the built-in engine")
+	flags.IntVar(&options.Examples, "examples", 0, "examples that the program trains on")
 	flags.BoolVar(&standard, "standard-operators", false, "compute on ONNX Runtime's operators, not on the engine's own")
 	flags.StringVar(&tamper, "tamper", "", "ATTACK[:STRENGTH] on the federation, for demonstrations")
 	cobra.CheckErr(flags.MarkHidden("tamper"))

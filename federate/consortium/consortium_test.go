@@ -29,6 +29,7 @@ func TestHospitalsJoinDecideAndTrainAndTheResultSaysWhereItComesFrom(t *testing.
 	}
 	j := n.ask("first", 3, func(o *StartOptions) {
 		o.Local.Evaluation.Data, o.Local.Split, o.Local.Every = n.examples("judge"), "val", 1
+		o.Local.AtSites = 2
 	})
 	n.until("the job is at metz", func() bool {
 		jobs, err := careful.Jobs()
@@ -53,6 +54,15 @@ func TestHospitalsJoinDecideAndTrainAndTheResultSaysWhereItComesFrom(t *testing.
 		}
 		return true
 	})
+	if status.AtSites == nil || status.AtSites.Value < 0.9 {
+		t.Errorf("the sites judge the model at %+v", status.AtSites)
+	}
+	replayed, err := federate.ReplayRun(t.Context(), federate.ReplayOptions{Dir: n.consortium.runsDir("first", "transcript", "4"), Coordinator: n.consortium.Key()})
+	if err != nil {
+		t.Errorf("the run's transcript: %v", err)
+	} else if len(replayed.Attempts) != 5 { // and two questions
+		t.Errorf("the transcript has %d attempts", len(replayed.Attempts))
+	}
 	for _, s := range status.Sites {
 		if s.Sums != 3 || s.Lost != 0 {
 			t.Errorf("%s was in %d sums and lost in %d: %s", s.Name, s.Sums, s.Lost, s.Failure)
@@ -87,12 +97,12 @@ func TestHospitalsJoinDecideAndTrainAndTheResultSaysWhereItComesFrom(t *testing.
 				vectors++
 			}
 		}
-		if vectors != 3 {
-			t.Errorf("the log of %s has %d masked vectors, 3 left", s.Name, vectors)
+		if vectors != 5 {
+			t.Errorf("the log of %s has %d masked vectors, 3 left of training and 2 of evaluation", s.Name, vectors)
 		}
 		accounts, err := s.Ledger()
-		if err != nil || len(accounts.Entries) != 3 {
-			t.Errorf("the ledger of %s has %d entries, %v; it trained three times", s.Name, len(accounts.Entries), err)
+		if err != nil || len(accounts.Entries) != 5 {
+			t.Errorf("the ledger of %s has %d entries, %v; it answered five times with a sum", s.Name, len(accounts.Entries), err)
 		}
 	}
 	var out bytes.Buffer
@@ -203,7 +213,7 @@ func (n *north) held(s *Site, before func(ctx context.Context, round int)) RunOp
 	data.Data.Data = n.examples(s.Name)
 	o := data
 	o.Trainer = func(ctx context.Context, j Job, model string) (federate.Trainer, func() error, error) {
-		trainer, end, err := (&worker{Site: s, RunOptions: data}).trainer(ctx, signedJob{Job: j})
+		trainer, _, end, err := (&worker{Site: s, RunOptions: data}).trainer(ctx, signedJob{Job: j})
 		return heldTrainer{trainer, before}, end, err
 	}
 	return o
@@ -586,7 +596,7 @@ func TestJobsThatWereAlteredOrGoTooFarAreRefused(t *testing.T) {
 		"unknown":     {func(j *Job) { j.Scientist = "Dr Who" }, Waiting},  // a person decides
 		"unpurposed":  {func(j *Job) { j.Purpose = "something" }, Waiting}, //
 		"own-code":    {func(j *Job) { j.Trainer = &Code{About: "train.py"} }, Waiting},
-		"questioning": {func(j *Job) { j.Terms.Tasks, j.Terms.Questions = []federate.Task{federate.TaskEvaluate}, 5 }, Waiting},
+		"questioning": {func(j *Job) { j.Terms.Tasks, j.Terms.Questions = []federate.Task{federate.TaskCalibrate}, 5 }, Waiting},
 	} {
 		j, err := lyon.receive(job(run, c.change), none)
 		if err != nil {

@@ -17,7 +17,8 @@ type Charge struct {
 	Round      uint64 `json:"round"`      // number of the attempt
 	Job        Digest `json:"job"`
 	// Unit says whom the run's statement protects; empty: it states nothing, and
-	// the entry records no more than that the site has trained.
+	// the entry records no more than that the site has trained, or answered a
+	// question.
 	Unit federate.Unit `json:"unit,omitempty"`
 	Run  *dp.Run       `json:"spent,omitempty"` // the mechanism that gives away as much
 }

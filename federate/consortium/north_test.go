@@ -271,7 +271,7 @@ func (n *north) rules(s *Site, text string) {
 	}
 }
 
-const openRules = `approve: {scientists: [Dr Example], purposes: [bright sides], algorithms: [fedavg], max_rounds: 50, without_privacy: true}
+const openRules = `approve: {scientists: [Dr Example], purposes: [bright sides], algorithms: [fedavg], max_rounds: 50, without_privacy: true, tasks: [evaluate]}
 `
 
 // sites are sites that let everything of openRules through.

@@ -324,9 +324,15 @@ func (l RoundLine) write(w io.Writer, rounds int) error {
 		_, err := fmt.Fprintf(w, "round %3d of %d: kept, but its record was lost with the process\n", l.Index+1, rounds)
 		return err
 	}
-	text := fmt.Sprintf("round %3d of %d: %d sites, loss %.4f", l.Index+1, rounds, l.Sites, l.Loss)
+	text := fmt.Sprintf("round %3d of %d: %d sites", l.Index+1, rounds, l.Sites)
+	if l.Loss != 0 { // under differential privacy nobody tells it
+		text += fmt.Sprintf(", loss %.4f", l.Loss)
+	}
 	if l.AUC != nil {
 		text += fmt.Sprintf(", AUC %.4f", l.AUC.Value)
+	}
+	if l.AtSites != nil {
+		text += fmt.Sprintf(", AUC at the sites %.4f", l.AtSites.AUC.Value)
 	}
 	text += fmt.Sprintf(", %v", l.Elapsed.Round(time.Millisecond))
 	if len(l.Lost) > 0 {
@@ -343,6 +349,9 @@ func (s Status) write(w io.Writer) error {
 	}
 	if s.AUC != nil {
 		fmt.Fprintf(w, ", AUC %s", s.auc())
+	}
+	if s.AtSites != nil {
+		fmt.Fprintf(w, ", at the sites %.4f", s.AtSites.Value)
 	}
 	fmt.Fprintln(w)
 	if s.Why != "" {

@@ -21,25 +21,26 @@ import (
 
 // Result is where the model of a run comes from, signed by the consortium.
 type Result struct {
-	Version    int          `json:"vigie_result"` // 1
-	Run        string       `json:"run"`
-	Consortium string       `json:"consortium"`
-	Job        Digest       `json:"job"`
-	Scientist  string       `json:"scientist"`
-	Purpose    string       `json:"purpose"`
-	Terms      Digest       `json:"terms"`         // federate.Terms.Digest
-	Initial    Digest       `json:"initial_model"` // that the run began with
-	Model      Digest       `json:"model"`         // the ONNX file
-	Weights    Digest       `json:"weights"`       // the safetensors file
-	Variables  Digest       `json:"variables"`     // federate.Weights.Digest, as the rounds' orders name it
-	Rounds     int          `json:"rounds"`
-	Attempts   int          `json:"attempts"` // at a round, whether or not they had a result
-	Record     Digest       `json:"record"`   // of rounds.jsonl
-	DP         *federate.DP `json:"dp,omitempty"`
-	Sites      []Part       `json:"sites"`
-	Began      time.Time    `json:"began"`
-	Ended      time.Time    `json:"ended"`
-	AUC        *Figure      `json:"auc,omitempty"`
+	Version    int    `json:"vigie_result"` // 1
+	Run        string `json:"run"`
+	Consortium string `json:"consortium"`
+	Job        Digest `json:"job"`
+	Scientist  string `json:"scientist"`
+	Purpose    string `json:"purpose"`
+	Terms      Digest `json:"terms"`         // federate.Terms.Digest
+	Initial    Digest `json:"initial_model"` // that the run began with
+	Model      Digest `json:"model"`         // the ONNX file
+	Weights    Digest `json:"weights"`       // the safetensors file
+	Variables  Digest `json:"variables"`     // federate.Weights.Digest, as the rounds' orders name it
+	Rounds     int    `json:"rounds"`
+	Attempts   int    `json:"attempts"` // at a round, whether or not they had a result
+	Record     Digest `json:"record"`   // of rounds.jsonl
+	// Privacy is the promise that the run has kept: what it spent at most.
+	Privacy *federate.Statement `json:"privacy,omitempty"`
+	Sites   []Part              `json:"sites"`
+	Began   time.Time           `json:"began"`
+	Ended   time.Time           `json:"ended"`
+	AUC     *Figure             `json:"auc,omitempty"`
 }
 
 // Part is a site's part in a run.
@@ -68,7 +69,7 @@ func (l *leader) finish(ctx context.Context) error {
 	}
 	defer e.Close()
 	weights := l.coordinator.Weights()
-	graph, err := e.Model(weights.Variables)
+	graph, err := e.Model(l.coordinator.Published())
 	if err != nil {
 		return err
 	}
@@ -102,10 +103,14 @@ func (l *leader) finish(ctx context.Context) error {
 	}
 	r := Result{Version: 1, Run: l.job.Run, Consortium: l.Name, Job: l.job.digest, Scientist: l.job.Scientist, Purpose: l.job.Purpose,
 		Terms: l.job.Terms.Digest(), Initial: l.job.Model.SHA256, Model: model, Weights: tensors.Digest, Variables: weights.Digest(),
-		Rounds: l.coordinator.Rounds(), Attempts: len(lines), Record: DigestOf(record), DP: l.job.Terms.DP,
+		Rounds: l.coordinator.Rounds(), Attempts: len(lines), Record: DigestOf(record),
 		Sites: []Part{}, Began: l.job.Time, Ended: l.now().UTC().Truncate(time.Second)}
 	l.mu.Lock()
+	attempts := map[string]int{}
 	for _, s := range l.status.Sites {
+		if s.Sums+s.Lost > 0 { // a site that was lost may have sent its vector
+			attempts[s.Name] = s.Sums + s.Lost
+		}
 		if s.Sums == 0 {
 			continue
 		}
@@ -120,6 +125,9 @@ func (l *leader) finish(ctx context.Context) error {
 		r.AUC = &Figure{*l.status.AUC, l.judge.set.Len(), l.judge.digest}
 	}
 	l.mu.Unlock()
+	if r.Privacy, err = l.job.Terms.Statement(attempts, len(l.roster.Sites), len(l.variables)); err != nil {
+		return err
+	}
 	document, err := sign(l.signer, ResultType, r)
 	if err != nil {
 		return err
@@ -212,7 +220,7 @@ type judge struct {
 }
 
 func newJudge(ctx context.Context, e *federate.Engine, m Model, l Local) (*judge, error) {
-	set, err := m.examples(ctx, l.Evaluation.Options, l.Split)
+	set, _, err := m.examples(ctx, l.Evaluation.Options, l.Split)
 	if err != nil {
 		e.Close()
 		return nil, err

@@ -44,8 +44,9 @@ type Status struct {
 	Algorithm federate.Algorithm `json:"algorithm"`
 	Round     int                `json:"round"` // that have a result
 	Rounds    int                `json:"rounds"`
-	Loss      *float64           `json:"loss,omitempty"` // of the last round, mean over the sites' examples
-	AUC       *train.Interval    `json:"auc,omitempty"`  // on the consortium's own examples
+	Loss      *float64           `json:"loss,omitempty"`         // of the last round, mean over the sites' examples
+	AUC       *train.Interval    `json:"auc,omitempty"`          // on the consortium's own examples
+	AtSites   *train.Interval    `json:"auc_at_sites,omitempty"` // on those of all sites together
 	Roster    uint64             `json:"roster"`
 	Updated   time.Time          `json:"updated"`
 	Sites     []SiteStatus       `json:"sites"`
@@ -71,11 +72,12 @@ type SiteStatus struct {
 // RoundLine is the record of an attempt at a round.
 type RoundLine struct {
 	federate.Outcome
-	Roster  uint64          `json:"roster"`
-	AUC     *train.Interval `json:"auc,omitempty"`
-	Failed  string          `json:"failed,omitempty"`
-	Elapsed time.Duration   `json:"ns"`
-	Time    time.Time       `json:"time"`
+	Roster  uint64               `json:"roster"`
+	AUC     *train.Interval      `json:"auc,omitempty"`
+	AtSites *federate.Evaluation `json:"at_sites,omitempty"`
+	Failed  string               `json:"failed,omitempty"`
+	Elapsed time.Duration        `json:"ns"`
+	Time    time.Time            `json:"time"`
 }
 
 // Local is what a run needs at the consortium and the sites do not hear of.
@@ -83,6 +85,9 @@ type Local struct {
 	Evaluation Labelled `json:"evaluation"` // Data is empty: none
 	Split      string   `json:"split"`
 	Every      int      `json:"every"` // rounds from one evaluation to the next
+	// AtSites is how many rounds lie between two evaluations on the sites' own
+	// examples, of which the sums alone are opened; 0: none.
+	AtSites int `json:"at_sites"`
 	// Sites is how many must have approved and be connected before the first
 	// round; 0 is all of the list that have not refused. After Patience the terms'
 	// minimum will do.
@@ -300,6 +305,7 @@ type leader struct {
 	changed     time.Time    // when
 	variables   []float32    // that the run began with
 	trained     int
+	layout      []federate.Span
 	judge       *judge
 }
 
@@ -414,6 +420,7 @@ func (l *leader) prepare(ctx context.Context) error {
 		return err
 	}
 	l.variables, l.trained = engine.Variables()
+	l.layout = engine.Layout()
 	if l.local.Evaluation.Data == "" {
 		if err := engine.Close(); err != nil { // what it holds is needed again at the end alone
 			return err
@@ -440,8 +447,12 @@ func (l *leader) remake() error {
 	if err != nil {
 		return err
 	}
-	l.coordinator, err = federate.NewCoordinator(federate.CoordinatorOptions{Terms: l.job.Terms, Members: l.roster.Members(), Variables: l.variables, Trained: l.trained, Keeper: keeper})
-	if err != nil {
+	o := federate.CoordinatorOptions{Terms: l.job.Terms, Members: l.roster.Members(), Variables: l.variables, Trained: l.trained, Layout: l.layout, Keeper: keeper}
+	// a transcript has one list of members, so that each version of the list has one
+	if o.Transcript, err = o.Record(filepath.Join(l.dir, "transcript", fmt.Sprint(l.roster.Version)), l.signer); err != nil {
+		return err
+	}
+	if l.coordinator, err = federate.NewCoordinator(o); err != nil {
 		return err
 	}
 	return l.fillGap()
@@ -495,6 +506,9 @@ func (l *leader) gather(ctx context.Context, asking *sync.WaitGroup, began time.
 	want = max(want, l.job.Terms.Minimum)
 	if len(now.Sites) < l.job.Terms.Minimum {
 		return false, fmt.Sprintf("%d sites on the list, %d are needed", len(now.Sites), l.job.Terms.Minimum), nil
+	}
+	if len(now.Sites)-refused < l.job.Terms.Minimum {
+		return false, fmt.Sprintf("too few sites are left: %d of %d have refused, and a sum must hold %d", refused, len(now.Sites), l.job.Terms.Minimum), nil
 	}
 	informed := 0
 	for _, name := range l.present() {
@@ -665,8 +679,20 @@ func (l *leader) round(ctx context.Context) (RoundLine, error) {
 		line.Failed = err.Error()
 		l.Logger.Warn("an attempt at a round has no result", "run", l.job.Run, "round", out.Index+1, "error", err)
 	} else if l.judge != nil && (l.coordinator.Rounds()%max(1, l.local.Every) == 0 || l.coordinator.Done()) {
-		if line.AUC, err = l.judge.auc(ctx, l.coordinator.Weights().Variables); err != nil {
+		if line.AUC, err = l.judge.auc(ctx, l.coordinator.Published()); err != nil {
 			return line, err
+		}
+	}
+	if every := l.local.AtSites; err == nil && every > 0 && (l.coordinator.Rounds()%every == 0 || l.coordinator.Done()) {
+		m := l.job.Model
+		e, asking := l.coordinator.Evaluate(ctx, links, federate.EvaluationOptions{Classes: m.like().Classes, Labels: m.Multi})
+		if ctx.Err() != nil {
+			return line, ctx.Err()
+		}
+		if asking != nil { // the round counts all the same
+			l.Logger.Warn("the sites could not judge the model", "run", l.job.Run, "error", asking)
+		} else {
+			line.AtSites = &e
 		}
 	}
 	line.Elapsed = time.Since(began)
@@ -691,9 +717,12 @@ func (l *leader) note(line RoundLine) {
 	if line.AUC != nil {
 		l.status.AUC = line.AUC
 	}
+	if line.AtSites != nil {
+		l.status.AtSites = &line.AtSites.AUC
+	}
 	if line.Failed != "" {
 		l.status.Why = line.Failed
-	} else {
+	} else if l.job.Terms.DP == nil {
 		l.status.Loss = &line.Loss
 	}
 	for _, g := range line.Groups {

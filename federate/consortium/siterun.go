@@ -25,11 +25,20 @@ import (
 
 // RunOptions say how a site works.
 type RunOptions struct {
-	Data    studies.Options
-	Split   string // part of the data that is trained on; empty: all of them, or train if they came divided
-	Kernels int    // train.Recipe.Kernels
+	Data  studies.Options
+	Split string // part of the data that is trained on; empty: all of them, or train if they came divided
+	// Judge is the part that the model is judged on where a job asks for it; empty:
+	// val, if the data came divided, and otherwise none.
+	Judge   string
+	Kernels int // train.Recipe.Kernels
 	Logger  *slog.Logger
-	// Trainer makes what trains for a job; nil: the built-in engine on Data.
+	// Command is a program of this site's that trains instead of the built-in
+	// engine; see federate.CommandTrainer. Data.Data is told to it, and need not be
+	// readable here; Examples says how many there are.
+	Command  string
+	Examples int
+	// Trainer makes what trains for a job; nil: Command, or the built-in engine on
+	// Data.
 	Trainer func(ctx context.Context, j Job, model string) (federate.Trainer, func() error, error)
 	// Tamper is federate.SiteOptions.Tamper, of a site that plays a malicious one.
 	Tamper Tampering
@@ -73,7 +82,10 @@ func (s *Site) Run(ctx context.Context, o RunOptions) error {
 	}
 	defer w.left.close()
 	defer w.close()
-	if o.Trainer == nil {
+	switch {
+	case o.Command != "" && o.Examples < 1:
+		return fmt.Errorf("consortium: starting %q: %w: say how many examples the program trains on", s.Name, federate.ErrProgram)
+	case o.Trainer == nil && o.Command == "":
 		if _, err := os.Stat(o.Data.Data); err != nil {
 			return fmt.Errorf("consortium: opening the data of %q: %w", s.Name, err)
 		}
@@ -154,6 +166,7 @@ type siteRun struct {
 	mu      sync.Mutex
 	job     signedJob
 	trainer federate.Trainer
+	answers federate.Answerer
 	end     func() error
 	site    *federate.Site
 	roster  uint64 // version that site was made with
@@ -404,7 +417,7 @@ func (w *worker) ready(ctx context.Context, r *siteRun, o federate.Order) (*fede
 	}
 	if r.trainer == nil {
 		began := time.Now()
-		if r.trainer, r.end, err = w.trainer(ctx, r.job); err != nil {
+		if r.trainer, r.answers, r.end, err = w.trainer(ctx, r.job); err != nil {
 			return nil, err
 		}
 		w.Logger.Info("ready to train", "run", r.job.Run, "examples", r.trainer.Examples(), "after", time.Since(began).Round(time.Millisecond))
@@ -413,7 +426,7 @@ func (w *worker) ready(ctx context.Context, r *siteRun, o federate.Order) (*fede
 	if err != nil {
 		return nil, err
 	}
-	options := federate.SiteOptions{Name: w.Name, Terms: r.job.Terms, Members: roster.Members(), Signer: w.signer, Trainer: r.trainer, Ledger: ledgerOf{w.ledger, r.job}, Keeper: keeper, Seed: w.seed(r.job)}
+	options := federate.SiteOptions{Name: w.Name, Terms: r.job.Terms, Members: roster.Members(), Signer: w.signer, Trainer: r.trainer, Answers: r.answers, Ledger: ledgerOf{w.ledger, r.job}, Keeper: keeper, Seed: w.seed(r.job)}
 	if w.Tamper != nil {
 		options.Tamper = w.Tamper(r.job.Job)
 	}
@@ -436,36 +449,89 @@ func (w *worker) seed(j signedJob) uint64 {
 	return seed
 }
 
-// trainer makes what trains for a job.
-func (w *worker) trainer(ctx context.Context, j signedJob) (federate.Trainer, func() error, error) {
+// trainer makes what trains for a job, and what answers its questions.
+func (w *worker) trainer(ctx context.Context, j signedJob) (federate.Trainer, federate.Answerer, func() error, error) {
 	path := w.path("jobs", j.Run, modelFile)
+	none := func() error { return nil }
 	if w.RunOptions.Trainer != nil {
-		return w.RunOptions.Trainer(ctx, j.Job, path)
+		trainer, end, err := w.RunOptions.Trainer(ctx, j.Job, path)
+		return trainer, nil, end, err
 	}
-	if j.Trainer != nil {
-		return nil, nil, fmt.Errorf("consortium: preparing run %q at %q: %w: it wants a trainer of the scientist's, and this site has none", j.Run, w.Name, errNoDecision)
+	fail := func(err error) (federate.Trainer, federate.Answerer, func() error, error) {
+		return nil, nil, nil, fmt.Errorf("consortium: preparing run %q at %q: %w", j.Run, w.Name, err)
 	}
 	network, err := j.Model.network(path)
 	if err != nil {
-		return nil, nil, err
+		return fail(err)
 	}
-	set, err := w.examples(ctx, j.Model)
+	if w.Command != "" {
+		form, err := federate.FormOf(network, j.Terms, j.Model.like())
+		if err != nil {
+			return fail(err)
+		}
+		trainer, err := federate.NewCommandTrainer(federate.CommandOptions{Command: w.Command, Form: form, Data: w.Data.Data, Examples: w.Examples})
+		if err != nil {
+			return fail(err)
+		}
+		if err := runs(trainer, j.Trainer); err != nil {
+			return fail(err)
+		}
+		return trainer, nil, none, nil
+	}
+	if j.Trainer != nil {
+		return fail(fmt.Errorf("%w: it wants the scientist's own code, %s, which this site does not run (vigie site run --trainer)", errNoDecision, j.Trainer.About))
+	}
+	set, data, err := j.Model.examples(ctx, w.Data, w.Split)
 	if err != nil {
-		return nil, nil, err
+		return fail(err)
 	}
 	engine, err := federate.NewEngine(network, j.Terms, set, w.Kernels)
 	if err != nil {
-		return nil, nil, fmt.Errorf("consortium: preparing run %q at %q: %w", j.Run, w.Name, err)
+		return fail(err)
 	}
-	return engine.Trainer(set), engine.Close, nil
+	var answers federate.Answerer
+	if judged, err := w.judged(data, j.Model); err != nil {
+		return fail(errors.Join(err, engine.Close()))
+	} else if judged != nil {
+		answers = engine.Answers(judged)
+	}
+	return engine.Trainer(set), answers, engine.Close, nil
 }
 
-// examples reads the site's data in the form that a model wants.
-func (w *worker) examples(ctx context.Context, m Model) (*train.Set, error) {
-	return m.examples(ctx, w.Data, w.Split)
+// runs says whether a site's program is the code that a job names.
+func runs(t federate.Trainer, code *Code) error {
+	if code == nil {
+		return nil
+	}
+	if p, is := t.(interface{ Program() federate.Program }); is {
+		for _, f := range p.Program().Files {
+			if f.SHA256 == code.SHA256.String() {
+				return nil
+			}
+		}
+	}
+	return fmt.Errorf("%w: none of the files of this site's program is the code that the job names, %s", errNoDecision, code.SHA256)
 }
 
-func (m Model) examples(ctx context.Context, o studies.Options, split string) (*train.Set, error) {
+// judged are the examples that the model is judged on.
+func (w *worker) judged(data *studies.Studies, m Model) (*train.Set, error) {
+	part := w.Judge
+	if part == "" {
+		if !data.Given || data.Validation == nil || data.Validation.Len() == 0 {
+			return nil, nil
+		}
+		part = studies.Validation
+	}
+	set, err := data.Set(part)
+	if err != nil {
+		return nil, err
+	}
+	return set, m.fits(set, w.Data.Data)
+}
+
+// examples reads labelled data in the form that the model wants; split says which
+// part, empty all, or train if they came divided.
+func (m Model) examples(ctx context.Context, o studies.Options, split string) (*train.Set, *studies.Studies, error) {
 	numbered := strings.EqualFold(filepath.Ext(o.Data), ".npz") // labels are numbers of classes
 	if m.Image {
 		o.Channels, o.Rows, o.Columns = int(m.Example[0]), int(m.Example[1]), int(m.Example[2])
@@ -473,12 +539,9 @@ func (m Model) examples(ctx context.Context, o studies.Options, split string) (*
 	if o.Classes == nil && !numbered {
 		o.Classes, o.ClassesBy = m.Classes, "the job"
 	}
-	if o.Only == "" && numbered && (split == "" || split == studies.Train) {
-		o.Only = studies.Train
-	}
 	data, err := studies.Open(ctx, o)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if split == "" {
 		split = studies.All
@@ -488,16 +551,22 @@ func (m Model) examples(ctx context.Context, o studies.Options, split string) (*
 	}
 	set, err := data.Set(split)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
+	return set, data, m.fits(set, o.Data)
+}
+
+// fits says whether examples are as the model wants them. Classes that do not
+// occur at one site occur elsewhere.
+func (m Model) fits(set *train.Set, from string) error {
 	like := m.like()
-	if numbered && !set.Multi() && set.Classes < like.Classes {
-		set.Classes = like.Classes // the others occur elsewhere
+	if !set.Multi() && set.Classes < like.Classes {
+		set.Classes = like.Classes
 	}
 	if !slices.Equal(set.Example(), like.Example()) || set.Classes != like.Classes || set.Multi() != like.Multi() {
-		return nil, fmt.Errorf("consortium: reading %s: %w: examples of shape %v with %d classes, and the model wants %v with %d", o.Data, studies.ErrData, set.Example(), set.Classes, like.Example(), like.Classes)
+		return fmt.Errorf("consortium: reading %s: %w: examples of shape %v with %d classes, and the model wants %v with %d", from, studies.ErrData, set.Example(), set.Classes, like.Example(), like.Classes)
 	}
-	return set, nil
+	return nil
 }
 
 // over keeps what came of a run, and frees what it held.

@@ -25,7 +25,12 @@ type StartOptions struct {
 	Scientist string
 	Purpose   string
 	Terms     federate.Terms // Federation is filled in
-	Trainer   *Code
+	// Trainer is a file of the scientist's own code, that the sites run by
+	// vigie site run --trainer; empty: the built-in trainer.
+	Trainer string
+	// Units is how many patients (or, for privacy per hospital, hospitals) take part
+	// about, if Terms.DP does not say its Lot; 0 hospitals are those of the list.
+	Units int
 
 	Model   string   // an ONNX file
 	Output  string   // its logits; empty: the first output
@@ -59,12 +64,26 @@ func (c *Consortium) Start(ctx context.Context, o StartOptions) (Job, Digest, er
 		return fail(fmt.Errorf("%w: there is a run %q already; go on with it by vigie fed resume, or choose another --run", ErrFolder, o.Run))
 	}
 	o.Terms.Federation = federation(c.Name, o.Run)
+	if o.Local.AtSites > 0 {
+		o.Terms.Tasks, o.Terms.Questions = []federate.Task{federate.TaskEvaluate}, o.Terms.Rounds/o.Local.AtSites+1
+	}
 	model, data, err := o.model(ctx)
 	if err != nil {
 		return Job{}, Digest{}, err
 	}
+	var code *Code
+	if o.Trainer != "" {
+		text, err := readLimited(o.Trainer, maxModel)
+		if err != nil {
+			return fail(err)
+		}
+		code = &Code{SHA256: DigestOf(text), About: filepath.Base(o.Trainer)}
+	}
+	if err := o.plan(len(roster.Sites), model, data); err != nil {
+		return Job{}, Digest{}, err
+	}
 	j := Job{Version: 1, Run: o.Run, Consortium: c.Name, Policy: roster.Policy, Scientist: o.Scientist, Purpose: o.Purpose, Time: now,
-		Terms: o.Terms, Model: model, Trainer: o.Trainer}
+		Terms: o.Terms, Model: model, Trainer: code}
 	if err := j.Check(); err != nil {
 		return Job{}, Digest{}, err
 	}
@@ -92,7 +111,7 @@ func (c *Consortium) Start(ctx context.Context, o StartOptions) (Job, Digest, er
 		if o.Local.Evaluation.Data, err = filepath.Abs(o.Local.Evaluation.Data); err != nil {
 			return fail(err)
 		}
-		if _, err := model.examples(ctx, o.Local.Evaluation.Options, o.Local.Split); err != nil {
+		if _, _, err := model.examples(ctx, o.Local.Evaluation.Options, o.Local.Split); err != nil {
 			return Job{}, Digest{}, err
 		}
 	}
@@ -263,17 +282,72 @@ func outputsOf(n *train.Network) (int, error) {
 
 // try makes the network ready for training once.
 func (o StartOptions) try(_ context.Context, m Model, data []byte, t federate.Terms) error {
-	graph, err := onnx.Parse(data)
-	if err != nil {
-		return err
-	}
-	network, err := train.Import(graph, train.ImportOptions{Output: m.Output, Freeze: m.Freeze})
-	if err != nil {
-		return err
-	}
-	e, err := federate.NewEngine(network, t, m.like(), 0)
+	e, err := engineOf(m, data, t)
 	if err != nil {
 		return err
 	}
 	return e.Close()
+}
+
+func engineOf(m Model, data []byte, t federate.Terms) (*federate.Engine, error) {
+	graph, err := onnx.Parse(data)
+	if err != nil {
+		return nil, err
+	}
+	network, err := train.Import(graph, train.ImportOptions{Output: m.Output, Freeze: m.Freeze})
+	if err != nil {
+		return nil, err
+	}
+	return federate.NewEngine(network, t, m.like(), 0)
+}
+
+// plan fills in what the terms' privacy leaves open, and works out the noise. It
+// counts on as many sites as open a sum anyway; a quarter of them may work for
+// the server.
+func (o *StartOptions) plan(sites int, m Model, data []byte) error {
+	if o.Terms.DP == nil {
+		return nil
+	}
+	d := *o.Terms.DP
+	o.Terms.DP = &d
+	smallest := sites
+	if o.Terms.GroupSize > 0 {
+		smallest = sites / max(1, sites/o.Terms.GroupSize)
+	}
+	if d.Colluding < 0 {
+		d.Colluding = max(0, (smallest-1)/4)
+	}
+	if d.Honest == 0 {
+		d.Honest = max(1, max(o.Terms.Minimum, 2*smallest/3+1)-d.Colluding)
+	}
+	if d.Attempts == 0 {
+		d.Attempts = o.Terms.Rounds + (o.Terms.Rounds+9)/10
+	}
+	units := float64(o.Units)
+	if d.Unit == federate.Hospital && o.Units == 0 {
+		units = float64(sites)
+	}
+	if d.Lot == 0 {
+		if units <= 0 {
+			return fmt.Errorf("consortium: starting a run: %w: privacy per patient needs to know how many patients take part about", federate.ErrTerms)
+		}
+		d.Lot = d.Rate * units
+	}
+	if d.Delta == 0 && units > 0 {
+		if d.Delta = min(1e-5, 0.1/units); d.Unit == federate.Hospital {
+			d.Delta = 0.01 / units
+		}
+	}
+	plain := o.Terms
+	plain.DP, plain.Algorithm = nil, federate.FedAvg // its size alone is asked for
+	e, err := engineOf(m, data, plain)
+	if err != nil {
+		return err
+	}
+	variables, _ := e.Variables()
+	if err := e.Close(); err != nil {
+		return err
+	}
+	o.Terms, err = o.Terms.Plan(sites, len(variables))
+	return err
 }
