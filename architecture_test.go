@@ -67,6 +67,7 @@ var allowed = map[string][]string{
 	"federate/secagg":        {"keys/dsse"},
 	"federate/simulate":      {"onnx", "train", "train/studies", "federate", "federate/secagg", "federate/tabular"},
 	"federate/tabular":       {"onnx", "train", "federate"},
+	"federate/watch":         {"guard", "train", "federate"},
 	"federate/wire":          {"federate", "federate/secagg", "federate/wire/protocol"},
 	"federate/wire/protocol": {}, // generated
 

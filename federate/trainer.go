@@ -108,9 +108,15 @@ func (e *Engine) LogitsOf(ctx context.Context, of Subject, s *train.Set) ([][]fl
 
 // Model is the network with the given variables.
 func (e *Engine) Model(variables []float32) (*onnx.Model, error) {
+	return e.ModelOf(Subject{Variables: variables})
+}
+
+// ModelOf is the network with the given variables and those that are a site's own;
+// nil are those of the beginning.
+func (e *Engine) ModelOf(of Subject) (*onnx.Model, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.set(variables, nil)
+	e.set(of.Variables, of.Own)
 	return e.local.Model()
 }
 
