@@ -114,14 +114,27 @@ func TestWhatASiteAddsIsTakenFromGroupSums(t *testing.T) {
 		}
 		total += energies[i] / float64(len(c.means))
 	}
-	for i := range c.means {
+	for i, e := range c.scores.against() {
 		// the unit is of the round's groups, so that it varies around the typical one
-		if got, want := c.scores.typicalOf(ofFull, i), c.means[i][0]/math.Sqrt(total); math.Abs(got-want) > 0.15*math.Abs(want)+0.1 {
-			t.Errorf("site %d adds %.3f along the trusted direction, want %.3f", i, got, want)
+		if got, want := e.Value, -c.means[i][0]/math.Sqrt(total); math.Abs(got-want) > 0.15*math.Abs(want)+0.1 {
+			t.Errorf("site %d goes %.3f against the trusted direction, want %.3f", i, got, want)
 		}
 		if got, want := c.scores.sizes[i], energies[i]/total; math.Abs(got-want) > 0.4*want+0.4 {
 			t.Errorf("site %d differs by %.3f, want %.3f", i, got, want)
 		}
+	}
+}
+
+func TestChancesOfStudentsTAreThoseOfTables(t *testing.T) {
+	for _, c := range []struct{ t, free, want float64 }{ // scipy.stats.t.sf
+		{1, 5, 0.18160873382456127}, {2.5, 10, 0.015723422817832}, {4, 60, 8.816e-05}, {6, 20, 3.622e-06},
+	} {
+		if got := math.Exp(-surprise(c.t, c.free)); math.Abs(got-c.want) > 0.05*c.want {
+			t.Errorf("t %g with %g degrees of freedom: %g, want %g", c.t, c.free, got, c.want)
+		}
+	}
+	if surprise(-1, 5) != 0 || !(surprise(100, 1e6) > 4000) {
+		t.Error("beyond the table")
 	}
 }
 
