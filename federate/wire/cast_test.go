@@ -9,7 +9,6 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/json"
-	"errors"
 	"math/big"
 	"net"
 	"net/http"
@@ -182,5 +181,3 @@ func (st *stage) ask(site string, c Call) ([]byte, json.RawMessage, error) {
 	data, err := readAll(reply.Bulk)
 	return data, reply.Body, err
 }
-
-var errStop = errors.New("stop")

@@ -65,8 +65,12 @@ type work struct {
 	small  bool // the answer may be kept
 	reply  Reply
 	err    error
-	ready  bool // reply or err is there
+	ready  bool // the handler has returned
 }
+
+// tries is how often bytes that are not those that were announced are tried
+// again: a file may have been left behind by another try.
+const tries = 3
 
 // keptAnswers is how many answers are kept for calls that come again.
 const keptAnswers = 256
@@ -247,7 +251,7 @@ func (s *session) accept(ctx context.Context, works *sync.WaitGroup, m *protocol
 	}
 	running := 0
 	for _, w := range s.calls {
-		if !w.done {
+		if !w.ready {
 			running++
 		}
 	}
@@ -263,6 +267,9 @@ func (s *session) accept(ctx context.Context, works *sync.WaitGroup, m *protocol
 		} else {
 			w.reply, w.err = s.work(working, c, m.Bulk != nil)
 		}
+		s.mu.Lock()
+		w.ready = true
+		s.mu.Unlock()
 		s.deliver(ctx, c, w)
 	})
 }
@@ -345,7 +352,7 @@ func (s *session) send(ctx context.Context, c Call, w *work) error {
 	m := &protocol.AnswerRequest{Id: c.ID}
 	switch b := w.reply.Bulk; {
 	case w.err != nil:
-		m.Failure = &protocol.Failure{Refused: errors.Is(w.err, ErrRefused), Text: shorten(w.err.Error())}
+		m.Failure = &protocol.Failure{Refused: errors.Is(w.err, ErrRefused), Text: shorten(strings.TrimPrefix(w.err.Error(), ErrRefused.Error()+": "))}
 	case !json.Valid(w.reply.Body):
 		return fmt.Errorf("%w: its body is not JSON", errNever)
 	case len(w.reply.Body) > s.Limits.Message-1024:
@@ -445,7 +452,7 @@ func (s *session) push(ctx context.Context, id string, b Bulk) error {
 		case http.StatusNotFound:
 			return 0, errUnwanted
 		case http.StatusUnprocessableEntity:
-			if mismatches++; mismatches < 3 { // bytes of an earlier try may have been bad
+			if mismatches++; mismatches < tries { // bytes of an earlier try may have been bad
 				return 0, nil
 			}
 			fallthrough
@@ -495,10 +502,10 @@ func (s *session) fetch(ctx context.Context, want Bulk) (Bulk, error) {
 			s.verified[want.Digest] = true
 			return b, nil
 		}
-		if errors.Is(err, errMismatch) {
+		if errors.Is(err, errMismatch) || errors.Is(err, errBarren) {
 			mismatches++
 		}
-		if errors.Is(err, errUnwanted) || ctx.Err() != nil || mismatches == 3 {
+		if errors.Is(err, errUnwanted) || ctx.Err() != nil || mismatches == tries {
 			return Bulk{}, fmt.Errorf("wire: fetching a bulk part: %w", err)
 		}
 		s.Logger.Warn("a bulk part is not here yet", "digest", name, "error", err)
@@ -530,6 +537,9 @@ func (s *session) prune() {
 }
 
 const partSuffix = ".part"
+
+// errBarren is an answer that ends without a byte of what it announced.
+var errBarren = errors.New("the server announces more than it has")
 
 // pull fetches what is missing of a bulk part, and names the file when it is
 // whole and has its digest.
@@ -569,6 +579,9 @@ func (s *session) pull(ctx context.Context, name, path string, want Bulk) error 
 		}
 		move.Reader = io.LimitReader(answer.Body, want.Length-have+1)
 		n, err := copyTo(io.MultiWriter(file, hash), move)
+		if err != nil && n == 0 {
+			return fmt.Errorf("%w: %w", errBarren, err)
+		}
 		if err != nil {
 			return err // what came is there
 		}
