@@ -73,13 +73,19 @@ func NewCoordinator(o CoordinatorOptions) (*Coordinator, error) {
 	if (o.Trained < 1 || o.Trained > len(o.Variables)) && (o.Trained != 0 || o.Variables != nil) {
 		return nil, fmt.Errorf("federate: making a coordinator: %d variables, of which %d are trained", len(o.Variables), o.Trained)
 	}
+	c := newCoordinator(o)
+	return c, c.restore()
+}
+
+// newCoordinator is a coordinator before its first round.
+func newCoordinator(o CoordinatorOptions) *Coordinator {
 	c := &Coordinator{CoordinatorOptions: o}
 	c.Variables = slices.Clone(o.Variables)
 	c.server = newServer(o.Terms.Algorithm, len(o.Variables), o.Trained)
 	if o.Terms.Average > 0 {
 		c.server.Average = slices.Clone(o.Variables)
 	}
-	return c, c.restore()
+	return c
 }
 
 // Weights are the global weights now, in place.
@@ -171,7 +177,7 @@ func (c *Coordinator) Round(ctx context.Context, links []Link) (Outcome, error) 
 	weights := c.Weights()
 	digest := weights.Digest()
 	weights.sum = &digest
-	record := Record{Number: c.state.Number, Index: c.state.Index, Model: digest[:]}
+	record := Record{Number: c.state.Number, Index: c.state.Index, Model: digest[:], Members: c.Members}
 	var sums []groupSum
 	for i, group := range c.gather(links, nil) {
 		g := &groupRound{coordinator: c, links: group, weights: weights, order: Order{Round: c.state.Number, Index: c.state.Index, Model: digest[:]}, at: i}
@@ -197,7 +203,7 @@ func (c *Coordinator) Round(ctx context.Context, links []Link) (Outcome, error) 
 	}
 	c.score(&out, taught, sums)
 	result := c.Weights().Digest()
-	record.Result = result[:]
+	record.Result, record.Scores, record.Named = result[:], out.Scores, out.Named
 	if err := c.Transcript.write(record); err != nil { // before the state: what counted has a record
 		return out, err
 	}

@@ -228,7 +228,7 @@ func (c *Coordinator) Ask(ctx context.Context, links []Link, q Question) (Sums, 
 	weights := c.Weights()
 	digest := weights.Digest()
 	weights.sum = &digest
-	record := Record{Number: c.state.Number, Index: c.state.Index, Model: digest[:], Question: &q}
+	record := Record{Number: c.state.Number, Index: c.state.Index, Model: digest[:], Members: c.Members, Question: &q}
 	var failures []string
 	for i, group := range c.gather(links, &q) {
 		g := &groupRound{coordinator: c, links: group, weights: weights, order: Order{Round: c.state.Number, Index: c.state.Index, Model: digest[:], Question: &q}, at: i}

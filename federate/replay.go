@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"math"
 	"os"
 	"path/filepath"
@@ -25,9 +26,9 @@ import (
 type ReplayOptions struct {
 	Dir         string
 	Coordinator ed25519.PublicKey // that signed the records
-	// Members are the federation's sites with the keys that their hospitals own up
-	// to. Nil: those that the transcript names, whose coordinator could have
-	// invented them.
+	// Members are all sites that the federation has had, with the keys that their
+	// hospitals own up to; a site may be there twice, with a former key. Nil: those
+	// that the transcript names, whose coordinator could have invented them.
 	Members []secagg.Member
 	// Progress, if not nil, is told of each attempt once it is verified.
 	Progress func(Attempt)
@@ -37,16 +38,17 @@ type ReplayOptions struct {
 type Replayed struct {
 	Header   Header          `json:"header"`
 	Attempts []Attempt       `json:"attempts"`
-	Sites    []Participation `json:"sites"`
+	Sites    []Participation `json:"sites"` // in the order of their names
+	// Privacy is the promise that the terms make of what was sent, by the vectors
+	// that have arrived: a site whose vector was lost on the way has spent more. Nil:
+	// none.
+	Privacy *Statement `json:"privacy,omitempty"`
 	// Model is the digest (Weights.Digest) of the weights that the run led to.
 	Model   string   `json:"model"`
 	Weights *Weights `json:"-"`
 	// Published are the variables that a model of the run has: the moving average,
 	// where the terms have one.
 	Published []float32 `json:"-"`
-	// Privacy is what the run may promise, by the vectors that sites have signed; nil
-	// without differential privacy.
-	Privacy *Statement `json:"privacy,omitempty"`
 }
 
 // Attempt is one attempt at a round.
@@ -60,7 +62,8 @@ type Attempt struct {
 	Failure  string    `json:"failure,omitempty"`
 	Model    string    `json:"model"` // digest of the weights after it
 
-	sent []string // sites that have signed a vector
+	sent    []string // sites whose vectors arrived
+	members []secagg.Member
 }
 
 // Participation is a site's part in a run.
@@ -92,9 +95,6 @@ func ReplayRun(ctx context.Context, o ReplayOptions) (*Replayed, error) {
 	if err != nil {
 		return fail(err)
 	}
-	if o.Members != nil && !slices.EqualFunc(o.Members, header.Members, func(a, b secagg.Member) bool { return a.Name == b.Name && a.Key.Equal(b.Key) }) {
-		return fail(fmt.Errorf("%w: it is of other members than those that are trusted", ErrTranscript))
-	}
 	if header.Variables < 0 || header.Variables > secagg.MaxLength {
 		return fail(fmt.Errorf("%w: a model of %d variables", ErrTranscript, header.Variables))
 	}
@@ -110,10 +110,10 @@ func ReplayRun(ctx context.Context, o ReplayOptions) (*Replayed, error) {
 	if err != nil {
 		return fail(err)
 	}
-	c, err := NewCoordinator(CoordinatorOptions{Terms: header.Terms, Members: header.Members, Variables: initial, Trained: header.Trained})
-	if err != nil {
-		return fail(fmt.Errorf("%w: %w", ErrTranscript, err))
+	if header.Trained < 0 || header.Trained > header.Variables {
+		return fail(fmt.Errorf("%w: %d of %d variables are trained", ErrTranscript, header.Trained, header.Variables))
 	}
+	c := newCoordinator(CoordinatorOptions{Terms: header.Terms, Variables: initial, Trained: header.Trained})
 	if digest := c.Weights().Digest(); !bytes.Equal(digest[:], header.Initial) {
 		return fail(fmt.Errorf("%w: %s is not what the run began with", ErrTranscript, initialName))
 	}
@@ -144,7 +144,14 @@ func ReplayRun(ctx context.Context, o ReplayOptions) (*Replayed, error) {
 		if c.Done() && record.Question == nil || record.Index != c.state.Index {
 			return fail(fmt.Errorf("attempt %d: %w: it is of round %d, and round %d is due", number, ErrTranscript, record.Index+1, c.state.Index+1))
 		}
+		if err := o.know(record.Members); err != nil {
+			return fail(fmt.Errorf("attempt %d: %w", number, err))
+		}
+		if err := header.Terms.Check(len(record.Members)); err != nil {
+			return fail(fmt.Errorf("attempt %d: %w: %w", number, ErrTranscript, err))
+		}
 		next := c.copy()
+		next.Members = record.Members
 		attempt, err := next.replay(ctx, t, record)
 		if err != nil {
 			return fail(fmt.Errorf("attempt %d: %w", number, err))
@@ -159,15 +166,23 @@ func ReplayRun(ctx context.Context, o ReplayOptions) (*Replayed, error) {
 	}
 	digest := c.Weights().Digest()
 	r.Model, r.Weights, r.Published = hexOf(digest[:]), c.Weights(), c.Published()
-	r.participation()
-	sent := map[string]int{}
-	for _, p := range r.Sites {
-		sent[p.Name] = p.Sent
-	}
-	if r.Privacy, err = header.Terms.Statement(sent, len(header.Members), header.Variables); err != nil {
+	if err := r.participation(); err != nil {
 		return fail(err)
 	}
 	return r, nil
+}
+
+// know says whether all members are those that are trusted.
+func (o ReplayOptions) know(members []secagg.Member) error {
+	if o.Members == nil {
+		return nil
+	}
+	for _, m := range members {
+		if !slices.ContainsFunc(o.Members, func(known secagg.Member) bool { return known.Name == m.Name && known.Key.Equal(m.Key) }) {
+			return fmt.Errorf("%w: %q with the key %x is none of the sites that are trusted", ErrTranscript, m.Name, []byte(m.Key))
+		}
+	}
+	return nil
 }
 
 // copy is a coordinator in the same state, without a keeper.
@@ -206,7 +221,7 @@ func (c *Coordinator) replay(ctx context.Context, t *Transcript, record Record) 
 	if len(divided) != len(record.Groups) {
 		return fail("%d groups, the terms make %d", len(record.Groups), len(divided))
 	}
-	a := Attempt{Outcome: Outcome{Index: record.Index, Number: record.Number, Lost: []string{}}, Question: record.Question, Failure: record.Failure}
+	a := Attempt{Outcome: Outcome{Index: record.Index, Number: record.Number, Lost: []string{}, Scores: record.Scores, Named: record.Named}, Question: record.Question, Failure: record.Failure, members: record.Members}
 	var sums []groupSum
 	for i, g := range record.Groups {
 		if !slices.EqualFunc(divided[i], g.Members, func(l Link, name string) bool { return l.Name() == name }) {
@@ -226,7 +241,7 @@ func (c *Coordinator) replay(ctx context.Context, t *Transcript, record Record) 
 		if err == nil && record.Question == nil {
 			var s groupSum
 			if s, err = c.meanOf(&outcome, sum); err == nil {
-				sums = append(sums, s)
+				sums = c.add(sums, s)
 			}
 		}
 		switch {
@@ -421,6 +436,12 @@ func (r *Replayed) Write(w io.Writer) error {
 		}
 		fmt.Fprintf(&b, "%-*s  %7d  %10d  %8d  %s\n", width, s.Name, len(s.Rounds), s.Lost, s.Asked, cmp.Or(strings.Join(accused, "; "), "-"))
 	}
+	if r.Privacy != nil {
+		fmt.Fprintln(&b)
+		for _, s := range r.Privacy.Sites {
+			fmt.Fprintf(&b, "%-*s  %d attempts, ε = %.3f per %s\n", width, s.Site, s.Attempts, s.Epsilon, s.Unit)
+		}
+	}
 	fmt.Fprintf(&b, "\nweights   %s\n", r.Model)
 	if p := r.Privacy; p != nil {
 		fmt.Fprintf(&b, "privacy   per %s: epsilon %.3f of %g at delta %g spent by the site that has spent most\n", p.Unit, p.Epsilon, p.Budget, p.Delta)
@@ -429,36 +450,52 @@ func (r *Replayed) Write(w io.Writer) error {
 	return err
 }
 
-// participation lists every member's part.
-func (r *Replayed) participation() {
-	for _, m := range r.Header.Members {
-		p := Participation{Name: m.Name, Rounds: []int{}, Accused: []secagg.Accusation{}}
-		for _, a := range r.Attempts {
-			if slices.Contains(a.sent, m.Name) {
-				p.Sent++
-			}
-			for _, g := range a.Groups {
-				if !slices.Contains(g.Members, m.Name) {
-					continue
-				}
-				if slices.Contains(g.Survivors, m.Name) {
-					if a.Question != nil {
-						p.Asked++
-					} else if a.Counted {
-						p.Rounds = append(p.Rounds, a.Index)
-					}
-				} else {
-					p.Lost++
-				}
-				for _, accusation := range g.Accused {
-					if accusation.Site == m.Name {
-						p.Accused = append(p.Accused, accusation)
-					}
-				}
+// participation lists every site's part, and what was spent of its patients' or
+// its own privacy.
+func (r *Replayed) participation() error {
+	parts := map[string]*Participation{}
+	spent, most := map[string]int{}, 0
+	for _, a := range r.Attempts {
+		most = max(most, len(a.members))
+		for _, m := range a.members {
+			if parts[m.Name] == nil {
+				parts[m.Name] = &Participation{Name: m.Name, Rounds: []int{}, Accused: []secagg.Accusation{}}
+				spent[m.Name] = 0
 			}
 		}
-		r.Sites = append(r.Sites, p)
+		for _, name := range a.sent {
+			if parts[name] != nil { // a record can hold any name
+				parts[name].Sent++
+				spent[name]++
+			}
+		}
+		for _, g := range a.Groups {
+			for _, name := range g.Members {
+				p := parts[name]
+				switch {
+				case !slices.Contains(g.Survivors, name):
+					p.Lost++
+				case a.Question != nil:
+					p.Asked++
+				case a.Counted:
+					p.Rounds = append(p.Rounds, a.Index)
+				}
+			}
+			for _, accusation := range g.Accused {
+				parts[accusation.Site].Accused = append(parts[accusation.Site].Accused, accusation)
+			}
+		}
 	}
+	r.Sites = []Participation{}
+	for _, name := range slices.Sorted(maps.Keys(parts)) {
+		r.Sites = append(r.Sites, *parts[name])
+	}
+	if len(r.Attempts) == 0 {
+		return nil
+	}
+	var err error
+	r.Privacy, err = r.Header.Terms.Statement(spent, most, r.Header.Variables)
+	return err
 }
 
 // ReadHeader reads the header of a transcript without verifying anything:

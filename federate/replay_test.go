@@ -16,6 +16,7 @@ import (
 	"testing"
 
 	"github.com/vigie/vigie/federate/robust"
+	"github.com/vigie/vigie/federate/secagg"
 	"github.com/vigie/vigie/keys/dsse"
 	"github.com/vigie/vigie/onnx"
 )
@@ -45,11 +46,14 @@ func (s *school) replay(t testing.TB, dir string) (*Replayed, error) {
 
 func TestARunReplaysToTheWeightsThatItLedTo(t *testing.T) {
 	for _, algorithm := range []Algorithm{FedAvg, FedYogi, SCAFFOLD} {
+		if testing.Short() && algorithm != FedYogi {
+			continue
+		}
 		s := newSchool(t, 9, 5, func(terms *Terms) {
 			terms.Algorithm, terms.GroupSize, terms.Rounds = algorithm, 4, 3
 			if algorithm == SCAFFOLD {
 				terms.GroupSize = 0
-			} else {
+			} else if algorithm == FedYogi {
 				terms.Rule = robust.Median
 			}
 		})
@@ -409,5 +413,51 @@ func TestAPublishedModelIsHeldAgainstTheRunBitByBit(t *testing.T) {
 	var text bytes.Buffer
 	if err := r.Write(&text); err != nil || !strings.Contains(text.String(), r.Model) || !strings.Contains(text.String(), "2 of 2 rounds") {
 		t.Errorf("%s (%v)", text.String(), err)
+	}
+}
+
+func TestARunGoesOnInItsTranscriptWhenItsSitesChange(t *testing.T) {
+	s := newSchool(t, 6, 3, func(terms *Terms) { terms.Rounds = 3 })
+	dir, keeper := t.TempDir(), memoryKeeper{}
+	all := s.members
+	reopen := func(members []secagg.Member) []Link {
+		s.members = members
+		var links []Link
+		for i, m := range all {
+			if slices.ContainsFunc(members, func(o secagg.Member) bool { return o.Name == m.Name }) {
+				site, err := NewSite(SiteOptions{Name: m.Name, Terms: s.terms, Members: members, Signer: s.signers[i], Trainer: s.pupils[i], Keeper: s.keepers[i]})
+				if err != nil {
+					t.Fatal(err)
+				}
+				links = append(links, Direct(site))
+			}
+		}
+		return links
+	}
+	var c *Coordinator
+	for _, members := range [][]secagg.Member{all[:4], all, all[1:]} {
+		links := reopen(members)
+		c = s.recorded(t, keeper, dir)
+		if _, err := c.Round(t.Context(), links); err != nil {
+			t.Fatal(err)
+		}
+		c.Settle()
+	}
+	s.members = all
+	r, err := s.replay(t, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if digest := c.Weights().Digest(); r.Model != hexOf(digest[:]) {
+		t.Error("the replay leads elsewhere")
+	}
+	for i, want := range [][]int{{0, 1}, {0, 1, 2}, {0, 1, 2}, {0, 1, 2}, {1, 2}, {1, 2}} {
+		if !slices.Equal(r.Sites[i].Rounds, want) {
+			t.Errorf("%s was in %v, want %v", r.Sites[i].Name, r.Sites[i].Rounds, want)
+		}
+	}
+	s.members = all[1:]
+	if _, err := s.replay(t, dir); !errors.Is(err, ErrTranscript) {
+		t.Errorf("with a site that is not trusted: %v", err)
 	}
 }

@@ -33,8 +33,7 @@ const (
 
 // Header says what run a transcript is of.
 type Header struct {
-	Terms   Terms           `json:"terms"`
-	Members []secagg.Member `json:"members"`
+	Terms Terms `json:"terms"`
 	// Variables and Trained are the model's size, Initial the digest (Weights.Digest)
 	// of what the first round began with.
 	Variables int    `json:"variables"`
@@ -52,14 +51,20 @@ type Span struct {
 
 // Record is all that was said in one attempt at a round.
 type Record struct {
-	Previous []byte        `json:"previous"`           // SHA-256 digest of the record before, or of the header
-	Number   uint64        `json:"number"`             // of the attempt
-	Index    int           `json:"index"`              // of the round, from 0
-	Model    []byte        `json:"model"`              // digest of the weights that it began with
-	Question *Question     `json:"question,omitempty"` // that was asked, instead of training
-	Groups   []GroupRecord `json:"groups"`
-	Result   []byte        `json:"result,omitempty"` // digest of the weights that it ended with
-	Failure  string        `json:"failure,omitempty"`
+	Previous []byte `json:"previous"` // SHA-256 digest of the record before, or of the header
+	Number   uint64 `json:"number"`   // of the attempt
+	Index    int    `json:"index"`    // of the round, from 0
+	Model    []byte `json:"model"`    // digest of the weights that it began with
+	// Members are the federation's sites at the time, in the order of their names.
+	Members  []secagg.Member `json:"members"`
+	Question *Question       `json:"question,omitempty"` // that was asked, instead of training
+	Groups   []GroupRecord   `json:"groups"`
+	Result   []byte          `json:"result,omitempty"` // digest of the weights that it ended with
+	Failure  string          `json:"failure,omitempty"`
+	// Scores and Named are the coordinator's word: it may have held the sums against
+	// examples of its own.
+	Scores []Score  `json:"scores,omitempty"`
+	Named  []string `json:"named,omitempty"`
 }
 
 // GroupRecord is what was said in one group: all messages in the order in which
@@ -111,8 +116,8 @@ func keptVectorName(number uint64, group int, site string) string {
 }
 
 // Record opens the transcript of a coordinator's run in a folder, which it makes,
-// or goes on with the one that is there if it is of the same run. signer is the
-// coordinator's Ed25519 key.
+// or goes on with the one that is there if it is of the same run; the members may
+// have changed since. signer is the coordinator's Ed25519 key.
 func (o CoordinatorOptions) Record(dir string, signer crypto.Signer) (*Transcript, error) {
 	fail := func(err error) (*Transcript, error) {
 		return nil, fmt.Errorf("federate: opening the transcript in %s: %w", dir, err)
@@ -122,7 +127,7 @@ func (o CoordinatorOptions) Record(dir string, signer crypto.Signer) (*Transcrip
 	}
 	initial := Weights{Variables: o.Variables, Control: newServer(o.Terms.Algorithm, len(o.Variables), o.Trained).Control}
 	digest := initial.Digest()
-	payload, err := json.Marshal(Header{Terms: o.Terms, Members: o.Members, Variables: len(o.Variables), Trained: o.Trained, Initial: digest[:], Layout: o.Layout})
+	payload, err := json.Marshal(Header{Terms: o.Terms, Variables: len(o.Variables), Trained: o.Trained, Initial: digest[:], Layout: o.Layout})
 	if err != nil {
 		return fail(err)
 	}

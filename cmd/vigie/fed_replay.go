@@ -10,13 +10,14 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/vigie/vigie/federate"
+	"github.com/vigie/vigie/federate/secagg"
 	"github.com/vigie/vigie/onnx"
 )
 
 func newFedReplayCommand() *cobra.Command {
 	var (
-		key, model string
-		asJSON     bool
+		key, sites, model string
+		asJSON            bool
 	)
 	command := &cobra.Command{
 		Use:   "replay TRANSCRIPT",
@@ -37,7 +38,8 @@ against the weights that the run led to.
 
 Exit status 1: something does not hold; the message says what and where.`,
 		Example: `  vigie fed simulate --data pneumoniamnist.npz --eval-split val --sites 15 --out model.onnx --transcript run
-  vigie fed replay run --model model.onnx`,
+  vigie fed replay run --model model.onnx
+  vigie fed replay north/runs/chest-1/transcript --key coordinator.hex --sites sites.txt --json`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			_, own, err := federate.ReadHeader(args[0])
@@ -52,9 +54,15 @@ Exit status 1: something does not hold; the message says what and where.`,
 			} else {
 				fmt.Fprintf(cmd.ErrOrStderr(), "no --key: verified against the key that the transcript names, %s\n", hex.EncodeToString(own))
 			}
-			r, err := federate.ReplayRun(cmd.Context(), federate.ReplayOptions{Dir: args[0], Coordinator: trusted, Progress: func(a federate.Attempt) {
+			o := federate.ReplayOptions{Dir: args[0], Coordinator: trusted, Progress: func(a federate.Attempt) {
 				fmt.Fprintf(cmd.ErrOrStderr(), "attempt %d: round %d, %d sites verified\n", a.Number, a.Index+1, a.Sites)
-			}})
+			}}
+			if sites != "" {
+				if o.Members, err = siteKeys(sites); err != nil {
+					return err
+				}
+			}
+			r, err := federate.ReplayRun(cmd.Context(), o)
 			if err != nil {
 				return err
 			}
@@ -79,9 +87,34 @@ Exit status 1: something does not hold; the message says what and where.`,
 	}
 	flags := command.Flags()
 	flags.StringVar(&key, "key", "", "the coordinator's public key: 64 hexadecimal digits, or a file with them")
+	flags.StringVar(&sites, "sites", "", "file with the sites' names and public keys, a line each")
 	flags.StringVar(&model, "model", "", "FILE.onnx that was published")
 	flags.BoolVar(&asJSON, "json", false, "print JSON")
 	return command
+}
+
+// siteKeys reads the names and keys of sites, a line each.
+func siteKeys(path string) ([]secagg.Member, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	members := []secagg.Member{}
+	for i, line := range strings.Split(string(data), "\n") {
+		fields := strings.Fields(line)
+		if len(fields) == 0 || strings.HasPrefix(fields[0], "#") {
+			continue
+		}
+		if len(fields) != 2 {
+			return nil, fmt.Errorf("%s:%d: want a name and a key", path, i+1)
+		}
+		key, err := hex.DecodeString(fields[1])
+		if err != nil || len(key) != ed25519.PublicKeySize {
+			return nil, fmt.Errorf("%s:%d: %q is not the %d hexadecimal digits of an Ed25519 key", path, i+1, fields[1], 2*ed25519.PublicKeySize)
+		}
+		members = append(members, secagg.Member{Name: fields[0], Key: key})
+	}
+	return members, nil
 }
 
 // publicKey reads an Ed25519 public key in hexadecimal, given or in a file.

@@ -57,7 +57,7 @@ func TestHospitalsJoinDecideAndTrainAndTheResultSaysWhereItComesFrom(t *testing.
 	if status.AtSites == nil || status.AtSites.Value < 0.9 {
 		t.Errorf("the sites judge the model at %+v", status.AtSites)
 	}
-	replayed, err := federate.ReplayRun(t.Context(), federate.ReplayOptions{Dir: n.consortium.runsDir("first", "transcript", "4"), Coordinator: n.consortium.Key()})
+	replayed, err := federate.ReplayRun(t.Context(), federate.ReplayOptions{Dir: n.consortium.runsDir("first", transcript), Coordinator: n.consortium.Key()})
 	if err != nil {
 		t.Errorf("the run's transcript: %v", err)
 	} else if len(replayed.Attempts) != 5 { // and two questions

@@ -133,7 +133,8 @@ const (
 	roundsFile = "rounds.jsonl"
 	localFile  = "local.json"
 	consents   = "consents"
-	maxRetries = 10 // attempts at one round without a result, after which a run has failed
+	transcript = "transcript" // folder; see federate.Transcript
+	maxRetries = 10           // attempts at one round without a result, after which a run has failed
 )
 
 func (c *Consortium) runsDir(parts ...string) string {
@@ -448,8 +449,7 @@ func (l *leader) remake() error {
 		return err
 	}
 	o := federate.CoordinatorOptions{Terms: l.job.Terms, Members: l.roster.Members(), Variables: l.variables, Trained: l.trained, Layout: l.layout, Keeper: keeper}
-	// a transcript has one list of members, so that each version of the list has one
-	if o.Transcript, err = o.Record(filepath.Join(l.dir, "transcript", fmt.Sprint(l.roster.Version)), l.signer); err != nil {
+	if o.Transcript, err = o.Record(filepath.Join(l.dir, transcript), l.signer); err != nil {
 		return err
 	}
 	if l.coordinator, err = federate.NewCoordinator(o); err != nil {
