@@ -36,7 +36,7 @@ var allowed = map[string][]string{
 	"attack/guarded":     {"attack", "engine", "guard"},
 	"attack/job":         {"", "attack", "attack/guarded", "guard", "guard/certificate", "onnx", "engine", "model", "medical/dicom", "probe", "train"},
 	"attack/privacy":     {"attack", "onnx", "onnx/autodiff", "engine", "train"},
-	"attack/privacy/job": {"attack", "attack/job", "attack/privacy", "onnx", "onnx/zoo", "engine", "model", "probe", "train", "train/studies", "dp", "federate", "federate/secagg", "federate/simulate", "keys/dsse"},
+	"attack/privacy/job": {"", "attack", "attack/job", "attack/privacy", "onnx", "onnx/zoo", "engine", "model", "probe", "train", "train/studies", "dp", "federate", "federate/secagg", "federate/simulate", "keys/dsse"},
 	"attack/poison":      {"onnx", "engine", "attack", "train"},
 	"attack/poison/job":  {"onnx", "engine", "attack", "attack/poison", "model", "probe", "train", "train/studies"},
 	"guard":              {"", "onnx", "onnx/autodiff", "engine", "engine/safetensors"},

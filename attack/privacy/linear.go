@@ -71,6 +71,10 @@ func FirstLayer(ctx context.Context, m *onnx.Model, input string) (*Layer, error
 	return l, nil
 }
 
+// Head is the weight of the linear layer that follows, where Share is known; empty
+// where not.
+func (l *Layer) Head() string { return l.head }
+
 // shares finds what each unit of the first layer adds to the log-odds of two
 // classes; nothing if the graph is not linear, Relu, linear, two classes.
 func (l *Layer) shares(g *onnx.Graph) {

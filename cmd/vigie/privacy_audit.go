@@ -126,6 +126,7 @@ Ed25519 key, PEM), for a consortium that requires it before a run starts.`,
 	flags.IntVar(&agreed.MaxExamples, "max-examples", agreed.MaxExamples, "likewise: examples that a site counts for, at most")
 	flags.IntVar(&agreed.Minimum, "minimum", agreed.Minimum, "likewise: sites that a sum must hold")
 	flags.StringSliceVar(&o.Attacks, "attacks", nil, "linear, imprint, optimise, membership (default all)")
+	flags.StringSliceVar(&o.Freeze, "freeze", nil, "patterns of weights that the federation does not train")
 	flags.StringVar(&o.Split, "split", "train", "split whose images the sites have")
 	flags.StringVar(&o.Aux, "aux", "val", "split that the server has: how bright images of the kind are")
 	flags.IntVar(&o.Sites, "sites", 0, "sites (default as few as the terms allow, which hide the least)")

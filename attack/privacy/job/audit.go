@@ -14,8 +14,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/vigie/vigie"
 	"github.com/vigie/vigie/attack/privacy"
 	"github.com/vigie/vigie/federate"
+	"github.com/vigie/vigie/federate/secagg"
 	"github.com/vigie/vigie/federate/simulate"
 	"github.com/vigie/vigie/train"
 	"github.com/vigie/vigie/train/studies"
@@ -128,7 +130,7 @@ type AuditReport struct {
 	// verdict is about.
 	Protocol  Protection        `json:"protocol"`
 	Sites     int               `json:"sites"`
-	Threshold int               `json:"threshold"` // of a sum of all
+	Threshold int               `json:"threshold"` // sites in the sum of the smallest group
 	Batch     int               `json:"images_per_site"`
 	Variables int               `json:"variables"`
 	SSIM      float64           `json:"ssim_threshold"`
@@ -139,7 +141,7 @@ type AuditReport struct {
 	Without   map[string]string `json:"not_applicable,omitempty"` // attacks that the model is not open to, and why
 	Limits    AuditLimits       `json:"limits"`
 	Passed    bool              `json:"passed"`
-	Failures  []string          `json:"failures,omitempty"`
+	Failures  []vigie.Text      `json:"failures,omitempty"`
 	French    string            `json:"verdict_fr"`
 }
 
@@ -170,7 +172,17 @@ func (o *Audit) check() error {
 			return fmt.Errorf("job: attack %q: %w: want linear, imprint, optimise or membership", name, ErrAsk)
 		}
 	}
-	def(&o.Sites, max(o.Terms.Minimum, o.Terms.GroupSize))
+	checked := o.Terms
+	if o.Plan {
+		checked.DP, checked.Algorithm = nil, federate.FedAvg
+	}
+	if o.Sites == 0 {
+		for o.Sites = max(o.Terms.Minimum, o.Terms.GroupSize); o.Sites < secagg.MaxSites && checked.Check(o.Sites) != nil; o.Sites++ {
+		}
+		if err := checked.Check(o.Sites); err != nil { // of no number: say why not of the least
+			return checked.Check(max(o.Terms.Minimum, o.Terms.GroupSize))
+		}
+	}
 	def(&o.Batch, o.Terms.Batch)
 	def(&o.Trials, 30_000)
 	def(&o.Compared, 2048)
@@ -184,10 +196,6 @@ func (o *Audit) check() error {
 	}
 	if o.Limits == (AuditLimits{}) {
 		o.Limits = DefaultAuditLimits()
-	}
-	checked := o.Terms
-	if o.Plan {
-		checked.DP, checked.Algorithm = nil, federate.FedAvg
 	}
 	if err := checked.Check(o.Sites); err != nil {
 		return err
@@ -249,7 +257,7 @@ type auditor struct {
 
 // consortia are the federation as agreed, and the same with or without differential
 // privacy, whichever it lacks.
-func (a *auditor) consortia(r *AuditReport, variables int) error {
+func (a *auditor) consortia(r *AuditReport, variables, trained int) error {
 	if a.Plan {
 		o := simulate.Options{Terms: a.Terms, Sites: a.Sites, Train: a.set}
 		if err := o.Private(variables); err != nil {
@@ -267,30 +275,37 @@ func (a *auditor) consortia(r *AuditReport, variables int) error {
 		terms.Augmentation = train.Augmentation{}
 	}
 	without := terms
+	var lacks error // why there can be no privacy to compare with
 	if terms.DP != nil {
 		r.Protocol = SumAndDP
 		without.DP, without.Average = nil, 0
 		if without.Algorithm == federate.FedSGD {
 			without.Algorithm = federate.FedAvg
 		}
-	} else {
-		var err error
-		if terms, err = a.withPrivacy(terms, variables); err != nil {
-			return err
-		}
+	} else if terms, lacks = a.withPrivacy(terms, variables); lacks == nil {
 		r.Notes = append(r.Notes, fmt.Sprintf("the terms have no differential privacy; for comparison, ε = %g, δ = %g of a patient", terms.DP.Epsilon, terms.DP.Delta))
-	}
-	if terms.DP.Views > 1 {
-		d := *terms.DP
-		d.Views, terms.DP = 0, &d
 	}
 	if err := without.Check(a.Sites); err != nil {
 		return err
 	}
 	a.plain = newConsortium(without, a.Sites, a.Seed)
 	a.steps = without.Epochs * ((a.Batch + without.Batch - 1) / without.Batch)
-	a.private = newConsortium(terms, a.Sites, a.Seed)
-	a.agreed().note(r)
+	switch {
+	case lacks != nil:
+		r.Without[string(Private)] = lacks.Error()
+	case terms.DP.Unit == federate.Patient && trained != variables:
+		r.Without[string(Private)] = "the model has running statistics of batch normalisations, which mix patients"
+	default:
+		if terms.DP.Views > 1 {
+			d := *terms.DP
+			d.Views, terms.DP = 0, &d
+		}
+		a.private = newConsortium(terms, a.Sites, a.Seed)
+	}
+	if why := r.Without[string(Private)]; why != "" && a.Terms.DP != nil {
+		return fmt.Errorf("job: %s: %w: %s; these terms' privacy needs a model without", a.Model, ErrAsk, why)
+	}
+	r.Threshold = a.agreed().threshold()
 	return nil
 }
 
@@ -301,8 +316,6 @@ func (a *auditor) agreed() *consortium {
 	}
 	return a.plain
 }
-
-func (c *consortium) note(r *AuditReport) { r.Threshold = c.threshold() }
 
 // withPrivacy are the terms with the privacy that they are compared with.
 func (a *auditor) withPrivacy(t federate.Terms, variables int) (federate.Terms, error) {
@@ -321,27 +334,25 @@ func (a *auditor) run(ctx context.Context, r *AuditReport) error {
 		return err
 	}
 	defer whole.engine.Close()
-	if err := a.consortia(r, len(whole.start)); err != nil {
+	r.Without = map[string]string{}
+	if err := a.consortia(r, len(whole.start), whole.trained); err != nil {
 		return err
 	}
 	r.Variables = len(whole.start)
 	weights := (&federate.Weights{Variables: whole.start}).Digest()
 	r.Weights = hex.EncodeToString(weights[:])
-	r.Without = map[string]string{}
-	if whole.trained != len(whole.start) {
-		if a.private == a.agreed() {
-			return fmt.Errorf("job: %s: %w: it has running statistics, which mix patients; the terms' privacy needs a model without", a.Model, ErrAsk)
-		}
-		a.private = nil
-		r.Without[string(Private)] = "the model has running statistics of batch normalisations, which mix patients"
-	}
 	a.Progress("the sites' refusals", 0)
 	if r.Moves, err = a.agreed().tryMoves(ctx, whole.engine, whole.start, a.set, a.Seed); err != nil {
 		return err
 	}
 	a.Progress("the sites' refusals", 1)
 	layer := slices.IndexFunc(r.Moves, func(m Move) bool { return m.Name == "inserted-layer" })
-	scenes, why, err := a.scenes(ctx, a.plain, a.network, a.set, a.aux)
+	scenes, why, err := a.scenes(ctx, a.plain, a.network, a.set, a.aux, func(names ...string) bool {
+		return !slices.ContainsFunc(names, func(name string) bool {
+			_, in := whole.from[name]
+			return !in || !slices.Contains(a.network.Weights, name)
+		})
+	})
 	if err != nil {
 		return err
 	}
@@ -576,6 +587,12 @@ func (a *auditor) search(ctx context.Context) ([]AuditFigure, error) {
 	if a.private != nil {
 		views = append(views, new(Private, viewNoisy), new(SumAndDP, viewSum))
 	}
+	var weights []string // that leave a site
+	for _, name := range a.network.Weights {
+		if _, in := s.from[name]; in {
+			weights = append(weights, name)
+		}
+	}
 	leaks := map[int]*privacy.Leak{}
 	defer func() {
 		for _, l := range leaks {
@@ -589,13 +606,13 @@ func (a *auditor) search(ctx context.Context) ([]AuditFigure, error) {
 		l := leaks[len(used)]
 		if l == nil {
 			var err error
-			if l, err = privacy.NewLeak(a.network.Model, privacy.LeakOptions{Input: a.network.Input, Logits: a.network.Logits, Weights: a.network.Weights, Batch: len(used)}); err != nil {
+			if l, err = privacy.NewLeak(a.network.Model, privacy.LeakOptions{Input: a.network.Input, Logits: a.network.Logits, Weights: weights, Batch: len(used)}); err != nil {
 				return err
 			}
 			leaks[len(used)] = l
 		}
 		var observed [][]float32
-		for _, name := range a.network.Weights {
+		for _, name := range weights {
 			observed = append(observed, s.gradient(terms, terms.Epochs, update, name))
 		}
 		m, err := privacy.Match(ctx, l, observed, pick(a.set.Labels, used), privacy.MatchOptions{Steps: a.Steps, Rows: a.set.Rows, Columns: a.set.Columns, Low: 0, High: 1, TV: 1e-4,

@@ -170,20 +170,20 @@ func (a *auditor) federations(ctx context.Context, c *consortium, pool *train.Se
 				return nil, err
 			}
 		}
-		signal := func(variables []float32) ([]float64, error) {
-			z, err := engine.Logits(ctx, variables, pool)
+		signal := func(of federate.Subject) ([]float64, error) {
+			z, err := engine.LogitsOf(ctx, of, pool)
 			if err != nil {
 				return nil, err
 			}
 			return privacy.Signal(both(z), pool.Labels)
 		}
-		global, err := signal(coordinator.Weights().Variables)
+		global, err := signal(federate.Subject{Variables: coordinator.Weights().Variables})
 		if err != nil {
 			return nil, err
 		}
 		local := make([]float64, pool.Len())
 		for s, t := range sites {
-			if t.last == nil { // under privacy a site has no model of its own
+			if t.last.Variables == nil { // under privacy a site has no model of its own
 				continue
 			}
 			own, err := signal(t.last)

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/vigie/vigie"
 	"github.com/vigie/vigie/attack/privacy"
 )
 
@@ -37,21 +38,26 @@ func (l AuditLimits) check() error {
 	return nil
 }
 
+// enFrancais turns what figures and attacks have in them.
+var enFrancais = strings.NewReplacer(" to ", " à ", " by "+MeansWeights, " par les poids", " by "+MeansLayer, " par une couche")
+
 // judge works out from the counts alone whether the audit keeps to limits; nothing
 // else of a report is believed.
-func (l AuditLimits) judge(r *AuditReport) (failures []string) {
-	fail := func(format string, arguments ...any) { failures = append(failures, fmt.Sprintf(format, arguments...)) }
+func (l AuditLimits) judge(r *AuditReport) (failures []vigie.Text) {
+	fail := func(english, french string, arguments ...any) {
+		failures = append(failures, vigie.Text{English: fmt.Sprintf(english, arguments...), French: enFrancais.Replace(fmt.Sprintf(french, arguments...))})
+	}
 	if len(r.Moves) != len(moves) {
-		fail("%d moves of a lying server were tried, want %d", len(r.Moves), len(moves))
+		fail("%d moves of a lying server were tried, want %d", "%d manœuvres d’un serveur malhonnête essayées, il en faut %d", len(r.Moves), len(moves))
 	}
 	refusesLayer := false
 	for i, m := range r.Moves {
 		if i < len(moves) && m.Name != moves[i].name {
-			fail("move %q was not tried", moves[i].name)
+			fail("move %q was not tried", "manœuvre %q non essayée", moves[i].name)
 			continue
 		}
 		if i < len(moves) && !m.Refused && !moves[i].undetectable {
-			fail("the sites obey a server that lies: %s", m.Name)
+			fail("the sites obey a server that lies: %s", "les sites obéissent à un serveur malhonnête : %s", m.Name)
 		}
 		refusesLayer = refusesLayer || m.Name == "inserted-layer" && m.Refused
 	}
@@ -75,18 +81,18 @@ func (l AuditLimits) judge(r *AuditReport) (failures []string) {
 			judged++
 			switch rate := privacy.ClopperPearson(f.Hits.Hits, f.Trials); {
 			case a.Name == AuditOptimise && f.Trials < 1:
-				fail("%s was not tried", what)
+				fail("%s was not tried", "attaque %s non essayée", what)
 			case a.Name == AuditOptimise && rate.Low > l.Reconstructed:
-				fail("%s reconstructs %d of %d images, %s", what, f.Hits.Hits, f.Trials, percent(rate))
+				fail("%s reconstructs %d of %d images, %s", "l’attaque %s reconstruit %d images sur %d, %s", what, f.Hits.Hits, f.Trials, percent(rate))
 			case a.Name == AuditOptimise:
 			case f.Trials < l.Trials:
-				fail("%s was tried on %d images, want %d", what, f.Trials, l.Trials)
+				fail("%s was tried on %d images, want %d", "l’attaque %s a été essayée sur %d images, il en faut %d", what, f.Trials, l.Trials)
 			case privacy.AtMost(f.Hits.Hits, f.Trials) > l.Reconstructed:
-				fail("%s reconstructs %d of %d images: up to %.3g %%, allowed are %.3g %%", what, f.Hits.Hits, f.Trials, 100*privacy.AtMost(f.Hits.Hits, f.Trials), 100*l.Reconstructed)
+				fail("%s reconstructs %d of %d images: up to %.3g %%, allowed are %.3g %%", "l’attaque %s reconstruit %d images sur %d : jusqu’à %.3g %%, le maximum permis est %.3g %%", what, f.Hits.Hits, f.Trials, 100*privacy.AtMost(f.Hits.Hits, f.Trials), 100*l.Reconstructed)
 			}
 		}
 		if judged == 0 && r.Without[a.Name] == "" {
-			fail("%s was not tried against what the terms let a server see", a.Name)
+			fail("%s was not tried against what the terms let a server see", "l’attaque %s n’a pas été essayée contre ce que les conditions laissent voir au serveur", a.Name)
 		}
 	}
 	members := 0
@@ -98,13 +104,13 @@ func (l AuditLimits) judge(r *AuditReport) (failures []string) {
 		at := slices.IndexFunc(m.Rates, func(r privacy.Rate) bool { return r.FPR == 0.01 })
 		switch {
 		case at < 0 || !m.Rates[at].Resolved:
-			fail("membership was asked of too few people for 1 %% false alarms")
+			fail("membership was asked of too few people for 1 %% false alarms", "trop peu de personnes pour juger l’appartenance à 1 %% de fausses alarmes")
 		case m.Rates[at].TPR.High > l.Membership:
-			fail("%s of the members are named at 1 %% false alarms, allowed are %.3g %%", percent(m.Rates[at].TPR), 100*l.Membership)
+			fail("%s of the members are named at 1 %% false alarms, allowed are %.3g %%", "%s des membres sont reconnus à 1 %% de fausses alarmes, le maximum permis est %.3g %%", percent(m.Rates[at].TPR), 100*l.Membership)
 		}
 	}
 	if members == 0 {
-		fail("membership was not asked against what the terms let a server see")
+		fail("membership was not asked against what the terms let a server see", "l’appartenance n’a pas été examinée contre ce que les conditions laissent voir au serveur")
 	}
 	return failures
 }
@@ -119,6 +125,13 @@ func (r *AuditReport) judge() {
 			trials, hits = trials+f.Trials, hits+f.Hits.Hits
 		}
 	}
+	texts := func(of func(vigie.Text) string) string {
+		var all []string
+		for _, f := range r.Failures {
+			all = append(all, of(f))
+		}
+		return strings.Join(all, "; ")
+	}
 	kinds := map[Protection][2]string{
 		SecureSum: {"secure sums without differential privacy", "des sommes sécurisées, sans confidentialité différentielle"},
 		SumAndDP:  {"secure sums with differential privacy", "des sommes sécurisées avec confidentialité différentielle"},
@@ -129,13 +142,13 @@ func (r *AuditReport) judge() {
 		r.French = fmt.Sprintf("RÉUSSI. Sous ces conditions (%s), %d images sur %d ont été reconstruites et identifiées par le calcul ; le serveur ne peut pas faire ce que les sites refusent, et les limites sont respectées.", kind[1], hits, trials)
 		return
 	}
-	r.Verdict = fmt.Sprintf("NOT PASSED. Under these terms (%s): %s.", kind[0], strings.Join(r.Failures, "; "))
-	r.French = fmt.Sprintf("ÉCHEC. Sous ces conditions (%s), l’audit ne respecte pas les limites : %d motif(s), énumérés en anglais ci-dessus. Images reconstruites et identifiées par le calcul : %d sur %d.", kind[1], len(r.Failures), hits, trials)
+	r.Verdict = fmt.Sprintf("NOT PASSED. Under these terms (%s): %s.", kind[0], texts(func(t vigie.Text) string { return t.English }))
+	r.French = fmt.Sprintf("ÉCHEC. Sous ces conditions (%s) : %s. Images reconstruites et identifiées par le calcul : %d sur %d.", kind[1], texts(func(t vigie.Text) string { return t.French }), hits, trials)
 }
 
 func (r *AuditReport) page() page {
 	p := page{Title: "What does a federation give away, and to whom?",
-		Lead: fmt.Sprintf("%d sites of %d images each, under terms %.12s…, from %s; a sum of all holds at least %d sites. Every round ran through the sites' and the coordinator's own code.", r.Sites, r.Batch, r.Terms, r.Data, r.Threshold),
+		Lead: fmt.Sprintf("%d sites of %d images each, under terms %.12s…, from %s; a sum holds at least %d sites. Every round ran through the sites' and the coordinator's own code.", r.Sites, r.Batch, r.Terms, r.Data, r.Threshold),
 		Fine: fmt.Sprintf("A hit is an image whose best match among what was found reaches an SSIM of %g and is identified: its nearest neighbour among all %d images is that very image. Beside it stand as many images that were in no update. Intervals are Clopper-Pearson's of 95 %%; \"at most\" is the one-sided upper end. Images of one update are not independent, and one image may be in several.", r.SSIM, r.Images)}
 	mood := "bad"
 	if r.Passed {

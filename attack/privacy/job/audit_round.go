@@ -63,9 +63,17 @@ func accomplice(d *federate.Draft) {
 	d.Weight = 0
 }
 
-// threshold is how many sites must be in a sum of all.
+// group is how many sites the smallest group has, in which a sum hides the least.
+func (c *consortium) group() int {
+	if c.terms.GroupSize == 0 {
+		return len(c.members)
+	}
+	return len(c.members) / max(1, len(c.members)/c.terms.GroupSize)
+}
+
+// threshold is how many sites must be in the sum of the smallest group.
 func (c *consortium) threshold() int {
-	t := secagg.Round{Minimum: c.terms.Minimum}.Threshold(len(c.members))
+	t := secagg.Round{Minimum: c.terms.Minimum}.Threshold(c.group())
 	if d := c.terms.DP; d != nil {
 		t = max(t, d.Honest+d.Colluding)
 	}
@@ -98,7 +106,7 @@ type learner struct {
 	at     []int   // positions of the site's examples
 	people [][]int // examples of each patient, as positions among these
 	used   []int   // positions of those that the last round learnt from
-	last   []float32
+	last   federate.Subject
 }
 
 func newLearner(e *federate.Engine, set *train.Set, at []int) federate.Trainer {
@@ -115,8 +123,13 @@ func newLearner(e *federate.Engine, set *train.Set, at []int) federate.Trainer {
 		}
 		l.people[p] = append(l.people[p], i)
 	}
-	if patients, is := l.Trainer.(federate.PatientTrainer); is {
-		return &patientLearner{learner: l, patients: patients}
+	patients, knows := l.Trainer.(federate.PatientTrainer)
+	ofSite, personal := l.Trainer.(federate.PersonalTrainer)
+	switch {
+	case personal:
+		return &personalLearner{l, ofSite}
+	case knows:
+		return &patientLearner{l, patients}
 	}
 	return l
 }
@@ -124,11 +137,20 @@ func newLearner(e *federate.Engine, set *train.Set, at []int) federate.Trainer {
 // Train implements federate.Trainer.
 func (l *learner) Train(ctx context.Context, w federate.Work) (int, float64, error) {
 	steps, loss, err := l.Trainer.Train(ctx, w)
-	l.used, l.last = l.at, slices.Clone(w.Variables)
+	l.used, l.last = l.at, federate.Subject{Variables: slices.Clone(w.Variables), Own: slices.Clone(w.Own)}
 	return steps, loss, err
 }
 
 func (l *learner) record() *learner { return l }
+
+// personalLearner has variables of its own.
+type personalLearner struct {
+	*learner
+	ofSite federate.PersonalTrainer
+}
+
+// Personal implements federate.PersonalTrainer.
+func (l *personalLearner) Personal() []float32 { return l.ofSite.Personal() }
 
 // patientLearner knows patients, too.
 type patientLearner struct {
@@ -267,11 +289,11 @@ type play struct {
 	other []float32 // weights of the agreed shape, of the server's making
 }
 
-// keys enters a round with everybody.
+// keys enters a round with everybody in the group.
 func (p *play) keys(ctx context.Context, number uint64, weights []float32) ([]secagg.Message, []string, error) {
 	digest := (&federate.Weights{Variables: weights}).Digest()
 	var names []string
-	for _, m := range p.c.members {
+	for _, m := range p.c.members[:len(p.sites)] {
 		names = append(names, m.Name)
 	}
 	var roster []secagg.Message
@@ -432,7 +454,7 @@ func (c *consortium) tryMoves(ctx context.Context, e *federate.Engine, start []f
 	var out []Move
 	for _, m := range moves {
 		p := &play{c: c, start: start, other: other}
-		for i := range c.members {
+		for i := range c.group() {
 			own := make([]int, trainedInMoves)
 			for k := range own {
 				own[k] = (i*trainedInMoves + k) % set.Len()
@@ -480,16 +502,9 @@ func newScene(attack string, n *train.Network, terms federate.Terms, like *train
 	}
 	s.start, s.trained = s.engine.Variables()
 	at := 0
-	for _, name := range n.Weights {
-		s.from[name] = at
-		count, err := n.Model.Graph.Initializer(name).Count()
-		if err != nil {
-			return nil, errors.Join(err, s.engine.Close())
-		}
-		at += count
-	}
-	if at != s.trained {
-		return nil, errors.Join(fmt.Errorf("job: the weights of the network have %d numbers, a site trains %d", at, s.trained), s.engine.Close())
+	for _, span := range s.engine.Layout() { // what stays at the sites is not in it
+		s.from[span.Name] = at
+		at += span.Length
 	}
 	return s, nil
 }
@@ -533,7 +548,7 @@ func norm(v []float32) float64 {
 
 // scenes are the arithmetic attacks that the model is open to; why says of the
 // others why not.
-func (o *Audit) scenes(ctx context.Context, c *consortium, n *train.Network, set, aux *train.Set) (all []*scene, why map[string]string, err error) {
+func (o *auditor) scenes(ctx context.Context, c *consortium, n *train.Network, set, aux *train.Set, shared func(...string) bool) (all []*scene, why map[string]string, err error) {
 	why = map[string]string{}
 	defer func() {
 		if err != nil {
@@ -547,8 +562,8 @@ func (o *Audit) scenes(ctx context.Context, c *consortium, n *train.Network, set
 	if layerErr != nil && !errors.Is(layerErr, ErrAsk) {
 		return nil, nil, layerErr
 	}
-	if layerErr == nil && (!slices.Contains(n.Weights, layer.Weight) || !slices.Contains(n.Weights, layer.Bias)) {
-		layerErr = fmt.Errorf("%w: its first layer is not trained", ErrAsk)
+	if layerErr == nil && !shared(layer.Weight, layer.Bias) {
+		layerErr = fmt.Errorf("%w: its first layer is not trained, or stays at the sites", ErrAsk)
 	}
 	if o.asks(AuditLinear) {
 		if layerErr != nil {
@@ -567,7 +582,7 @@ func (o *Audit) scenes(ctx context.Context, c *consortium, n *train.Network, set
 		return all, why, nil
 	}
 	mean, deviation := brightness(rows(aux))
-	if layerErr == nil && layer.Share != nil {
+	if layerErr == nil && layer.Head() != "" && shared(layer.Head()) {
 		s, err := o.strengthen(ctx, c, set, aux, 1, func(strength float64) (*scene, error) {
 			p, err := layer.Implant(n.Model, mean, deviation, strength)
 			if err != nil {
@@ -588,14 +603,14 @@ func (o *Audit) scenes(ctx context.Context, c *consortium, n *train.Network, set
 		}
 		all = append(all, s)
 	} else {
-		why[AuditImprint+"/"+MeansWeights] = "the model is not linear, Relu, linear with two classes: how its own weights could be made to read images is not known here"
+		why[AuditImprint+"/"+MeansWeights] = "the model is not linear, Relu, linear with two classes, all of it trained and shared: how its own weights could be made to read images is not known here"
 	}
 	s, err := o.strengthen(ctx, c, set, aux, privacy.ImprintShare, func(share float64) (*scene, error) {
 		p, err := privacy.NewImprint(n.Model, n.Input, o.Bins, mean, deviation, share)
 		if err != nil {
 			return nil, err
 		}
-		with, err := train.Import(p.Model, train.ImportOptions{Output: n.Logits, Freeze: []string{"privacy.little"}})
+		with, err := train.Import(p.Model, train.ImportOptions{Output: n.Logits, Freeze: append(slices.Clone(o.Freeze), "privacy.little")})
 		if err != nil {
 			return nil, fmt.Errorf("job: a model with an imprint: %w", err)
 		}
@@ -616,7 +631,7 @@ func (o *Audit) scenes(ctx context.Context, c *consortium, n *train.Network, set
 // strengthen makes a malicious server's model whose gradients fill what the terms'
 // bound leaves room for, so that they rise above the steps of fixed point: the server
 // tries on images of its own.
-func (o *Audit) strengthen(ctx context.Context, c *consortium, set, aux *train.Set, strength float64, with func(float64) (*scene, error)) (*scene, error) {
+func (o *auditor) strengthen(ctx context.Context, c *consortium, set, aux *train.Set, strength float64, with func(float64) (*scene, error)) (*scene, error) {
 	own := make([]int, min(o.Batch, aux.Len()))
 	for i := range own {
 		own[i] = i

@@ -3,6 +3,7 @@ package job
 import (
 	"bytes"
 	"crypto/ed25519"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"math/rand/v2"
@@ -12,8 +13,11 @@ import (
 
 	"github.com/vigie/vigie/attack/privacy"
 	"github.com/vigie/vigie/federate"
+	"github.com/vigie/vigie/federate/robust"
+	"github.com/vigie/vigie/federate/simulate"
 	"github.com/vigie/vigie/keys/dsse"
 	"github.com/vigie/vigie/onnx"
+	"github.com/vigie/vigie/train"
 )
 
 // denseFile is a model of one hidden layer for images of 8×8.
@@ -91,7 +95,7 @@ func TestUpdatesThatNothingHidesGiveTheirImagesAndMaskedOnesGiveNone(t *testing.
 		}
 	}
 	// A secure sum of few images is a batch like any other: the audit says so.
-	if sum := find(t, r, AuditImprint, MeansWeights, SecureSum, viewSum); sum.Hits.Hits < 12 || r.Passed || !strings.Contains(strings.Join(r.Failures, "; "), "imprint by weights reconstructs") && sum.Trials >= r.Limits.Trials {
+	if sum := find(t, r, AuditImprint, MeansWeights, SecureSum, viewSum); sum.Hits.Hits < 12 || r.Passed || !strings.Contains(r.Verdict, "imprint by weights reconstructs") && sum.Trials >= r.Limits.Trials {
 		t.Errorf("%d hits of the sum, passed %v: %v", sum.Hits.Hits, r.Passed, r.Failures)
 	}
 	again, err := smallAudit(t, AuditLinear).Run(t.Context())
@@ -162,6 +166,9 @@ func TestTheSitesRefuseEachMoveOfALyingServerForWhatItIs(t *testing.T) {
 }
 
 func TestMembersOfFederationsThatLearnByHeartAreRecognised(t *testing.T) {
+	if testing.Short() {
+		t.Skip("SKIPPED in short mode: it trains federations")
+	}
 	needsRuntime(t)
 	o := smallAudit(t, AuditMembership)
 	o.Terms.Epochs, o.Terms.Rate, o.Terms.FinalRate, o.Terms.Decay, o.Terms.Rounds = 60, 0.03, 0.03, 0, 3
@@ -189,10 +196,74 @@ func TestMembersOfFederationsThatLearnByHeartAreRecognised(t *testing.T) {
 	}
 }
 
+func TestARunMayStartByTheAuditOfItsOwnPrivateTermsAndByNoOther(t *testing.T) {
+	if testing.Short() {
+		t.Skip("SKIPPED in short mode: it trains federations")
+	}
+	needsRuntime(t)
+	o := smallAudit(t)
+	o.Terms = simulate.PrivateTerms(o.Terms, federate.Patient)
+	o.Terms.Rounds, o.Terms.Augmentation = 20, train.Augmentation{}
+	o.Terms.DP, o.Plan = &federate.DP{Unit: federate.Patient, Epsilon: 8, Rate: 0.5, Colluding: -1}, true
+	o.Data.Data = picturesFile(t, map[string]int{"train": 200, "val": 40}, 0.1, 3)
+	o.People = 200
+	o.Limits = AuditLimits{Trials: 40, Reconstructed: 0.08, Membership: 0.2}
+	r, err := o.Run(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Protocol != SumAndDP || !r.Passed {
+		t.Fatalf("%s: %s", r.Protocol, r.Verdict)
+	}
+	if sum := find(t, r, AuditImprint, MeansWeights, SecureSum, viewSum); sum.Hits.Hits == 0 {
+		t.Errorf("without noise nothing was found either: the audit shows nothing: %+v", sum)
+	}
+	key := ed25519.NewKeyFromSeed(make([]byte, 32))
+	signed, err := r.Sign(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	terms, err := hex.DecodeString(r.Terms)
+	if err != nil {
+		t.Fatal(err)
+	}
+	trusted := []ed25519.PublicKey{key.Public().(ed25519.PublicKey)}
+	read, err := VerifyAudit(signed, trusted, r.Digest, [32]byte(terms), o.Limits)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if mustJSON(t, read) != mustJSON(t, r) {
+		t.Error("what was read is not what was signed")
+	}
+	if _, err := VerifyAudit(signed, trusted, r.Digest, federate.DefaultTerms("north").Digest(), o.Limits); !errors.Is(err, ErrAudit) {
+		t.Errorf("other terms: %v", err)
+	}
+	if _, err := VerifyAudit(signed, trusted, r.Digest, [32]byte(terms), DefaultAuditLimits()); !errors.Is(err, ErrAudit) {
+		t.Errorf("limits that so few trials cannot keep to: %v", err)
+	}
+}
+
+func TestPartsThatStayAtTheirSitesAreNoPartOfWhatIsAttacked(t *testing.T) {
+	needsRuntime(t)
+	o := smallAudit(t, AuditLinear, AuditImprint, AuditOptimise)
+	o.Terms.Personal, o.Terms.GroupSize, o.Terms.Rule = []federate.Part{federate.HeadPart}, 3, robust.Median
+	o.Sites, o.Trials, o.Compared, o.Searches = 6, 24, 24, 1
+	r, err := o.Run(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f := find(t, r, AuditLinear, "", SecureSum, viewSum); f.Images != 12 {
+		t.Errorf("a sum of a group is of %d images", f.Images)
+	}
+	if r.Variables != 96*(side*side+1) || r.Without[string(Private)] == "" || r.Without[AuditImprint+"/"+MeansWeights] == "" {
+		t.Errorf("%d variables, without %v", r.Variables, r.Without)
+	}
+}
+
 // passed is a report that keeps to the limits.
 func passed(t testing.TB, terms [32]byte) *AuditReport {
 	r := &AuditReport{Head: Head{Attack: "federation", Digest: "sha256:ab12", Seed: 1}, Protocol: SecureSum, Limits: DefaultAuditLimits(), Without: map[string]string{AuditLinear: "no linear layer"}}
-	r.Terms = strings.ToLower(hexOf(terms[:]))
+	r.Terms = hex.EncodeToString(terms[:])
 	for _, m := range moves {
 		r.Moves = append(r.Moves, Move{Name: m.name, Refused: !m.undetectable, Expected: !m.undetectable})
 	}
@@ -209,15 +280,6 @@ func passed(t testing.TB, terms [32]byte) *AuditReport {
 		t.Fatalf("%v", r.Failures)
 	}
 	return r
-}
-
-func hexOf(b []byte) string {
-	const digits = "0123456789abcdef"
-	var out []byte
-	for _, v := range b {
-		out = append(out, digits[v>>4], digits[v&15])
-	}
-	return string(out)
 }
 
 func TestAnAuditLetsARunStartOnlyAsItWasSignedAndForWhatItWasMade(t *testing.T) {

@@ -83,7 +83,11 @@ func VerifyAudit(report []byte, trusted []ed25519.PublicKey, model string, terms
 		return fail("it is of terms %s, not of %x", r.Terms, terms)
 	}
 	if failures := limits.judge(r); len(failures) > 0 {
-		return fail("%s", strings.Join(failures, "; "))
+		var all []string
+		for _, f := range failures {
+			all = append(all, f.English)
+		}
+		return fail("%s", strings.Join(all, "; "))
 	}
 	return r, nil
 }

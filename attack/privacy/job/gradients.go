@@ -201,7 +201,7 @@ func (c *Common) trainable(ctx context.Context, v *victim, split, auxiliary stri
 	if v.set.Shape != nil || v.set.Multi() || v.set.Rows < 7 || v.set.Columns < 7 {
 		return nil, nil, fmt.Errorf("job: %s: %w: reconstructions are counted of images of 7×7 pixels or more, of classes that exclude each other", c.Data.Data, ErrAsk)
 	}
-	if n, err = train.Import(s.model.Graph, train.ImportOptions{Output: c.Output}); err != nil {
+	if n, err = train.Import(s.model.Graph, train.ImportOptions{Output: c.Output, Freeze: c.Freeze}); err != nil {
 		return nil, nil, fmt.Errorf("job: %s: %w", c.Model, err)
 	}
 	if copies, err := train.Fits(n.Model, n.Input, v.set.Example()); err != nil || copies != 1 {

@@ -71,6 +71,7 @@ type Common struct {
 
 	Mean, Std []float64 // of a bare graph that wants normalised input
 	Output    string    // of a bare graph with several
+	Freeze    []string  // patterns of weights that are not trained, of gradients and audits; see train.ImportOptions
 }
 
 func (c *Common) begin() error {
