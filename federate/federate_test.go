@@ -384,7 +384,7 @@ func TestASiteRefusesOrdersThatItsTermsDoNotAllow(t *testing.T) {
 	good := Order{Step: StepKeys, Round: 5, Group: []string{"site-00", "site-01", "site-02"}, Model: model[:]}
 	for what, change := range map[string]func(*Order){
 		"a group below the size":      func(o *Order) { o.Group = o.Group[:2] },
-		"a group that is too large":   func(o *Order) { o.Group = []string{"site-00", "site-01", "site-02", "site-03"} },
+		"a group that is too large":   func(o *Order) { o.Group = []string{"site-00", "site-01", "site-02", "site-03", "site-04", "site-05"} },
 		"somebody who is no member":   func(o *Order) { o.Group = []string{"site-00", "site-01", "stranger"} },
 		"a member twice":              func(o *Order) { o.Group = []string{"site-00", "site-01", "site-01"} },
 		"without the site itself":     func(o *Order) { o.Group = []string{"site-01", "site-02", "site-03"} },
@@ -498,6 +498,20 @@ func TestWhatIsKeptByAFolderIsWholeOrAsBefore(t *testing.T) {
 		}
 		if got, err := k.Get("a"); string(got) != want || err != nil {
 			t.Errorf("%q: %q, %v", want, got, err)
+		}
+	}
+}
+
+func TestGroupsFitTheirSumsHoweverManySitesAreThere(t *testing.T) {
+	for size := 3; size < 8; size++ {
+		terms := DefaultTerms("north")
+		terms.GroupSize = size
+		for sites := size; sites < 60; sites++ {
+			for there := size; there <= sites; there++ {
+				if groups := terms.groups(there); (there+groups-1)/groups > terms.largest(sites) {
+					t.Fatalf("%d of %d sites make %d groups of at least %d, and a sum has room for %d", there, sites, groups, size, terms.largest(sites))
+				}
+			}
 		}
 	}
 }

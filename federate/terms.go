@@ -190,13 +190,13 @@ func (t Terms) groups(sites int) int {
 	return max(1, sites/t.GroupSize)
 }
 
-// largest is the size of the largest group.
+// largest is the size of the largest group that so many sites, or fewer of them,
+// are divided into: of sites that are not all there, 2·GroupSize−1 make one group.
 func (t Terms) largest(sites int) int {
-	if t.Naming == NamingExclude { // and so many may be left that groups are uneven
-		return t.GroupSize + (t.GroupSize-1+comparable-1)/comparable
+	if t.GroupSize == 0 {
+		return sites
 	}
-	groups := t.groups(sites)
-	return (sites + groups - 1) / groups
+	return min(sites, 2*t.GroupSize-1)
 }
 
 // fixed is how a group of so many sites writes numbers. A weight of 1 fits, too.
