@@ -21,7 +21,7 @@ func newFedCommand() *cobra.Command {
 		Use:   "fed",
 		Short: "Train one model at many hospitals without moving an image",
 	}
-	command.AddCommand(newFedSimulateCommand(), newFedReplayCommand(), newFedSchemaCommand(), newFedStartCommand(), newFedStatusCommand(),
+	command.AddCommand(newFedSimulateCommand(), newFedReplayCommand(), newFedSchemaCommand(), newFedStartCommand(), newFedStatusCommand(), newFedDemoCommand(),
 		newFedHoldCommand("stop", "Hold a run up: a round that is under way is given up", "is stopped", (*consortium.Consortium).StopRun),
 		newFedHoldCommand("resume", "Let a run go on that was stopped or has failed", "goes on", (*consortium.Consortium).ResumeRun))
 	return command

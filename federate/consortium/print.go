@@ -373,6 +373,9 @@ func (s Status) write(w io.Writer) error {
 			if site.Verdict == Refused {
 				said = site.Reason
 			}
+			if long := []rune(said); len(long) > 100 {
+				said = string(long[:99]) + "…"
+			}
 			row(site.Name, verdict, link, site.Sums, site.Lost, fmt.Sprintf("%.2f", site.Held), said)
 		}
 	})
@@ -383,6 +386,9 @@ type Watcher struct {
 	Out      io.Writer
 	JSON     bool // a line of Status for every change
 	Terminal bool // the table of sites may be drawn over
+	// Each is asked at every look what to say besides; an error ends the watch. It
+	// may be nil.
+	Each func(Progress) (string, error)
 }
 
 // Watch follows a run until it is over, stopped or failed: a line for each
@@ -415,6 +421,15 @@ func (c *Consortium) Watch(ctx context.Context, run string, o Watcher) error {
 				}
 			}
 			shown = len(p.Attempts)
+			if o.Each != nil {
+				said, err := o.Each(p)
+				if err != nil {
+					return err
+				}
+				if said != "" {
+					fmt.Fprintln(o.Out, said)
+				}
+			}
 			var text strings.Builder
 			if err := p.Status.write(&text); err != nil {
 				return err

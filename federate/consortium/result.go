@@ -196,7 +196,7 @@ func (l *leader) deliver(ctx context.Context) error {
 			if at := l.site(s.Name); err == nil {
 				at.Received, at.Failure = true, ""
 			} else {
-				at.Failure = err.Error()
+				at.Failure = brief(err)
 			}
 			l.mu.Unlock()
 		}

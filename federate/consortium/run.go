@@ -566,7 +566,7 @@ func (l *leader) tell(ctx context.Context, m Member, r signedRoster) {
 			return
 		}
 		l.mu.Lock()
-		l.site(m.Name).Failure = err.Error()
+		l.site(m.Name).Failure = brief(err)
 		l.mu.Unlock()
 		l.Logger.Warn("a site could not be told", "run", l.job.Run, "site", m.Name, "error", err)
 		pause(ctx, 10*glance)
@@ -622,8 +622,9 @@ func (l *leader) tell(ctx context.Context, m Member, r signedRoster) {
 	s.Verdict, s.By, s.Reason, s.Failure = d.Verdict, d.By, d.Reason, ""
 }
 
-// listening is a link that remembers why an order was not followed, and does not
-// wait for a site that is not on the list any more.
+// listening is a link that remembers why an order was not followed. It does not
+// wait for a site that is not on the list any more, nor, until the deadline, for one
+// whose link is down.
 type listening struct {
 	federate.Link
 	leader *leader
@@ -632,25 +633,48 @@ type listening struct {
 func (w listening) Ask(ctx context.Context, o federate.Order) (federate.Answer, error) {
 	asking, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	go func() {
-		for pause(asking, glance) == nil {
-			if r, err := w.leader.current(); err == nil {
-				if _, listed := r.Site(w.Name()); !listed {
-					cancel(errors.New("the site was removed"))
-				}
-			}
-		}
-	}()
+	go w.watch(asking, cancel)
 	answer, err := w.Link.Ask(asking, o)
 	if cause := context.Cause(asking); err != nil && ctx.Err() == nil && cause != nil {
 		err = cause
 	}
-	if err != nil {
+	if err != nil && o.Step != federate.StepEnd {
 		w.leader.mu.Lock()
-		w.leader.failed[w.Name()] = err.Error()
+		w.leader.failed[w.Name()] = brief(err)
 		w.leader.mu.Unlock()
 	}
 	return answer, err
+}
+
+// watch ends an order to a site that has gone.
+func (w listening) watch(ctx context.Context, cancel context.CancelCauseFunc) {
+	patience := max(w.leader.job.Terms.Deadline/10, 10*time.Second)
+	seen := time.Now()
+	for pause(ctx, glance) == nil {
+		if r, err := w.leader.current(); err == nil {
+			if _, listed := r.Site(w.Name()); !listed {
+				cancel(errors.New("the site was removed"))
+				return
+			}
+		}
+		if slices.Contains(w.leader.wire.Connected(), w.Name()) {
+			seen = time.Now()
+		} else if time.Since(seen) > patience {
+			cancel(fmt.Errorf("the link is down for %v", patience))
+			return
+		}
+	}
+}
+
+// brief is what a site said itself, without the way that it went.
+func brief(err error) string {
+	text := err.Error()
+	for _, mark := range []string{wire.ErrRefused.Error() + ": ", wire.ErrFailed.Error() + ": "} {
+		if at := strings.LastIndex(text, mark); at >= 0 {
+			text = text[at+len(mark):]
+		}
+	}
+	return text
 }
 
 // round runs an attempt at a round and records it.
