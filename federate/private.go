@@ -194,6 +194,58 @@ func (t Terms) Plan(sites, variables int) (Terms, error) {
 	}
 }
 
+// Defaults of privacy, chosen on PneumoniaMNIST's validation split; see
+// docs/measurements.md.
+const (
+	DefaultClip = 3.0 // of a patient's gradient, or a hospital's update
+	DefaultRate = 0.1 // at which patients are drawn
+)
+
+// Open is the value of DP.Colluding that Complete fills in: 0 is a promise, too.
+const Open = -1
+
+// Complete fills in what the terms' privacy leaves open (0, and Open for
+// Colluding), for units patients or hospitals in all, and plans the noise. Colluding
+// becomes a fourth of the sites, rounded down so that it is below a third; Honest as
+// many as open a sum anyway, without them: so that privacy never ends a round that
+// secret sharing would not.
+func (t Terms) Complete(sites, units, variables int) (Terms, error) {
+	if t.DP == nil {
+		return t, nil
+	}
+	d := *t.DP
+	t.DP = &d
+	smallest := sites / t.groups(sites)
+	if d.Colluding == Open {
+		d.Colluding = max(0, (smallest-1)/4)
+	}
+	if d.Honest == 0 {
+		d.Honest = max(1, max(t.Minimum, 2*smallest/3+1)-d.Colluding)
+	}
+	if d.Attempts == 0 {
+		d.Attempts = t.Rounds
+	}
+	if d.Rate == 0 {
+		d.Rate = 1
+		if d.Unit == Patient {
+			d.Rate = DefaultRate
+		}
+	}
+	if d.Clip == 0 {
+		d.Clip = DefaultClip
+	}
+	if d.Delta == 0 {
+		d.Delta = min(1e-5, 0.1/float64(units))
+		if d.Unit == Hospital {
+			d.Delta = 0.01 / float64(units)
+		}
+	}
+	if d.Lot == 0 {
+		d.Lot = d.Rate * float64(units)
+	}
+	return t.Plan(sites, variables)
+}
+
 // planner is as safe as the finest grid, a fraction of a per cent less tight, and
 // takes a second.
 var planner = dp.PLD{Interval: 1e-3}

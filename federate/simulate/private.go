@@ -19,7 +19,7 @@ func ParsePrivacy(text string) (*federate.DP, error) {
 	fail := func(format string, arguments ...any) error {
 		return fmt.Errorf("simulate: privacy %q: %w: %s", text, ErrOptions, fmt.Sprintf(format, arguments...))
 	}
-	d := &federate.DP{Unit: federate.Patient, Colluding: -1}
+	d := &federate.DP{Unit: federate.Patient, Colluding: federate.Open}
 	seen := map[string]bool{}
 	for _, field := range strings.Split(text, ",") {
 		name, value, found := strings.Cut(strings.TrimSpace(field), "=")
@@ -75,11 +75,10 @@ func ParsePrivacy(text string) (*federate.DP, error) {
 	return d, nil
 }
 
-// Defaults of privacy, chosen on PneumoniaMNIST's validation split; see
-// docs/measurements.md.
+// Defaults of privacy: see federate.Terms.Complete.
 const (
-	DefaultClip = 3.0  // of a patient's gradient
-	DefaultRate = 0.15 // at which patients are drawn
+	DefaultClip = federate.DefaultClip
+	DefaultRate = federate.DefaultRate
 )
 
 // PrivateTerms changes default terms into those that patients or hospitals are
@@ -101,50 +100,22 @@ func (o *Options) Private(variables int) error {
 	if o.Terms.DP == nil {
 		return nil
 	}
-	d := *o.Terms.DP
-	o.Terms.DP = &d
-	smallest := o.Sites
-	if o.Terms.GroupSize > 0 {
-		smallest = o.Sites / max(1, o.Sites/o.Terms.GroupSize)
-	}
-	if d.Colluding < 0 {
-		d.Colluding = max(0, (smallest-1)/4)
-	}
-	if d.Honest == 0 { // together as many as open a sum anyway
-		d.Honest = max(1, max(o.Terms.Minimum, 2*smallest/3+1)-d.Colluding)
-	}
-	if d.Attempts == 0 {
-		d.Attempts = o.Terms.Rounds
-		if o.Dropout > 0 {
-			d.Attempts += (o.Terms.Rounds + 9) / 10
-		}
-	}
-	units := float64(o.Sites)
-	if d.Unit == federate.Patient {
+	units := o.Sites
+	if o.Terms.DP.Unit == federate.Patient {
 		people := map[string]bool{}
 		for i := range o.Train.Len() {
 			people[o.Train.Person(i)] = true
 		}
-		units = float64(len(people))
+		units = len(people)
 	}
-	if d.Rate == 0 {
-		d.Rate = 1
-		if d.Unit == federate.Patient {
-			d.Rate = DefaultRate
-		}
+	t := o.Terms
+	if t.DP.Attempts == 0 && o.Dropout > 0 {
+		d := *t.DP
+		d.Attempts = t.Rounds + (t.Rounds+9)/10
+		t.DP = &d
 	}
-	if d.Clip == 0 {
-		d.Clip = DefaultClip
-	}
-	if d.Delta == 0 {
-		d.Delta = min(1e-5, 0.1/units)
-		if d.Unit == federate.Hospital {
-			d.Delta = 0.01 / units
-		}
-	}
-	d.Lot = d.Rate * units
 	var err error
-	o.Terms, err = o.Terms.Plan(o.Sites, variables)
+	o.Terms, err = t.Complete(o.Sites, units, variables)
 	return err
 }
 
