@@ -41,12 +41,13 @@ const federationOf = "VIGIE_BENCH_FEDERATION"
 // fedSetting is a federation of sites whose training costs nothing, so that what
 // is measured is the round: keys, shares, masks, transport, disk.
 type fedSetting struct {
-	Sites  int `json:"sites"`
-	Size   int `json:"size"`  // variables
-	Lost   int `json:"lost"`  // sites that fail when they are to train, in every round
-	Group  int `json:"group"` // size of the groups, 0 for one
-	Rounds int `json:"rounds"`
-	Bits   int `json:"bits"` // of a number on the wire; 0: 32
+	Sites  int  `json:"sites"`
+	Size   int  `json:"size"`  // variables
+	Lost   int  `json:"lost"`  // sites that fail when they are to train, in every round
+	Group  int  `json:"group"` // size of the groups, 0 for one
+	Rounds int  `json:"rounds"`
+	Bits   int  `json:"bits"` // of a number on the wire; 0: 32
+	All    bool `json:"all"`  // a round counts with all sites in its sum or not at all
 }
 
 // fedPart is what one process of it does.
@@ -56,6 +57,10 @@ type fedPart struct {
 	Address string `json:"address"` // of the server; the server: where it listens
 	First   int    `json:"first"`   // sites: from this one
 	Count   int    `json:"count"`   // on, so many; 0 is the server
+	// Mortal is how likely the process kills itself at a step, and Seed which steps
+	// those are: see fate.
+	Mortal float64 `json:"mortal"`
+	Seed   uint64  `json:"seed"`
 }
 
 // fedResult is what the server tells when its rounds are over.
@@ -67,6 +72,7 @@ type fedResult struct {
 	Peak    int64     `json:"peak"`    // bytes: VmHWM of the process
 	Start   int64     `json:"start"`   // the same when all sites were connected, before the first round
 	Digest  string    `json:"digest"`  // of the model
+	Aborted int       `json:"aborted"` // attempts without a result, of this process
 }
 
 func fedName(i int) string { return fmt.Sprintf("site-%04d", i) }
@@ -76,6 +82,9 @@ func (s fedSetting) terms() federate.Terms {
 	t.Rounds, t.Rate, t.FinalRate, t.Minimum = max(1, s.Rounds), 0.1, 0.1, 3
 	t.GroupSize = s.Group
 	t.Deadline = 5 * time.Minute
+	if s.All {
+		t.Minimum = s.Sites
+	}
 	return t
 }
 
@@ -188,6 +197,7 @@ func (p fedPart) visit(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	doom := p.fate()
 	var all sync.WaitGroup
 	failed := make(chan error, p.Count)
 	for i := p.First; i < p.First+p.Count; i++ {
@@ -212,6 +222,7 @@ func (p fedPart) visit(ctx context.Context) error {
 				if lost && strings.Contains(string(c.Body), `"step":"train"`) {
 					return wire.Reply{}, errors.New("the site is lost")
 				}
+				defer doom.around("site", c.Body)()
 				return orders(ctx, c)
 			})
 		})
@@ -282,9 +293,10 @@ func (p fedPart) serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	doom := p.fate()
 	var links []federate.Link
 	for _, m := range members {
-		links = append(links, wire.Link(server, "bench", m.Name))
+		links = append(links, mortalLink{wire.Link(server, "bench", m.Name), doom})
 	}
 	for len(server.Connected()) < p.Sites {
 		select {
@@ -300,6 +312,10 @@ func (p fedPart) serve(ctx context.Context) error {
 	for !coordinator.Done() {
 		start := time.Now()
 		out, err := coordinator.Round(ctx, links)
+		if p.All && errors.Is(err, federate.ErrRound) && ctx.Err() == nil {
+			r.Aborted++
+			continue // it left nothing behind; the next attempt begins anew
+		}
 		if err != nil {
 			return err
 		}

@@ -42,6 +42,7 @@ type options struct {
 	senders int
 	cases   int           // per prediction measurement
 	rows    string        // of the engine's table; empty means all
+	kills   int           // processes of a federation killed
 	kernels int           // terms of the engine's own operators; 0: the runtime's; -1: the best here
 	rounds  int           // turns that each side of an engine row has
 	turn    time.Duration // about how long a turn is; at least one step
@@ -57,6 +58,7 @@ var parts = []struct {
 	{"guards", guards},
 	{"certificates", certificates},
 	{"federation", federation},
+	{"federation-kills", federationKills},
 }
 
 func main() {
@@ -67,11 +69,12 @@ func main() {
 	)
 	flag.StringVar(&o.binary, "binary", "bin/vigie", "vigie binary")
 	flag.StringVar(&o.model, "model", "models/chest-pneumonia-28", "model package")
-	flag.StringVar(&only, "parts", "", "comma-separated parts: intake, prediction, engine, guards, certificates, federation [all]")
+	flag.StringVar(&only, "parts", "", "comma-separated parts: intake, prediction, engine, guards, certificates, federation, federation-kills [all]")
 	flag.StringVar(&o.rows, "rows", "", "comma-separated rows of the engine's table [all]: "+strings.Join(rowNames(), ", "))
 	flag.IntVar(&o.kernels, "kernels", -1, "terms (1 to 3) of the engine's own operators, 0 to measure the runtime's, -1 for the best of this processor")
 	flag.IntVar(&o.rounds, "rounds", 5, "turns of each side of an engine row")
 	flag.DurationVar(&o.turn, "turn", 400*time.Millisecond, "length of a turn, at least one step")
+	flag.IntVar(&o.kills, "kills", 200, "processes of a federation killed")
 	flag.IntVar(&o.objects, "n", 200, "512×512 objects per intake measurement (a quarter of it for 2140×1760)")
 	flag.IntVar(&o.senders, "senders", 4, "associations at once")
 	flag.IntVar(&o.cases, "cases", 30, "predictions measured, one at a time")
