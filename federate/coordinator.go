@@ -304,10 +304,10 @@ func (c *Coordinator) combine(sums []groupSum) (update []float32, held []float64
 	return out.Update, out.Held, err
 }
 
-// divide draws the groups of a round, in the order of their names each.
-func (c *Coordinator) divide(links []Link) [][]Link {
+// divide draws the groups of an attempt, in the order of their names each.
+func (c *Coordinator) divide(links []Link, attempt uint64) [][]Link {
 	groups := c.Terms.groups(len(links))
-	rng := rand.New(rand.NewPCG(c.Terms.Seed^0x6a09e667f3bcc908, c.state.Number))
+	rng := rand.New(rand.NewPCG(c.Terms.Seed^0x6a09e667f3bcc908, attempt))
 	order := rng.Perm(len(links))
 	out := make([][]Link, groups)
 	for at, i := range order {

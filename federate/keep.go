@@ -130,8 +130,8 @@ type memory struct {
 	// Own are the site's own variables, and OwnNext what they become.
 	Own     []float32 `json:"own,omitempty"`
 	OwnNext []float32 `json:"own_next,omitempty"`
-	// Asked counts the questions that were answered, and Answered says which sites'
-	// sums each was opened in, by the question's and the model's digest.
+	// Asked counts the questions that were answered, and Answered says among which
+	// sites, by the task and the model's digest.
 	Asked    int               `json:"asked,omitempty"`
 	Answered map[string]string `json:"answered,omitempty"`
 	Pending  []float32         `json:"pending,omitempty"` // what Control becomes if the round counts

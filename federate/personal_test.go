@@ -180,3 +180,46 @@ func TestWhatStaysAtASiteIsInNoVector(t *testing.T) {
 		t.Errorf("a network without normalisations: %v", err)
 	}
 }
+
+// mirror answers with the variables that it is asked about.
+type mirror struct{}
+
+func (mirror) Answer(_ context.Context, q Question, about Subject) ([]float64, error) {
+	var out []float64
+	for _, v := range append(slices.Clone(about.Variables), about.Own...) {
+		out = append(out, float64(v))
+	}
+	return out, nil
+}
+
+func TestASiteIsJudgedWithItsOwnVariables(t *testing.T) {
+	s := newSchool(t, 4, 3, func(terms *Terms) {
+		terms.Personal, terms.Tasks, terms.Questions = []Part{HeadPart}, []Task{TaskEvaluate}, 9
+	})
+	s.answers = []Answerer{mirror{}, mirror{}, mirror{}, mirror{}}
+	for i := range s.sites {
+		s.sites[i] = s.open(t, i)
+	}
+	c := s.coordinator(t, nil)
+	if _, err := c.Round(t.Context(), s.links()); err != nil {
+		t.Fatal(err)
+	}
+	sums, err := c.Ask(t.Context(), s.links(), Question{Task: TaskEvaluate, Numbers: 5})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for j, v := range c.Weights().Variables {
+		if math.Abs(sums.Values[j]-4*float64(v)) > 1e-6 {
+			t.Errorf("shared variable %d is %v at four sites together, want four times %v", j, sums.Values[j], v)
+		}
+	}
+	for j := range 2 {
+		want := 0.0
+		for i := range s.sites {
+			want += float64(s.home(i)[j]) / 2
+		}
+		if math.Abs(sums.Values[3+j]-want) > 1e-6 {
+			t.Errorf("the sites' own variables %d come to %v, want %v", j, sums.Values[3+j], want)
+		}
+	}
+}

@@ -170,20 +170,19 @@ func (s *Site) answer(ctx context.Context, o Order) ([]uint32, error) {
 }
 
 // tells refuses to open a sum whose difference to an earlier one would be another
-// site's answer: the same question about the same model is opened for one set of
-// sites.
+// site's answer: what is asked for a task about one model is opened for one set of
+// sites, because a question that differs in a threshold has nearly the same answer.
 func (s *Site) tells(survivors []string) error {
 	q := s.keep.Order.Question
 	if q == nil {
 		return nil
 	}
-	digest := q.digest()
-	key := hex.EncodeToString(append(digest[:], s.keep.Order.Model...))
+	key := string(q.Task) + " " + hex.EncodeToString(s.keep.Order.Model)
 	names := slices.Sorted(slices.Values(survivors))
 	set := sha256.Sum256([]byte(strings.Join(names, "\x00")))
 	now := hex.EncodeToString(set[:])
 	if before, asked := s.keep.Answered[key]; asked && before != now {
-		return fmt.Errorf("%w: the same question was answered among other sites; the difference of the sums would be one site's answer", ErrOrder)
+		return fmt.Errorf("%w: %s was answered about this model among other sites; the difference of the sums would be one site's answer", ErrOrder, q.Task)
 	}
 	if s.keep.Answered == nil {
 		s.keep.Answered = map[string]string{}
@@ -261,10 +260,15 @@ func (c *Coordinator) Ask(ctx context.Context, links []Link, q Question) (Sums, 
 	return out, c.Transcript.write(record)
 }
 
-// gather makes the groups of an attempt: for a question one of all, if they are few.
+// gather makes the groups of an attempt. A question is asked in one group of all, if
+// they are few; if they are many, in the same groups as long as the model is the
+// same, because a site answers about a model in one group alone (Site.tells).
 func (c *Coordinator) gather(links []Link, q *Question) [][]Link {
-	if q != nil && len(links) <= together {
+	switch {
+	case q == nil:
+		return c.divide(links, c.state.Number)
+	case len(links) <= together:
 		return [][]Link{links}
 	}
-	return c.divide(links)
+	return c.divide(links, 1<<63|uint64(c.state.Index))
 }

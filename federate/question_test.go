@@ -3,6 +3,7 @@ package federate
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -154,6 +155,11 @@ func TestTheDifferenceOfTwoSumsIsNoSitesAnswer(t *testing.T) {
 	if sums, err := c.Ask(t.Context(), s.links()[1:], q); !errors.Is(err, ErrRound) {
 		t.Errorf("the same question without one site was answered: %v", sums.Values[:2])
 	}
+	q.Threshold = 0.25 // the histograms would be the same
+	if sums, err := c.Ask(t.Context(), s.links()[1:], q); !errors.Is(err, ErrRound) {
+		t.Errorf("nearly the same question without one site was answered: %v", sums.Values[:2])
+	}
+	q.Threshold = 0
 	again, err := c.Ask(t.Context(), s.links(), q)
 	if err != nil || !slices.Equal(first.Values, again.Values) {
 		t.Errorf("the same question among the same sites: %v", err)
@@ -296,3 +302,31 @@ func TestTermsOfTasksThatCannotBeRunAreRefused(t *testing.T) {
 		}
 	}
 }
+
+func TestManySitesAreAskedInTheSameGroupsAboutTheSameModel(t *testing.T) {
+	var links []Link
+	for i := range together + 5 {
+		links = append(links, named(fmt.Sprintf("site-%03d", i)))
+	}
+	c := &Coordinator{CoordinatorOptions: CoordinatorOptions{Terms: Terms{GroupSize: 5}}}
+	groups := func(q *Question) string {
+		c.state.Number++
+		return fmt.Sprint(c.gather(links, q))
+	}
+	q := &Question{Task: TaskEvaluate}
+	if a, b := groups(q), groups(q); a != b || a == groups(nil) || groups(nil) == groups(nil) {
+		t.Error("groups of questions are drawn anew, or those of training are not")
+	}
+	before := groups(q)
+	if c.state.Index++; groups(q) == before {
+		t.Error("questions about the next model are asked in the same groups")
+	}
+	if links = links[:together]; len(c.gather(links, q)) != 1 || len(c.gather(links, nil)) != together/5 {
+		t.Error("few sites are not asked all together")
+	}
+}
+
+type named string
+
+func (n named) Name() string                               { return string(n) }
+func (n named) Ask(context.Context, Order) (Answer, error) { return Answer{}, errors.New("nobody") }
