@@ -70,6 +70,7 @@ type Evidence struct {
 type scoreRow struct {
 	Members []string  `json:"members"`          // that are in it
 	Beyond  bool      `json:"beyond,omitempty"` // see GroupOutcome; there is nothing else then
+	Weight  float64   `json:"weight"`           // Σ of the sites' weights
 	Full    float64   `json:"full"`             // along all that the trusted examples teach
 	Common  float64   `json:"common"`           // along what those of all classes teach alike
 	Energy  float64   `json:"energy"`           // squared length of its difference from what all sums come to for so many sites
@@ -230,7 +231,7 @@ func (c *Coordinator) observe(t *teachings, sums []groupSum, survivors [][]strin
 	rows := make([]scoreRow, len(sums))
 	mean, sites := make([]float32, n), 0
 	for i, s := range sums {
-		rows[i].Members = survivors[i]
+		rows[i].Members, rows[i].Weight = survivors[i], s.weight
 		sites += len(survivors[i])
 		v := s.mean[:n]
 		scaleBy(v, s.weight)

@@ -12,8 +12,8 @@ const (
 	// typical site's difference from the others, or twice as far as a usual site if
 	// that is more.
 	steady = 0.75
-	// often is how many times as large as a usual site's its difference from the
-	// others may be, squared.
+	// often is how many times as large as that of a usual site of its weight its
+	// difference from the others may be, squared.
 	often = 3
 	// settling is how many rounds pass before anything is held against anybody.
 	settling = 4
@@ -63,6 +63,7 @@ type scores struct {
 type equation struct {
 	members              []int
 	full, common, energy float64 // in units of a typical site's difference in that round
+	weight               float64 // Σ of the members'
 }
 
 func newScores(t Terms, sites []string) *scores {
@@ -165,7 +166,7 @@ func (s *scores) take(rows []scoreRow) {
 		s.sketchy[i] *= forgetting
 	}
 	for g, r := range rows {
-		s.history = append(s.history, equation{members[g], r.Full / unit, r.Common / unit, r.Energy / (unit * unit)})
+		s.history = append(s.history, equation{members[g], r.Full / unit, r.Common / unit, r.Energy / (unit * unit), r.Weight})
 		for _, i := range members[g] {
 			s.counted[i]++
 			for _, j := range members[g] {
@@ -240,7 +241,16 @@ func (s *scores) sum(members []int) float64 {
 // judge makes the evidence of all that was taken in.
 func (s *scores) judge() {
 	against := s.against()
-	usual := s.usual(s.sizes)
+	weights := s.weights()
+	heavy := slices.Clone(weights)
+	slices.Sort(heavy)
+	var apiece []float64 // squared differences for the weight that a site has, of the heavier half
+	for i, v := range s.sizes {
+		if weights[i] >= heavy[len(heavy)/2] && s.named[i] == "" {
+			apiece = append(apiece, v/(weights[i]*weights[i]))
+		}
+	}
+	usual := upper(apiece)
 	ahead := make([]float64, len(s.sites))
 	for i, o := range s.onward {
 		if o[0] > 0 {
@@ -263,9 +273,10 @@ func (s *scores) judge() {
 					e.Log = surprise((mean-bar)/math.Sqrt(max(1e-12, o[2]/o[0]-mean*mean)/(n-1)), n-1)
 				}
 			case Outsized:
-				e.Value, e.Bar = s.sizes[i]/usual, often
+				of := usual * max(weights[i], heavy[len(heavy)/2]) * max(weights[i], heavy[len(heavy)/2])
+				e.Value, e.Bar = s.sizes[i]/of, often
 				if s.counted[i] >= settling && e.Value > often {
-					e.Log = shape * s.needed(i, often*usual)
+					e.Log = shape * s.needed(i, often*of)
 				}
 			case Unbounded:
 				e.Value, e.Log = float64(s.beyond[i])/float64(max(1, s.seen[i])), s.breached[i]
@@ -276,9 +287,7 @@ func (s *scores) judge() {
 	}
 }
 
-// usual is the value of the site at two thirds of the way from the smallest to the
-// largest of those that were not named: an honest one's or below one, as fewer than
-// a third are malicious.
+// usual is the upper value of those that were not named.
 func (s *scores) usual(of []float64) float64 {
 	var values []float64
 	for i, v := range of {
@@ -286,11 +295,40 @@ func (s *scores) usual(of []float64) float64 {
 			values = append(values, v)
 		}
 	}
+	return upper(values)
+}
+
+// upper is the value two thirds of the way from the smallest to the largest: an
+// honest site's or below one, as fewer than a third are malicious.
+func upper(values []float64) float64 {
 	if len(values) == 0 {
 		return 1
 	}
 	slices.Sort(values)
 	return values[(2*len(values)-1)/3]
+}
+
+// weights are the sites', which a few rounds' groups tell exactly; 1 before.
+func (s *scores) weights() []float64 {
+	n := len(s.sites)
+	out, normal := make([]float64, n), make([]float64, n*n)
+	for i := range n {
+		normal[i*n+i] = 1e-6
+		out[i] = 1e-6
+	}
+	for _, e := range s.history {
+		for _, i := range e.members {
+			out[i] += e.weight
+			for _, j := range e.members {
+				normal[i*n+j]++
+			}
+		}
+	}
+	cholesky(normal, n)(out, 1)
+	for i, w := range out {
+		out[i] = max(1e-3, min(1, w))
+	}
+	return out
 }
 
 // against estimates how far each site points away from what the trusted examples
