@@ -65,7 +65,7 @@ var allowed = map[string][]string{
 	"federate/consortium":    {"onnx", "dp", "engine", "engine/safetensors", "train", "train/studies", "federate", "federate/robust", "federate/secagg", "federate/wire", "keys/certificates", "keys/dsse"},
 	"federate/robust":        {},
 	"federate/secagg":        {"keys/dsse"},
-	"federate/simulate":      {"onnx", "train", "train/studies", "federate", "federate/secagg", "federate/tabular"},
+	"federate/simulate":      {"onnx", "guard", "train", "train/studies", "federate", "federate/watch", "federate/secagg", "federate/tabular"},
 	"federate/tabular":       {"onnx", "train", "federate"},
 	"federate/watch":         {"guard", "train", "federate"},
 	"federate/wire":          {"federate", "federate/secagg", "federate/wire/protocol"},

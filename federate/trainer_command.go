@@ -353,7 +353,12 @@ func (t *CommandTrainer) run(ctx context.Context, dir string, deadline time.Dura
 	defer cancel()
 	command := exec.CommandContext(limited, t.argv[0], append(slices.Clone(t.argv[1:]), dir)...)
 	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	command.Cancel = func() error { return syscall.Kill(-command.Process.Pid, syscall.SIGKILL) }
+	command.Cancel = func() error {
+		if err := syscall.Kill(-command.Process.Pid, syscall.SIGKILL); !errors.Is(err, syscall.ESRCH) {
+			return err
+		}
+		return os.ErrProcessDone
+	}
 	command.WaitDelay = time.Second // for what a process that it left behind may still say
 	command.Env = []string{"VIGIE_ROUND=" + dir, "TMPDIR=" + dir, "PYTHONDONTWRITEBYTECODE=1"}
 	for _, name := range slices.Concat(environment, t.options.Environment) {

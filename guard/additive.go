@@ -486,6 +486,18 @@ func (p *AdditivePart) tail(counts, sums []float64) {
 	p.Excess = max(excess/max(1, above), 1e-3*float64(last-first)*width, width)
 }
 
+// Apart is the largest difference of a distance by two fits to the same network, in
+// nats.
+func (a *Additive) Apart(b *Additive, f *Features) float64 {
+	most := 0.0
+	for k, p := range a.Parts {
+		for i, x := range f.parts[k] {
+			most = max(most, math.Abs(p.distance(x, f.answers[i])-b.Parts[k].distance(x, f.answers[i])))
+		}
+	}
+	return most
+}
+
 // PValues are the share, at most, of clean images of the same leading answer that
 // are as surprising as each of some images, as conformal p-values (Vovk, Gammerman
 // and Shafer 2005, section 4.1): an image counts as less surprising only than

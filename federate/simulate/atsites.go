@@ -7,6 +7,8 @@ import (
 	"math/rand/v2"
 
 	"github.com/vigie/vigie/federate"
+	"github.com/vigie/vigie/federate/watch"
+	"github.com/vigie/vigie/guard"
 	"github.com/vigie/vigie/train"
 )
 
@@ -19,11 +21,26 @@ type AtSites struct {
 	Temperature federate.Calibration `json:"temperature"`
 	// Pooled is the temperature of the same examples in one place.
 	Pooled float64 `json:"pooled_temperature"`
+	// Guards are those of inner layers and texture; nil: examples are no images.
+	Guards *GuardsAtSites `json:"guards,omitempty"`
+}
+
+// GuardsAtSites is a fit of guards from sums.
+type GuardsAtSites struct {
+	Parts      []string `json:"parts"` // inner layers, and the texture
+	Fitted     int      `json:"fitted"`
+	Calibrated int      `json:"calibrated"`
+	// Apart is by how much a distance differs from that of the fit to the same
+	// examples in one place, at most, in nats.
+	Apart float64 `json:"apart"`
+	// Otherwise is how many of the examples would be judged otherwise, at five false
+	// alarms in a hundred.
+	Otherwise int `json:"judged_otherwise"`
 }
 
 // askable adds to terms what evaluating at the sites takes.
 func askable(t federate.Terms) federate.Terms {
-	t.Tasks, t.Questions = []federate.Task{federate.TaskEvaluate, federate.TaskCalibrate}, 100
+	t.Tasks, t.Questions = []federate.Task{federate.TaskEvaluate, federate.TaskCalibrate, federate.TaskGuards}, 100
 	return t
 }
 
@@ -74,7 +91,93 @@ func (o Options) ask(ctx context.Context, r *Report, engine *federate.Engine, c 
 		return err
 	}
 	r.AtSites = s
+	if e.Pixels == nil || e.Rows < 8 || e.Columns < 8 {
+		return nil
+	}
+	if s.Guards, err = o.guards(ctx, engine, c, links); err != nil {
+		return fmt.Errorf("simulate: fitting guards: %w", err)
+	}
 	return nil
+}
+
+// answers are what a site answers with, about a part of the evaluation set.
+func (o Options) answers(e *federate.Engine, s *train.Set) federate.Answerers {
+	out := e.Answers(s)
+	if s.Pixels != nil {
+		images, patients := watch.ImagesOf(s)
+		out[federate.TaskGuards] = &watch.Site{Network: watch.NetworkOf(e, o.Network, s), Images: images, Patients: patients, Seed: o.Seed, Threads: 1}
+	}
+	return out
+}
+
+// guards fits guards at the sites, and to the same halves in one place.
+func (o Options) guards(ctx context.Context, e *federate.Engine, c *federate.Coordinator, links []federate.Link) (*GuardsAtSites, error) {
+	of := watch.NetworkOf(e, o.Network, o.Evaluation)
+	got, err := watch.Fit(ctx, c, links, of, 0)
+	if err != nil {
+		return nil, err
+	}
+	n, err := of(federate.Subject{Variables: c.Weights().Variables})
+	if err != nil {
+		return nil, err
+	}
+	want, err := guard.NewAdditive(n)
+	if err != nil {
+		return nil, err
+	}
+	var halves [2][][]float32
+	for _, s := range portions(o.Evaluation, o.Sites, o.Seed) {
+		images, patients := watch.ImagesOf(s)
+		if len(images) < 2 {
+			continue
+		}
+		first, second := guard.Halves(guard.Examples{Images: images, Patients: patients}, o.Seed)
+		for k, at := range [][]int{first, second} {
+			for _, i := range at {
+				halves[k] = append(halves[k], images[i])
+			}
+		}
+	}
+	var measured [2]*guard.Features
+	for k, images := range halves {
+		if measured[k], err = guard.Measure(ctx, n, images, 1); err != nil {
+			return nil, err
+		}
+	}
+	for want.Step != guard.StepDone {
+		f := measured[0]
+		if want.Step == guard.StepClean {
+			f = measured[1]
+		}
+		sums, err := want.Sums(f)
+		if err != nil {
+			return nil, err
+		}
+		if err := want.Next(sums); err != nil {
+			return nil, err
+		}
+	}
+	out := &GuardsAtSites{Fitted: measured[0].Len(), Calibrated: measured[1].Len()}
+	for _, p := range got.Parts {
+		out.Parts = append(out.Parts, p.Name)
+	}
+	for _, f := range measured {
+		out.Apart = max(out.Apart, got.Apart(want, f))
+		ours, err := got.PValues(f)
+		if err != nil {
+			return nil, err
+		}
+		theirs, err := want.PValues(f)
+		if err != nil {
+			return nil, err
+		}
+		for i := range ours {
+			if (ours[i] <= 0.05) != (theirs[i] <= 0.05) {
+				out.Otherwise++
+			}
+		}
+	}
+	return out, nil
 }
 
 func (s *AtSites) String() string {
@@ -84,5 +187,9 @@ func (s *AtSites) String() string {
 		text += fmt.Sprintf("          at a probability of %.2f: sensitivity %.1f %% (%.1f to %.1f), specificity %.1f %% (%.1f to %.1f)\n", one.Threshold,
 			100*one.Sensitivity.Value, 100*one.Sensitivity.Low, 100*one.Sensitivity.High, 100*one.Specificity.Value, 100*one.Specificity.Low, 100*one.Specificity.High)
 	}
-	return text + fmt.Sprintf("          temperature %.4f after %d questions, %.4f with all examples in one place (%.1e apart)\n", s.Temperature.Temperature, s.Temperature.Steps, s.Pooled, math.Abs(s.Temperature.Temperature-s.Pooled))
+	text += fmt.Sprintf("          temperature %.4f after %d questions, %.4f with all examples in one place (%.1e apart)\n", s.Temperature.Temperature, s.Temperature.Steps, s.Pooled, math.Abs(s.Temperature.Temperature-s.Pooled))
+	if g := s.Guards; g != nil {
+		text += fmt.Sprintf("          guards of %d inner layers and the texture, fitted to %d and calibrated on %d images: distances within %.1e nats of one place, %d images judged otherwise\n", len(g.Parts)-1, g.Fitted, g.Calibrated, g.Apart, g.Otherwise)
+	}
+	return text
 }

@@ -457,7 +457,7 @@ func (o Options) cast(r *Report, shop *workshop, division [][]int) (*cast, error
 			}
 		}
 		if answers != nil {
-			options.Answers = shop.engine.Answers(answers[i])
+			options.Answers = o.answers(shop.engine, answers[i])
 		}
 		var err error
 		if options.Trainer, err = shop.trainer(set); err != nil {

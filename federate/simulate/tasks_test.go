@@ -30,6 +30,9 @@ func TestWhatSitesFindTogetherIsWhatOnePlaceFinds(t *testing.T) {
 	if math.Abs(s.Accuracy-r.Accuracy.Value) > 1e-8 || math.Abs(s.Temperature.Temperature-s.Pooled) > 1e-4*s.Pooled {
 		t.Errorf("accuracy %v, exactly %v; temperature %v, in one place %v", s.Accuracy, r.Accuracy.Value, s.Temperature.Temperature, s.Pooled)
 	}
+	if g := s.Guards; g == nil || g.Fitted+g.Calibrated != 120 || len(g.Parts) < 2 || g.Apart > 1e-5 || g.Otherwise > 0 {
+		t.Errorf("guards: %+v", g)
+	}
 	o.AtSites = false
 	if plain := run(t, o); plain.AUC != r.AUC || plain.AtSites != nil {
 		t.Errorf("the questions have changed the model: %v, %v", r.AUC, plain.AUC)
