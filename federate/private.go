@@ -117,6 +117,8 @@ func (t Terms) checkPrivacy(sites int) error {
 		return errors.New("privacy with scaffold: its control variates are a second release that no noise is on")
 	case len(t.Tasks) > 0:
 		return errors.New("privacy and questions besides training: their sums are opened without noise, which would break the promise")
+	case t.Naming != NamingOff:
+		return errors.New("privacy and the naming of sites: its evidence is of sums without noise, and would accuse the honest")
 	case d.Unit == Patient && len(t.Personal) > 0:
 		return errors.New("privacy of a patient with parts of the model that stay at the site: they are trained locally, which this step is not")
 	}

@@ -477,36 +477,38 @@ func TestTheTwoPromisesAreNeverMixed(t *testing.T) {
 		t.Errorf("kept apart: %v", err)
 	}
 	for what, change := range map[string]func(*Terms){
-		"a patient's promise with local training":   func(t *Terms) { t.Algorithm = FedAvg },
-		"a hospital's promise with one gradient":    func(t *Terms) { t.DP.Unit = Hospital },
-		"no unit":                                   func(t *Terms) { t.DP.Unit = "" },
-		"gradients without privacy":                 func(t *Terms) { t.DP = nil },
-		"questions without noise":                   func(t *Terms) { t.Tasks, t.Questions = []Task{TaskEvaluate}, 1 },
-		"no epsilon":                                func(t *Terms) { t.DP.Epsilon = 0 },
-		"an epsilon that hides nobody":              func(t *Terms) { t.DP.Epsilon = 100 },
-		"a delta that gives one away":               func(t *Terms) { t.DP.Delta = 0.5 },
-		"no clip":                                   func(t *Terms) { t.DP.Clip = math.NaN() },
-		"no sampling":                               func(t *Terms) { t.DP.Rate = 0 },
-		"no lot":                                    func(t *Terms) { t.DP.Lot = 0 },
-		"no noise":                                  func(t *Terms) { t.DP.Noise = 0 },
-		"nobody honest":                             func(t *Terms) { t.DP.Honest = 0 },
-		"a third of the sites colluding":            func(t *Terms) { t.DP.Colluding = 2 },
-		"more sites than there are":                 func(t *Terms) { t.DP.Honest = 5 },
-		"fewer attempts than rounds":                func(t *Terms) { t.DP.Attempts = 5 },
-		"a lot that no ring holds":                  func(t *Terms) { t.DP.Lot = 1e7; t.DP.Delta = 1e-9 },
-		"parts at the site":                         func(t *Terms) { t.Personal = []Part{HeadPart} },
-		"groups smaller than the noise is meant to": func(t *Terms) { t.GroupSize, t.Rule = 3, robust.Mean; t.DP.Honest = 3 },
+		"a patient's promise with local training": func(t *Terms) { t.Algorithm = FedAvg },
+		"a hospital's promise with one gradient":  func(t *Terms) { t.DP.Unit = Hospital },
+		"no unit":                                 func(t *Terms) { t.DP.Unit = "" },
+		"gradients without privacy":               func(t *Terms) { t.DP = nil },
+		"questions without noise":                 func(t *Terms) { t.Tasks, t.Questions = []Task{TaskEvaluate}, 1 },
+		"no epsilon":                              func(t *Terms) { t.DP.Epsilon = 0 },
+		"an epsilon that hides nobody":            func(t *Terms) { t.DP.Epsilon = 100 },
+		"a delta that gives one away":             func(t *Terms) { t.DP.Delta = 0.5 },
+		"no clip":                                 func(t *Terms) { t.DP.Clip = math.NaN() },
+		"no sampling":                             func(t *Terms) { t.DP.Rate = 0 },
+		"no lot":                                  func(t *Terms) { t.DP.Lot = 0 },
+		"no noise":                                func(t *Terms) { t.DP.Noise = 0 },
+		"nobody honest":                           func(t *Terms) { t.DP.Honest = 0 },
+		"a third of the sites colluding":          func(t *Terms) { t.DP.Colluding = 2 },
+		"more sites than there are":               func(t *Terms) { t.DP.Honest = 5 },
+		"fewer attempts than rounds":              func(t *Terms) { t.DP.Attempts = 5 },
+		"a lot that no ring holds":                func(t *Terms) { t.DP.Lot = 1e7; t.DP.Delta = 1e-9 },
+		"names of sites":                          func(t *Terms) { t.Naming, t.Sketch, t.FalseNaming = NamingReport, 512, 0.1 },
+		"parts at the site":                       func(t *Terms) { t.Personal = []Part{HeadPart} },
 	} {
 		terms := patient
 		d := *patient.DP
 		terms.DP = &d
 		change(&terms)
 		if err := terms.Check(5); !errors.Is(err, ErrTerms) {
-			if what == "groups smaller than the noise is meant to" {
-				continue // five sites are one group of three and more
-			}
 			t.Errorf("%s: %v", what, err)
 		}
+	}
+	groups := patient
+	groups.GroupSize, groups.Rule = 3, robust.Mean // six sites are two groups of three, and four must be in a sum
+	if err := groups.Check(6); !errors.Is(err, ErrTerms) {
+		t.Errorf("groups smaller than the noise is meant for: %v", err)
 	}
 	scaffold := hospital
 	scaffold.Algorithm, scaffold.Momentum = SCAFFOLD, 0

@@ -6,6 +6,8 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
+
+	"github.com/vigie/vigie/engine"
 )
 
 // every is the gradient of each record.
@@ -32,7 +34,7 @@ func singles(at []int) [][]int {
 // What a record adds to a sum must not hang on the others, bit for bit: else
 // leaving one record out changes more than its own part.
 func TestARecordsGradientIsItsOwnWhereverItStands(t *testing.T) {
-	for _, kernels := range []int{0, 1} {
+	for kernels := range engine.KernelTerms() + 1 { // 0 is without
 		set := noise(101, 8, 2, 1)
 		l := newLocal(t, Recipe{Batch: 4, Kernels: kernels, Augmentation: Augmentation{Shift: 1}}, set)
 		order := rand.New(rand.NewPCG(5, 5)).Perm(101)
