@@ -36,9 +36,19 @@ type chain[T any] struct {
 	signer     crypto.Signer
 
 	mu     sync.Mutex
-	file   *os.File
+	file   file
+	whole  int64 // bytes that hold whole entries
 	number uint64
 	last   Digest
+	broken error // why part of an entry is still there; nothing is added until it is opened again
+}
+
+// file is what chain needs of an os.File, whose disk may be full.
+type file interface {
+	io.WriteSeeker
+	io.Closer
+	Sync() error
+	Truncate(size int64) error
 }
 
 // openChain opens or makes the file and hands every entry to each. A last line
@@ -49,19 +59,16 @@ func openChain[T any](path, name, site string, signer crypto.Signer, each func(E
 		return nil, fmt.Errorf("consortium: opening the %s: %w", name, err)
 	}
 	c := &chain[T]{name: name, site: site, signer: signer, file: f}
-	whole, err := readChain(f, name, site, signer.Public().(ed25519.PublicKey), func(e Entry[T], digest Digest) {
+	c.whole, err = readChain(f, name, site, signer.Public().(ed25519.PublicKey), func(e Entry[T], digest Digest) {
 		c.number, c.last = e.Number, digest
 		if each != nil {
 			each(e)
 		}
 	})
 	if err == nil {
-		err = f.Truncate(whole)
+		err = c.cut()
 	}
-	if err == nil {
-		_, err = f.Seek(whole, io.SeekStart)
-	}
-	if err == nil && whole == 0 {
+	if err == nil && c.whole == 0 {
 		err = syncFolder(filepath.Dir(path))
 	}
 	if err != nil {
@@ -114,12 +121,17 @@ func readChain[T any](r io.Reader, name, site string, key ed25519.PublicKey, eac
 	}
 }
 
-// add writes an entry durably.
+// add writes an entry durably, or leaves the chain as it was.
 func (c *chain[T]) add(what T) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	fail := func(err error) error {
 		return fmt.Errorf("consortium: writing to the %s of %q: %w", c.name, c.site, err)
+	}
+	if c.broken != nil { // perhaps there is room again
+		if c.broken = c.cut(); c.broken != nil {
+			return fail(fmt.Errorf("an entry was written in part, and cannot be cut off: %w", c.broken))
+		}
 	}
 	e := Entry[T]{c.name, c.site, c.number + 1, c.last, time.Now().UTC().Truncate(time.Millisecond), what}
 	body, err := json.Marshal(e)
@@ -133,14 +145,30 @@ func (c *chain[T]) add(what T) error {
 	if len(line) >= maxEntry {
 		return fail(fmt.Errorf("an entry of %d bytes", len(line)))
 	}
-	if _, err := c.file.Write(append(line, '\n')); err != nil {
+	_, err = c.file.Write(append(line, '\n'))
+	if err == nil {
+		err = c.file.Sync()
+	}
+	if err != nil {
+		// What is there of the line stands for nothing. The next one must not be
+		// written behind it, nor another with its number.
+		c.broken = c.cut()
 		return fail(err)
 	}
-	if err := c.file.Sync(); err != nil {
-		return fail(err)
-	}
-	c.number, c.last = e.Number, DigestOf(body)
+	c.number, c.last, c.whole = e.Number, DigestOf(body), c.whole+int64(len(line))+1
 	return nil
+}
+
+// cut takes off what is behind the last whole entry.
+func (c *chain[T]) cut() error {
+	err := c.file.Truncate(c.whole)
+	if err == nil {
+		_, err = c.file.Seek(c.whole, io.SeekStart)
+	}
+	if err == nil {
+		err = c.file.Sync()
+	}
+	return err
 }
 
 func (c *chain[T]) close() error { return c.file.Close() }

@@ -220,7 +220,7 @@ func (w *worker) handle(ctx context.Context, c wire.Call) (wire.Reply, error) {
 	// While the site is stopped nothing is said; the link is cut in a moment.
 	if waiting := w.waitUntil(ctx, func() bool { return w.stopped() == nil }); waiting != nil {
 		reply.Bulk.Close()
-		return wire.Reply{}, waiting
+		return wire.Reply{}, wire.ErrSilent
 	}
 	if err != nil {
 		w.Logger.Warn("a call was not followed", "kind", c.Kind, "run", c.Run, "step", entry.Step, "round", entry.Round, "error", err)
@@ -233,12 +233,19 @@ func (w *worker) handle(ctx context.Context, c wire.Call) (wire.Reply, error) {
 			entry.Bulk, entry.BulkSHA = reply.Bulk.Length, &digest
 		}
 	}
-	if failed := w.left.add(entry); failed != nil {
-		reply.Bulk.Close()
-		w.Logger.Error("nothing leaves without an entry in the log", "error", failed)
-		return wire.Reply{}, errors.New("consortium: the site cannot write its log")
+	// Nothing leaves without an entry, not even a word about that: the answer waits
+	// until there is room on the disk, or nobody waits for it.
+	for {
+		failed := w.left.add(entry)
+		if failed == nil {
+			return reply, err
+		}
+		w.Logger.Error("nothing leaves without an entry in the log", "kind", c.Kind, "run", c.Run, "error", failed)
+		if pause(ctx, 10*glance) != nil {
+			reply.Bulk.Close()
+			return wire.Reply{}, wire.ErrSilent
+		}
 	}
-	return reply, err
 }
 
 // outward is what others may hear of an error: refusals, whose words are made

@@ -269,8 +269,15 @@ func (s *session) accept(ctx context.Context, works *sync.WaitGroup, m *protocol
 		}
 		s.mu.Lock()
 		w.ready = true
+		silent := errors.Is(w.err, ErrSilent)
+		if silent { // if it comes again, it is a new one
+			delete(s.calls, c.ID)
+			s.order = slices.DeleteFunc(s.order, func(id string) bool { return id == c.ID })
+		}
 		s.mu.Unlock()
-		s.deliver(ctx, c, w)
+		if !silent {
+			s.deliver(ctx, c, w)
+		}
 	})
 }
 

@@ -16,6 +16,9 @@ var (
 	ErrRefused = errors.New("the site refused")
 	// ErrFailed is returned for a call that the site followed without success.
 	ErrFailed = errors.New("the site failed")
+	// ErrSilent is what a handler returns that answers nothing: not even that it has
+	// failed leaves the site.
+	ErrSilent = errors.New("nothing is answered")
 	// ErrReplaced ends a client whose site has connected once more, from
 	// elsewhere. One of the two processes has to stop.
 	ErrReplaced = errors.New("another process has connected with this site's certificate")
@@ -46,8 +49,8 @@ type Reply struct {
 }
 
 // Handler answers a call at a site. The call's Bulk is there until it returns. An
-// error that wraps ErrRefused is told as one; any other means that the site has
-// failed. It may be called for the same call again after the site's process has
+// error that wraps ErrRefused is told as one, of one that wraps ErrSilent nothing
+// is told; any other means that the site has failed. It may be called for the same call again after the site's process has
 // died, and for different calls at a time.
 type Handler func(ctx context.Context, c Call) (Reply, error)
 
