@@ -174,9 +174,11 @@ func (c *Coordinator) Round(ctx context.Context, links []Link) (Outcome, error) 
 	links = slices.Clone(links)
 	slices.SortFunc(links, func(a, b Link) int { return strings.Compare(a.Name(), b.Name()) })
 	links = c.admit(links)
-	weights := c.Weights()
-	digest := weights.Digest()
-	weights.sum = &digest
+	weights, err := c.offered()
+	if err != nil {
+		return Outcome{}, err
+	}
+	digest := weights.Sum()
 	record := Record{Number: c.state.Number, Index: c.state.Index, Model: digest[:], Members: c.Members}
 	var sums []groupSum
 	for i, group := range c.gather(links, nil) {
@@ -365,7 +367,7 @@ func (c *Coordinator) meanOf(out *GroupOutcome, sum []uint32) (groupSum, error) 
 		out.Survivors, out.Failure = nil, err.Error()
 		return groupSum{}, err
 	}
-	s.mean = fixed.DecodeInPlace(sum[:n], s.weight)
+	s.mean = c.Terms.numbers(c.Terms.largest(len(c.Members))).DecodeInPlace(sum[:n], s.weight)
 	if err := c.bounded(s, len(out.Survivors)); err != nil {
 		out.Beyond, out.Survivors, out.Failure = out.Survivors, nil, err.Error()
 		return groupSum{}, err
@@ -481,7 +483,7 @@ func (g *groupRound) steps(ctx context.Context, out *GroupOutcome) ([]uint32, *s
 	vectors := arrivals{}
 	defer vectors.close()
 	if err := g.ask(ctx, StepTrain, partners, func(_ string, o *Order) { o.Names, o.Weights = partners, g.weights }, func(name string, answer Answer) error {
-		digest, err := answer.digest(length)
+		digest, err := answer.digest(round)
 		if err != nil {
 			return err
 		}
@@ -497,11 +499,11 @@ func (g *groupRound) steps(ctx context.Context, out *GroupOutcome) ([]uint32, *s
 		}
 		g.record.Vectors = append(g.record.Vectors, m)
 		vectors[name] = answer
-		if err := answer.each(length, sum.Add); err != nil {
+		if err := answer.each(round, sum.Add); err != nil {
 			broken = err // the sum holds a part of it
 		}
-		g.traffic.Down += 4 * int64(len(g.weights.Variables)+len(g.weights.Control))
-		g.traffic.Up += 4 * int64(length)
+		g.traffic.Down += 4 * int64(g.weights.Words())
+		g.traffic.Up += round.Bytes()
 		return nil
 	}); err != nil {
 		return nil, a, err
@@ -531,11 +533,11 @@ func (g *groupRound) steps(ctx context.Context, out *GroupOutcome) ([]uint32, *s
 	}); err != nil {
 		return nil, a, err
 	}
-	unvouched, err := a.Audit(ctx, sum, func(name string) ([]uint32, error) { return vectors.vector(name, length) })
+	unvouched, err := a.Audit(ctx, sum, func(name string) ([]uint32, error) { return vectors.vector(name, round) })
 	if err != nil {
 		return nil, a, err
 	}
-	if err := g.keep(sum, commitment, unvouched, vectors, length); err != nil {
+	if err := g.keep(sum, commitment, unvouched, vectors, round); err != nil {
 		return nil, a, err
 	}
 	vectors.close()

@@ -470,6 +470,11 @@ func TestTermsThatCannotBeRunUnderAreRefused(t *testing.T) {
 		"a bound beyond the ring":  func(t *Terms) { t.Bound = 1e300 },
 		"nobody counts":            func(t *Terms) { t.MaxExamples = 0 },
 		"no deadline":              func(t *Terms) { t.Deadline = 0 },
+		"a limit without bits":     func(t *Terms) { t.Limit = 1 },
+		"bits without a limit":     func(t *Terms) { t.Bits = 16 },
+		"a limit beyond the bound": func(t *Terms) { t.Bits, t.Limit = 16, 11 },
+		"too few bits":             func(t *Terms) { t.Bits, t.Limit = 11, 1 },
+		"weights of 8 bits":        func(t *Terms) { t.Down = 8 },
 		"adam without adaptivity":  func(t *Terms) { t.Algorithm, t.Tau = FedAdam, 0 },
 	} {
 		terms := DefaultTerms("north")

@@ -53,6 +53,8 @@ type Answer struct {
 	// Vector is the masked update, of StepTrain. It travels beside the answer, whose
 	// message signs it.
 	Vector []uint32 `json:"-"`
+	// Round says how the vector is packed for a network.
+	Round secagg.Round `json:"-"`
 	// Sum is the vector's secagg.VectorDigest, which the site signed.
 	Sum [sha256.Size]byte `json:"-"`
 	// Spool is the vector, where it has arrived over a network.
@@ -81,7 +83,11 @@ func (d direct) Ask(ctx context.Context, o Order) (Answer, error) { return d.sit
 type Weights struct {
 	Variables []float32
 	Control   []float32 // nil but for SCAFFOLD
-	sum       *[sha256.Size]byte
+	// half says that the numbers are those of 16 bits (IEEE 754 binary16), and travel
+	// in so many.
+	half   bool
+	sum    *[sha256.Size]byte
+	packed *[sha256.Size]byte
 }
 
 // Digest is the SHA-256 digest of both, as little-endian float32.
@@ -106,6 +112,9 @@ func (w *Weights) Digest() [sha256.Size]byte {
 // coordinator and at every site that goes by the same terms.
 func (t Terms) round(o Order, members []secagg.Member, length int) (secagg.Round, error) {
 	r := secagg.Round{Federation: t.Federation, Number: o.Round, Length: length, Minimum: t.Minimum}
+	if t.Bits != 0 && o.Question == nil {
+		r.Bits, r.Wide = t.Bits, 2 // weight and loss have all their bits
+	}
 	for _, name := range o.Group {
 		found := false
 		for _, m := range members {

@@ -205,7 +205,14 @@ func (c *Coordinator) replay(ctx context.Context, t *Transcript, record Record) 
 	fail := func(format string, arguments ...any) (Attempt, error) {
 		return Attempt{}, fmt.Errorf("%w: %s", ErrTranscript, fmt.Sprintf(format, arguments...))
 	}
-	digest := c.Weights().Digest()
+	offered := c.Weights()
+	if record.Question == nil {
+		var err error
+		if offered, err = c.offered(); err != nil {
+			return fail("%v", err)
+		}
+	}
+	digest := offered.Sum()
 	if !bytes.Equal(record.Model, digest[:]) {
 		return fail("it begins with other weights than the rounds before lead to")
 	}

@@ -142,7 +142,7 @@ func (c *Coordinator) teachings(ctx context.Context) (*teachings, error) {
 // bounded says whether a group's mean can be one of updates within the terms'
 // bound, by weights of at most 1. What rounding adds in fixed point is allowed for.
 func (c *Coordinator) bounded(s groupSum, sites int) error {
-	step := 0.5 * float64(sites) / c.Terms.fixed(c.Terms.largest(len(c.Members))).Scale()
+	step := float64(sites) * c.Terms.numbers(c.Terms.largest(len(c.Members))).Error()
 	if most := float64(sites)*(1+1e-6) + step; s.weight > most {
 		return fmt.Errorf("the weights of %d sites come to %g", sites, s.weight)
 	}

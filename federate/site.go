@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	rand2 "math/rand/v2"
 	"sync"
 
 	"github.com/vigie/vigie/federate/secagg"
@@ -160,6 +161,7 @@ func (s *Site) Obey(ctx context.Context, o Order) (Answer, error) {
 			answer.Messages, err = one(s.session.Vector())
 		}
 		if err == nil {
+			answer.Round = s.round
 			answer.Sum, err = s.session.VectorDigest()
 		}
 	case StepConfirm:
@@ -313,7 +315,7 @@ func (s *Site) train(ctx context.Context, o Order) ([]uint32, error) {
 		loss = most
 	}
 	plain = append(plain, weight, weight*float32(max(loss, 0)))
-	vector, err := s.Terms.fixed(s.Terms.largest(len(s.Members))).EncodeInPlace(plain)
+	vector, err := s.encode(plain, work.Round)
 	if err != nil {
 		return nil, err
 	}
@@ -322,6 +324,31 @@ func (s *Site) train(ctx context.Context, o Order) ([]uint32, error) {
 	}
 	s.vector = vector
 	return vector, nil
+}
+
+// encode writes a vector in fixed point, in its own memory.
+func (s *Site) encode(plain []float32, round int) ([]uint32, error) {
+	group, vector := s.Terms.largest(len(s.Members)), secagg.InPlace(plain)
+	fixed := s.Terms.fixed(group)
+	if s.Terms.Bits == 0 {
+		return vector, fixed.Encode(vector, plain)
+	}
+	n := len(plain) - 2
+	limit := float32(s.Terms.Limit)
+	if float64(limit) > s.Terms.Limit {
+		limit = math.Nextafter32(limit, 0)
+	}
+	for j, v := range plain[:n] {
+		plain[j] = min(max(v, -limit), limit)
+	}
+	// drawn anew at each site and in each round, and the same when the round is tried
+	// again
+	terms := s.Terms.Digest()
+	seed := sha256.Sum256(fmt.Appendf(nil, "vigie federate rounding v1\x00%x %q %d %d", terms, s.name, s.Seed, round))
+	if err := s.Terms.numbers(group).EncodeRandomly(vector[:n], plain[:n], rand2.NewChaCha8(seed)); err != nil {
+		return nil, err
+	}
+	return vector, fixed.Encode(vector[n:], plain[n:])
 }
 
 // Learn is what a site that is honest would send of its learning from the global

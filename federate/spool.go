@@ -27,54 +27,57 @@ func (a Answer) Close() error {
 	return a.Spool.Close()
 }
 
-// digest is secagg.VectorDigest of the answer's vector, if it has so many numbers.
-func (a Answer) digest(length int) ([sha256.Size]byte, error) {
-	have := 4 * int64(len(a.Vector))
+// digest is secagg.VectorDigest of the answer's vector, if it is as long as the
+// round's are.
+func (a Answer) digest(r secagg.Round) ([sha256.Size]byte, error) {
+	have, want := 4*int64(len(a.Vector)), 4*int64(r.Length)
 	if a.Spool != nil {
-		have = a.Spool.Size()
+		have, want = a.Spool.Size(), r.Bytes()
 	}
-	if have != 4*int64(length) {
-		return [sha256.Size]byte{}, fmt.Errorf("%w: a vector of %d bytes, want %d", ErrAnswer, have, 4*int64(length))
-	}
-	if a.Spool != nil {
+	switch {
+	case have != want:
+		return [sha256.Size]byte{}, fmt.Errorf("%w: a vector of %d bytes, want %d", ErrAnswer, have, want)
+	case a.Spool == nil:
+		return secagg.VectorDigest(a.Vector), nil
+	case r.Bits == 0:
 		return a.Spool.Digest(), nil
 	}
-	return secagg.VectorDigest(a.Vector), nil
+	hash := sha256.New() // of the numbers, which the bytes are packed from
+	buffer := make([]byte, 4*pieceNumbers)
+	err := a.each(r, func(_ int, part []uint32) {
+		for len(part) > 0 {
+			n := min(len(part), pieceNumbers)
+			putWords(buffer[:4*n], part)
+			hash.Write(buffer[:4*n])
+			part = part[n:]
+		}
+	})
+	return [sha256.Size]byte(hash.Sum(nil)), err
 }
+
+const pieceNumbers = 1 << 14
 
 // each reads the answer's vector piece by piece, so that no more than a piece of
 // one that lies in a file is in memory.
-func (a Answer) each(length int, do func(at int, part []uint32)) error {
+func (a Answer) each(r secagg.Round, do func(at int, part []uint32)) error {
 	if a.Spool == nil {
 		do(0, a.Vector)
 		return nil
 	}
-	const numbers = 1 << 14
-	buffer, part := make([]byte, 4*numbers), make([]uint32, numbers)
-	for at := 0; at < length; at += numbers {
-		part = part[:min(numbers, length-at)]
-		if n, err := a.Spool.ReadAt(buffer[:4*len(part)], 4*int64(at)); n < 4*len(part) {
-			return fmt.Errorf("federate: reading a spooled vector: %w", err)
-		}
-		for i := range part {
-			part[i] = binary.LittleEndian.Uint32(buffer[4*i:])
-		}
-		do(at, part)
-	}
-	return nil
+	return r.Unpack(a.Spool, do)
 }
 
 // arrivals are the answers whose vectors are in a sum, by their sites.
 type arrivals map[string]Answer
 
 // vector is a site's, whole, or nil if there is none.
-func (a arrivals) vector(name string, length int) ([]uint32, error) {
+func (a arrivals) vector(name string, r secagg.Round) ([]uint32, error) {
 	answer, have := a[name]
 	if !have || answer.Spool == nil {
 		return answer.Vector, nil
 	}
-	v := make([]uint32, length)
-	return v, answer.each(length, func(at int, part []uint32) { copy(v[at:], part) })
+	v := make([]uint32, r.Length)
+	return v, answer.each(r, func(at int, part []uint32) { copy(v[at:], part) })
 }
 
 func (a arrivals) close() {
@@ -84,34 +87,91 @@ func (a arrivals) close() {
 	clear(a)
 }
 
-// Words is how many numbers of 32 bits the weights are written in: for each part
-// its length, low half first, and its numbers as IEEE 754. These bytes are what
-// Digest is of, and what travels.
-func (w *Weights) Words() int { return 4 + len(w.Variables) + len(w.Control) }
+// halfFlag in the length of a part says that its numbers have 16 bits.
+const halfFlag = 1 << 63
+
+// words is how many words a part's numbers take.
+func (w *Weights) words(part []float32) int {
+	if w.half {
+		return (len(part) + 1) / 2
+	}
+	return len(part)
+}
+
+// Words is how many words of 32 bits the weights are written in: for each part its
+// length, low half first, and its numbers as IEEE 754, two in a word if they have 16
+// bits. These bytes are what travels. Of numbers of 32 bits they are what Digest is
+// of.
+func (w *Weights) Words() int { return 4 + w.words(w.Variables) + w.words(w.Control) }
 
 // PutWords writes as many words as b holds, little-endian, from a word on.
 func (w *Weights) PutWords(b []byte, from int) {
 	for _, part := range [][]float32{w.Variables, w.Control} {
+		length := uint64(len(part))
+		if w.half {
+			length |= halfFlag
+		}
 		for ; from < 2 && len(b) >= 4; from++ {
-			binary.LittleEndian.PutUint32(b, uint32(uint64(len(part))>>(32*from)))
+			binary.LittleEndian.PutUint32(b, uint32(length>>(32*from)))
 			b = b[4:]
 		}
 		if from < 2 {
 			return // b is full
 		}
-		if at := from - 2; at < len(part) {
-			n := min(len(part)-at, len(b)/4)
-			for i, v := range part[at : at+n] {
-				binary.LittleEndian.PutUint32(b[4*i:], math.Float32bits(v))
+		words := w.words(part)
+		if at := from - 2; at < words {
+			n := min(words-at, len(b)/4)
+			if w.half {
+				putHalves(b[:4*n], part[2*at:])
+			} else {
+				putWords(b[:4*n], part[at:])
 			}
 			b = b[4*n:]
 			from += n
 		}
-		from -= 2 + len(part)
+		from -= 2 + words
 		if from < 0 {
 			return
 		}
 	}
+}
+
+// offered is what a round begins with: the global weights, as they travel.
+func (c *Coordinator) offered() (*Weights, error) {
+	w := c.Weights()
+	if c.Terms.Down == 16 {
+		rounded := make([]float32, len(w.Variables))
+		for j, v := range w.Variables {
+			h, ok := toHalf(v)
+			if !ok {
+				return nil, fmt.Errorf("federate: starting a round: %w: variable %d is %g, and travels in 16 bits: the terms want 32", ErrRound, j, v)
+			}
+			rounded[j] = fromHalf(h)
+		}
+		w.Variables, w.half = rounded, true
+	}
+	digest := w.Digest()
+	w.sum = &digest
+	if w.half {
+		hash := sha256.New()
+		buffer := make([]byte, 4*pieceNumbers)
+		for at := 0; at < w.Words(); at += pieceNumbers {
+			b := buffer[:4*min(pieceNumbers, w.Words()-at)]
+			w.PutWords(b, at)
+			hash.Write(b)
+		}
+		packed := [sha256.Size]byte(hash.Sum(nil))
+		w.packed = &packed
+	}
+	return w, nil
+}
+
+// Packed is the SHA-256 digest of what PutWords writes.
+func (w *Weights) Packed() [sha256.Size]byte {
+	if w.packed != nil {
+		return *w.packed
+	}
+	return w.Sum()
 }
 
 // Sum is Digest, without the work where it was done: by the coordinator that made
@@ -129,7 +189,8 @@ func (w *Weights) Sum() [sha256.Size]byte {
 // arrived.
 func ReadWeights(r io.Reader, sum [sha256.Size]byte, variables, control int) (*Weights, error) {
 	w := &Weights{sum: &sum}
-	for _, part := range []struct {
+	buffer, all := make([]byte, 1<<16), halves()
+	for i, part := range []struct {
 		to   *[]float32
 		want int
 	}{{&w.Variables, variables}, {&w.Control, control}} {
@@ -137,22 +198,39 @@ func ReadWeights(r io.Reader, sum [sha256.Size]byte, variables, control int) (*W
 		if _, err := io.ReadFull(r, length[:]); err != nil {
 			return nil, fmt.Errorf("federate: reading weights: %w", err)
 		}
-		if n := binary.LittleEndian.Uint64(length[:]); n != uint64(part.want) {
+		n := binary.LittleEndian.Uint64(length[:])
+		half := n&halfFlag != 0
+		if n &^= halfFlag; n != uint64(part.want) || i > 0 && half != w.half {
 			return nil, fmt.Errorf("federate: reading weights: %w: %d numbers, this model has %d", ErrOrder, n, part.want)
+		}
+		if w.half = half; half {
+			w.sum = nil // the digest of a round's weights is of numbers of 32 bits
 		}
 		if part.want == 0 {
 			continue
 		}
 		*part.to = make([]float32, part.want)
-		buffer := make([]byte, min(4*part.want, 1<<16))
-		for at := 0; at < part.want; {
-			b := buffer[:min(len(buffer), 4*(part.want-at))]
+		for rest := *part.to; len(rest) > 0; {
+			n := min(len(rest), len(buffer)/4)
+			b := buffer[:4*n]
+			if half {
+				n = min(len(rest), len(buffer)/2)
+				b = buffer[:(2*n+3)&^3]
+			}
 			if _, err := io.ReadFull(r, b); err != nil {
 				return nil, fmt.Errorf("federate: reading weights: %w", err)
 			}
-			for ; len(b) > 0; b, at = b[4:], at+1 {
-				(*part.to)[at] = math.Float32frombits(binary.LittleEndian.Uint32(b))
+			for j := range rest[:n] {
+				if half {
+					rest[j] = all[binary.LittleEndian.Uint16(b[2*j:])]
+				} else {
+					rest[j] = math.Float32frombits(binary.LittleEndian.Uint32(b[4*j:]))
+				}
 			}
+			if half && n%2 == 1 && (b[2*n] != 0 || b[2*n+1] != 0) {
+				return nil, fmt.Errorf("federate: reading weights: %w: their last word is not filled with zeros", ErrOrder)
+			}
+			rest = rest[n:]
 		}
 	}
 	if n, _ := io.ReadFull(r, make([]byte, 1)); n > 0 {

@@ -77,6 +77,14 @@ type Terms struct {
 	// trained at the site, and never leave it.
 	Personal []Part `json:"personal,omitempty"`
 
+	// Bits, if not 0, is how many bits a number of an update has on its way, 16 for
+	// half the bytes; Limit is the largest size of one, weighed: a larger one is cut to
+	// it. Down likewise is how many bits a weight has on its way to the sites: 0, which
+	// is 32, or 16.
+	Bits  int     `json:"bits,omitempty"`
+	Limit float64 `json:"limit,omitempty"`
+	Down  int     `json:"down,omitempty"`
+
 	// Tasks are what may be asked besides training, up to Questions times
 	// together: each answer is opened as a sum without noise.
 	Tasks     []Task `json:"tasks,omitempty"`
@@ -176,6 +184,21 @@ func (t Terms) Check(sites int) error {
 	if err := t.fixed(t.largest(sites)).Check(); err != nil {
 		return fail("%v", err)
 	}
+	switch {
+	case t.Down != 0 && t.Down != 16:
+		return fail("weights of %d bits: want 0, for 32, or 16", t.Down)
+	case t.Bits == 0 && t.Limit != 0:
+		return fail("a limit of %g for numbers, which have all their bits", t.Limit)
+	case t.Bits != 0 && (t.Bits < 12 || t.Bits > 31 || !positive(t.Limit) || t.Limit > t.Bound):
+		return fail("numbers of %d bits up to %g: want 12 to 31 bits, and more than 0 up to the bound", t.Bits, t.Limit)
+	case (t.Bits != 0 || t.Down != 0) && t.Algorithm == SCAFFOLD:
+		return fail("fewer bits with scaffold, whose control variates have no limit")
+	case t.Bits != 0 && t.DP != nil:
+		return fail("fewer bits with noise, which has steps of its own")
+	}
+	if err := t.numbers(t.largest(sites)).Check(); err != nil {
+		return fail("%v", err)
+	}
 	if err := t.checkPrivacy(sites); err != nil {
 		return fail("%v", err)
 	}
@@ -202,6 +225,14 @@ func (t Terms) largest(sites int) int {
 // fixed is how a group of so many sites writes numbers. A weight of 1 fits, too.
 func (t Terms) fixed(group int) secagg.Fixed {
 	return secagg.Fixed{Bound: max(1, t.Bound), Sites: group}
+}
+
+// numbers is how it writes those of an update.
+func (t Terms) numbers(group int) secagg.Fixed {
+	if t.Bits == 0 {
+		return t.fixed(group)
+	}
+	return secagg.Fixed{Bound: t.Limit, Sites: group, Bits: t.Bits}
 }
 
 // Digest is the SHA-256 digest of the terms' JSON.

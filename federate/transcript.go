@@ -198,14 +198,14 @@ func (t *Transcript) numbers() ([]uint64, error) {
 }
 
 // keep records a group's masked sum, and the vectors for which nobody vouches.
-func (g *groupRound) keep(sum *secagg.Sum, commitment [sha256.Size]byte, unvouched []string, vectors arrivals, length int) error {
+func (g *groupRound) keep(sum *secagg.Sum, commitment [sha256.Size]byte, unvouched []string, vectors arrivals, round secagg.Round) error {
 	g.record.Sum, g.record.Unvouched = commitment[:], unvouched
 	t := g.coordinator.Transcript
 	if t == nil {
 		return nil
 	}
 	for _, name := range unvouched {
-		vector, err := vectors.vector(name, length)
+		vector, err := vectors.vector(name, round)
 		if err != nil {
 			return err
 		}

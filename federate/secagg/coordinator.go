@@ -520,7 +520,11 @@ func (c *Coordinator) Open(ctx context.Context, sum []uint32) error {
 			masks = append(masks, pairMask(key.agree(c.roster.keys[i].mask), c.roster.context, survivor, of).inverse())
 		}
 	}
-	return apply(ctx, sum, masks)
+	if err := apply(ctx, sum, masks); err != nil {
+		return err
+	}
+	c.round.widen(sum)
+	return nil
 }
 
 func sortedKeys[V any](m map[string]V) []string {

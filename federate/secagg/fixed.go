@@ -12,16 +12,34 @@ var ErrRange = errors.New("beyond the bound that the sum was planned for")
 
 // Fixed turns numbers within ±Bound into whole numbers modulo 2³² and back, so
 // that a sum over Sites sites is exact and cannot overflow: with the scale s,
-// each site adds at most Bound·s + ½ in size, and Sites·(Bound·s + ½) < 2³¹.
+// each site adds at most Bound·s + ½ in size, and Sites·(Bound·s + ½) < 2³¹. With
+// fewer Bits the modulus is 2^Bits, rounding may be at random, and the bound is
+// Sites·(Bound·s + 1) < 2^(Bits−1).
 type Fixed struct {
 	Bound float64 // largest size of a number; finite, above 0
 	Sites int     // at most so many vectors are added; at least 1
+	Bits  int     // 0 is 32
+}
+
+// most is the largest sum and what rounding may add to a number, in steps.
+func (f Fixed) most() (sum, rounding float64) {
+	if f.Bits == 0 {
+		return math.MaxInt32, 0.5
+	}
+	return math.Ldexp(1, f.Bits-1) - 1, 1
+}
+
+// Error is by how much, at most, a number of a site is changed when it is written.
+func (f Fixed) Error() float64 {
+	_, rounding := f.most()
+	return rounding / f.Scale()
 }
 
 // Scale is the largest power of two that cannot overflow: the step between
 // neighbouring numbers is its inverse. It returns 0 if there is none.
 func (f Fixed) Scale() float64 {
-	room := (math.MaxInt32/float64(f.Sites) - 0.5) / f.Bound
+	most, rounding := f.most()
+	room := (most/float64(f.Sites) - rounding) / f.Bound
 	if !(f.Bound > 0) || math.IsInf(f.Bound, 0) || f.Sites < 1 || !(room > 0) {
 		return 0
 	}
@@ -58,14 +76,13 @@ func (f Fixed) Encode(dst []uint32, x []float32) error {
 	return nil
 }
 
-// EncodeInPlace is Encode in the memory of the numbers, which are lost, also when it
-// fails.
-func (f Fixed) EncodeInPlace(x []float32) ([]uint32, error) {
+// InPlace is the memory of numbers, for Encode to write into: each is read before it
+// is written.
+func InPlace(x []float32) []uint32 {
 	if len(x) == 0 {
-		return nil, f.Check()
+		return nil
 	}
-	dst := unsafe.Slice((*uint32)(unsafe.Pointer(&x[0])), len(x)) // same size, same alignment; each is read before it is written
-	return dst, f.Encode(dst, x)
+	return unsafe.Slice((*uint32)(unsafe.Pointer(&x[0])), len(x)) // same size, same alignment
 }
 
 // Decode writes the numbers that a sum stands for.

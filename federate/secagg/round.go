@@ -55,6 +55,9 @@ type Round struct {
 	// Minimum is how many sites a sum must at least consist of; the threshold
 	// may ask for more.
 	Minimum int
+	// Bits, if not 0, takes all numbers but the last Wide ones modulo 2^Bits, so that
+	// each of them is sent in so many bits: see Pack.
+	Bits, Wide int
 	// Members are all who may take part, in the order of their names.
 	Members []Member
 }
@@ -73,6 +76,8 @@ func (r Round) Check() error {
 		return fail("the federation's name needs 1 to %d bytes of a-z, 0-9, '-' and '.'", MaxName)
 	case r.Length < 1 || r.Length > MaxLength:
 		return fail("%d numbers a vector, want 1 to %d", r.Length, MaxLength)
+	case r.Bits != 0 && (r.Bits < minBits || r.Bits >= 32) || r.Wide < 0 || r.Wide > r.Length || r.Bits == 0 && r.Wide != 0:
+		return fail("numbers of %d bits but for the last %d, want %d to 31 bits, or 0 for 32 and no exception", r.Bits, r.Wide, minBits)
 	case r.Minimum < minSites:
 		return fail("a sum of %d sites; fewer than %d hide nothing from each other", r.Minimum, minSites)
 	case len(r.Members) < r.Minimum || len(r.Members) > MaxSites:
@@ -109,6 +114,11 @@ func (r Round) Digest() [sha256.Size]byte {
 	h = append(h, r.Task[:]...)
 	h = binary.BigEndian.AppendUint64(h, uint64(r.Length))
 	h = binary.BigEndian.AppendUint64(h, uint64(r.Minimum))
+	if r.Bits != 0 {
+		h = append(h, "narrow"...)
+		h = binary.BigEndian.AppendUint64(h, uint64(r.Bits))
+		h = binary.BigEndian.AppendUint64(h, uint64(r.Wide))
+	}
 	h = binary.BigEndian.AppendUint64(h, uint64(len(r.Members)))
 	for _, m := range r.Members {
 		h = appendField(h, []byte(m.Name))

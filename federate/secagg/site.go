@@ -336,6 +336,7 @@ func (s *Site) Mask(ctx context.Context, partners []string, vector []uint32) (Me
 	if err := apply(ctx, vector, masks); err != nil {
 		return Message{}, s.fail(doing, err)
 	}
+	s.round.narrow(vector)
 	digest := VectorDigest(vector)
 	m, err := signMessage(s.signer, VectorType, vectorPayload{head: s.head(), Partners: partners, Digest: digest[:]})
 	if err != nil {

@@ -73,7 +73,7 @@ func (l link) Ask(ctx context.Context, o federate.Order) (federate.Answer, error
 // weights are a bulk part as they are: they are written while they are sent.
 func weights(w *federate.Weights) Bulk {
 	length := 4 * int64(w.Words())
-	return Bulk{Length: length, Digest: w.Sum(), open: func() (Content, error) { return unclosed{words{w.Words(), w.PutWords}}, nil }}
+	return Bulk{Length: length, Digest: w.Packed(), open: func() (Content, error) { return unclosed{words{w.Words(), w.PutWords}}, nil }}
 }
 
 // spool is a vector that has arrived.
@@ -131,8 +131,12 @@ func Orders(site *federate.Site) Handler {
 			return fail(err)
 		}
 		if answer.Vector != nil {
-			reply.Bulk = numbers(answer.Vector)
-			reply.Bulk.Digest = answer.Sum
+			if answer.Round.Bits != 0 {
+				reply.Bulk = Bytes(answer.Round.Pack(answer.Vector))
+			} else {
+				reply.Bulk = numbers(answer.Vector)
+				reply.Bulk.Digest = answer.Sum
+			}
 		}
 		return reply, nil
 	}

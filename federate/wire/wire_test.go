@@ -117,10 +117,13 @@ func (s *school) coordinator(t testing.TB) *federate.Coordinator {
 }
 
 func TestRoundsOverTheWireEndWithTheWeightsOfRoundsInOneProcess(t *testing.T) {
-	for _, algorithm := range []federate.Algorithm{federate.FedAvg, federate.SCAFFOLD} {
+	for _, algorithm := range []federate.Algorithm{federate.FedAvg, federate.SCAFFOLD, "fewer bits"} {
 		run := func(links func(s *school) []federate.Link) []float32 {
 			s := newSchool(4, 2000)
 			s.terms.Algorithm = algorithm
+			if algorithm == "fewer bits" {
+				s.terms.Algorithm, s.terms.Bits, s.terms.Limit, s.terms.Down = federate.FedAvg, 17, 0.2, 16
+			}
 			if algorithm == federate.SCAFFOLD {
 				s.terms.Momentum = 0
 			}
