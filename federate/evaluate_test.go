@@ -68,14 +68,14 @@ func TestTheSecureEvaluationIsThatOfAllExamplesTogether(t *testing.T) {
 		labels  bool
 	}{{2, false}, {4, false}, {3, true}} {
 		t.Run(fmt.Sprint(form), func(t *testing.T) {
-			s, pooled, logits := judged(t, 5, form.classes, form.labels)
+			s, pooled, logits := judged(t, 4, form.classes, form.labels)
 			c := s.coordinator(t, nil)
 			for _, bins := range []int{2000, 50} {
 				e, err := c.Evaluate(t.Context(), s.links(), EvaluationOptions{Classes: form.classes, Labels: form.labels, Bins: bins, Threshold: 0.3})
 				if err != nil {
 					t.Fatal(err)
 				}
-				if e.Sites != 5 || e.Examples != pooled.Len() {
+				if e.Sites != 4 || e.Examples != pooled.Len() {
 					t.Errorf("%d examples of %d sites", e.Examples, e.Sites)
 				}
 				if want := pooled.Accuracy(logits); math.Abs(e.Accuracy-want) > 1e-8 {
@@ -185,7 +185,10 @@ func TestTheTemperatureOfAllSitesIsThatOfThePooledExamples(t *testing.T) {
 		classes int
 		labels  bool
 	}{{2, false}, {4, false}, {3, true}} {
-		s, pooled, logits := judged(t, 4, form.classes, form.labels)
+		if testing.Short() && form.classes != 2 {
+			continue
+		}
+		s, pooled, logits := judged(t, 3, form.classes, form.labels)
 		got, err := s.coordinator(t, nil).Calibrate(t.Context(), s.links(), CalibrationOptions{Method: Temperature})
 		if err != nil {
 			t.Fatal(err)
@@ -217,7 +220,7 @@ print(json.dumps([-a, -b]))
 `
 
 func TestPlattsFitAtAllSitesIsScikitLearnsOfThePooledExamples(t *testing.T) {
-	s, pooled, logits := judged(t, 4, 2, false)
+	s, pooled, logits := judged(t, 3, 2, false)
 	got, err := s.coordinator(t, nil).Calibrate(t.Context(), s.links(), CalibrationOptions{Method: Platt})
 	if err != nil {
 		t.Fatal(err)
