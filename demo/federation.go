@@ -28,7 +28,7 @@ import (
 type FederationOptions struct {
 	Dir       string // for everything; it must be empty or absent
 	Program   string // the vigie program, whose subcommands are started
-	Hospitals int    // at least 9
+	Hospitals int    // at least 10
 	Rounds    int    // at least 8
 	Images    int    // of a hospital, about
 	Seed      uint64
@@ -43,6 +43,7 @@ type FederationStory struct {
 	Run        consortium.Status   `json:"run"`
 	Killed     string              `json:"killed"`
 	Malicious  string              `json:"malicious"`
+	Named      []string            `json:"named"`    // whom the evidence of the rounds is against
 	Replayed   bool                `json:"replayed"` // the transcript verifies, and the model is what it led to
 	Logs       int                 `json:"logs"`     // hospitals whose log and ledger verify
 	Seconds    float64             `json:"seconds"`
@@ -84,8 +85,8 @@ type process struct {
 // over mutual TLS on loopback, and lets them train a model on phantoms. One is
 // killed in the middle and started again, one works against the others.
 func Federation(ctx context.Context, w io.Writer, o FederationOptions) (story *FederationStory, err error) {
-	if o.Hospitals < 9 || o.Hospitals > 100 || o.Rounds < 8 || o.Images < 10 {
-		return nil, fmt.Errorf("demo: a federation of %d hospitals with %d images each, for %d rounds: want 9 to 100, at least 10, and at least 8", o.Hospitals, o.Images, o.Rounds)
+	if o.Hospitals < 10 || o.Hospitals > 100 || o.Rounds < 8 || o.Images < 10 {
+		return nil, fmt.Errorf("demo: a federation of %d hospitals with %d images each, for %d rounds: want 10 to 100, at least 10, and at least 8", o.Hospitals, o.Images, o.Rounds)
 	}
 	if entries, err := os.ReadDir(o.Dir); err == nil && len(entries) > 0 {
 		return nil, fmt.Errorf("demo: %s is not empty, and nothing is overwritten", o.Dir)
@@ -238,7 +239,7 @@ func (f *federation) phantoms(ctx context.Context, name string, normal, pneumoni
 		}
 		class, o := "normal", phantom.Options{Rows: 64, Columns: 64}
 		if i >= normal {
-			class, o.Opacity = "pneumonia", 0.4+0.4*rand.New(rand.NewPCG(seed, uint64(i))).Float64()
+			class, o.Opacity = "pneumonia", 0.1+0.35*rand.New(rand.NewPCG(seed, uint64(i))).Float64()
 		}
 		image, err := phantom.Chest(seed+uint64(i), o)
 		if err != nil {
@@ -392,7 +393,7 @@ const demoRun = "phantoms"
 func (f *federation) train(ctx context.Context) error {
 	start := []string{"fed", "start", "--dir", f.north, "--run", demoRun, "--scientist", "Dr Demo", "--purpose", "opacities on phantoms of the chest",
 		"--recipe", "plain-28", "--shape", "1x28x28", "--classes", "normal,pneumonia", "--rounds", fmt.Sprint(f.Rounds), "--epochs", "2", "--batch", "16",
-		"--group-size", "3", "--rule", "median", "--bad-groups", "1", "--deadline", "20s", "--eval", f.images("judge"), "--eval-split", "all", "--eval-every", "1", "--seed", fmt.Sprint(f.Seed)}
+		"--group-size", "3", "--rule", "median", "--bad-groups", "1", "--naming", "report", "--trusted", "--rate", "0.02", "--deadline", "20s", "--eval", f.images("judge"), "--eval-split", "all", "--eval-every", "1", "--seed", fmt.Sprint(f.Seed)}
 	if _, err := f.run(ctx, start...); err != nil {
 		return err
 	}
@@ -480,9 +481,15 @@ func (f *federation) check(ctx context.Context) error {
 	} else {
 		f.say("%s was killed and came back: it is in %d of %d rounds", f.story.Killed, s.Sums, f.Rounds)
 	}
+	for _, s := range p.Sites {
+		if s.Named != "" {
+			f.story.Named = append(f.story.Named, s.Name)
+			f.say("%s is named: %s", s.Name, s.Named)
+		}
+	}
 	f.say("the rule holds most against the groups of %s (%.2f of 1, mean over its rounds); %s is malicious", worst, status[worst].Held, f.story.Malicious)
 	key := fmt.Sprintf("%x", []byte(c.Key()))
-	transcript := filepath.Join(f.north, "runs", demoRun, "transcript", fmt.Sprint(p.Roster))
+	transcript := filepath.Join(f.north, "runs", demoRun, "transcript")
 	if _, err := f.run(ctx, "fed", "replay", transcript, "--key", key, "--model", filepath.Join(f.north, "runs", demoRun, "result", "model.onnx")); err != nil {
 		f.problem("%v", err)
 	} else {

@@ -23,7 +23,7 @@ is needed. In the middle one hospital is killed and started again; another turns
 its updates round. The sums are opened in groups, and the median of them is what
 moves the model. At the end the run is replayed from its transcript, and every
 hospital's log and ledger are verified.`,
-		Example: "  vigie fed demo\n  vigie fed demo --hospitals 9 --rounds 10 --dir demo --json",
+		Example: "  vigie fed demo\n  vigie fed demo --hospitals 10 --rounds 10 --dir demo --json",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if options.Dir == "" {

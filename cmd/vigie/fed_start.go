@@ -101,6 +101,7 @@ its budget.`,
 	flags.IntVar(&options.Local.AtSites, "judge-at-sites", 0, "rounds from one evaluation at the sites to the next (default: none)")
 	flags.StringVar(&options.Local.Evaluation.Data, "eval", "", "labelled data of the consortium's own")
 	flags.StringVar(&options.Local.Split, "eval-split", "val", "part of them that the model is judged on")
+	flags.BoolVar(&options.Local.Trusted, "trusted", false, "with --naming: hold the sites against what the examples of --eval teach, too")
 	flags.IntVar(&options.Local.Every, "eval-every", 0, "rounds from one evaluation to the next (default: a twentieth of all)")
 	flags.IntVar(&options.Local.Sites, "sites", 0, "sites that must have approved before the first round (default: all that have not refused)")
 	flags.DurationVar(&patience, "patience", 10*time.Minute, "after which the minimum of sites will do")
@@ -132,6 +133,9 @@ func bindTerms(flags *pflag.FlagSet, terms *federate.Terms, augment *string) {
 	flags.IntVar(&terms.GroupSize, "group-size", 0, "sites of a group at least; 0 is one group of all")
 	flags.StringVar((*string)(&terms.Rule), "rule", string(terms.Rule), "how groups are combined: "+ruleNames())
 	flags.IntVar(&terms.Bad, "bad-groups", 0, "groups that the rule must stand")
+	flags.StringVar((*string)(&terms.Naming), "naming", "", "of sites that the evidence of many rounds is against: report or exclude (default: off)")
+	flags.Float64Var(&terms.FalseNaming, "false-naming", 0.1, "chance that a run names an honest site, at most, as far as its assumptions hold")
+	flags.IntVar(&terms.Sketch, "sketch", 512, "numbers that are kept of each group's sum, for --naming")
 	flags.DurationVar(&terms.Deadline, "deadline", terms.Deadline, "how long a step of a round may take a site")
 	flags.Uint64Var(&terms.Seed, "seed", 1, "of fresh weights, groups and the orders of examples")
 }
@@ -158,15 +162,11 @@ func completeTerms(flags *pflag.FlagSet, given federate.Terms, augment, privacy 
 		if flags.Changed("algorithm") {
 			terms.Algorithm = given.Algorithm
 		}
-		if d.Clip == 0 {
-			d.Clip = simulate.DefaultClip
-		}
-		if d.Rate == 0 {
-			if d.Rate = 1; d.Unit == federate.Patient {
-				d.Rate = simulate.DefaultRate
-			}
-		}
 		terms.DP = d
+	}
+	switch terms.Naming {
+	case "off", federate.NamingOff:
+		terms.Naming, terms.FalseNaming, terms.Sketch = federate.NamingOff, 0, 0
 	}
 	if terms.Algorithm == federate.FedProx && !flags.Changed("mu") {
 		terms.Proximal = 0.01

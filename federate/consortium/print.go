@@ -373,6 +373,9 @@ func (s Status) write(w io.Writer) error {
 			if site.Verdict == Refused {
 				said = site.Reason
 			}
+			if site.Named != "" {
+				said = strings.TrimSuffix("named: "+string(site.Named)+"; "+said, "; ")
+			}
 			if long := []rune(said); len(long) > 100 {
 				said = string(long[:99]) + "…"
 			}

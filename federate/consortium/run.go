@@ -64,9 +64,10 @@ type SiteStatus struct {
 	Lost      int     `json:"lost"` // rounds that it was asked for, and not in
 	// Held is what the rule has held against the groups that it was in, mean over
 	// those rounds; 0 to 1.
-	Held     float64 `json:"held"`
-	Failure  string  `json:"failure,omitempty"` // that it answered last
-	Received bool    `json:"received"`          // the result
+	Held     float64         `json:"held"`
+	Failure  string          `json:"failure,omitempty"` // that it answered last
+	Named    federate.Charge `json:"named,omitempty"`   // what it is named for, where the terms name sites
+	Received bool            `json:"received"`          // the result
 }
 
 // RoundLine is the record of an attempt at a round.
@@ -88,6 +89,9 @@ type Local struct {
 	// AtSites is how many rounds lie between two evaluations on the sites' own
 	// examples, of which the sums alone are opened; 0: none.
 	AtSites int `json:"at_sites"`
+	// Trusted holds what sites add against what the examples of Evaluation teach;
+	// for terms that name sites.
+	Trusted bool `json:"trusted"`
 	// Sites is how many must have approved and be connected before the first
 	// round; 0 is all of the list that have not refused. After Patience the terms'
 	// minimum will do.
@@ -468,6 +472,9 @@ func (l *leader) gather(ctx context.Context, asking *sync.WaitGroup, began time.
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if now.digest != l.roster.digest {
+		if err := l.keeps(now.Roster); err != nil {
+			return false, "", err
+		}
 		l.Logger.Info("the list of sites has changed", "run", l.job.Run, "version", now.Version, "changes", now.changes(l.roster.Roster))
 		l.roster, l.known = now, map[string]bool{}
 		if err := l.remake(); err != nil {
@@ -521,6 +528,20 @@ func (l *leader) gather(ctx context.Context, asking *sync.WaitGroup, began time.
 	}
 	// A site that was not told of a change in time sits a round out.
 	return informed == here || informed >= want && l.now().Sub(l.changed) > 50*glance, "sites take the list", nil
+}
+
+// keeps refuses a list that lacks a site which a run that names sites has evidence
+// about: the evidence of rounds is of all who were in them.
+func (l *leader) keeps(next Roster) error {
+	if l.job.Terms.Naming == federate.NamingOff {
+		return nil
+	}
+	for _, m := range l.roster.Sites {
+		if _, listed := next.Site(m.Name); !listed {
+			return fmt.Errorf("consortium: leading run %q: %w: %q has left, and a run that names sites cannot go on without one that it has evidence about; start another", l.job.Run, ErrRoster, m.Name)
+		}
+	}
+	return nil
 }
 
 // site finds or makes a site's status. mu is held.
@@ -756,6 +777,9 @@ func (l *leader) note(line RoundLine) {
 			s.Sums++
 			s.Failure = ""
 		}
+	}
+	for _, score := range l.coordinator.Scores() {
+		l.site(score.Site).Named = score.Named
 	}
 	for _, name := range line.Lost {
 		s := l.site(name)

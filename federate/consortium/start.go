@@ -301,45 +301,26 @@ func engineOf(m Model, data []byte, t federate.Terms) (*federate.Engine, error) 
 	return federate.NewEngine(network, t, m.like(), 0)
 }
 
-// plan fills in what the terms' privacy leaves open, and works out the noise. It
-// counts on as many sites as open a sum anyway; a quarter of them may work for
-// the server.
+// plan fills in what the terms' privacy leaves open, and works out the noise, for
+// a tenth more attempts than there are rounds.
 func (o *StartOptions) plan(sites int, m Model, data []byte) error {
 	if o.Terms.DP == nil {
 		return nil
 	}
 	d := *o.Terms.DP
 	o.Terms.DP = &d
-	smallest := sites
-	if o.Terms.GroupSize > 0 {
-		smallest = sites / max(1, sites/o.Terms.GroupSize)
-	}
-	if d.Colluding < 0 {
-		d.Colluding = max(0, (smallest-1)/4)
-	}
-	if d.Honest == 0 {
-		d.Honest = max(1, max(o.Terms.Minimum, 2*smallest/3+1)-d.Colluding)
-	}
 	if d.Attempts == 0 {
 		d.Attempts = o.Terms.Rounds + (o.Terms.Rounds+9)/10
 	}
-	units := float64(o.Units)
-	if d.Unit == federate.Hospital && o.Units == 0 {
-		units = float64(sites)
-	}
-	if d.Lot == 0 {
-		if units <= 0 {
-			return fmt.Errorf("consortium: starting a run: %w: privacy per patient needs to know how many patients take part about", federate.ErrTerms)
-		}
-		d.Lot = d.Rate * units
-	}
-	if d.Delta == 0 && units > 0 {
-		if d.Delta = min(1e-5, 0.1/units); d.Unit == federate.Hospital {
-			d.Delta = 0.01 / units
-		}
+	units := o.Units
+	switch {
+	case units < 0 || units == 0 && d.Unit == federate.Patient:
+		return fmt.Errorf("consortium: starting a run: %w: privacy per patient needs to know how many patients take part about", federate.ErrTerms)
+	case units == 0:
+		units = sites
 	}
 	plain := o.Terms
-	plain.DP, plain.Algorithm = nil, federate.FedAvg // its size alone is asked for
+	plain.DP, plain.Algorithm = nil, federate.FedAvg // the model's size alone is asked for
 	e, err := engineOf(m, data, plain)
 	if err != nil {
 		return err
@@ -348,6 +329,6 @@ func (o *StartOptions) plan(sites int, m Model, data []byte) error {
 	if err := e.Close(); err != nil {
 		return err
 	}
-	o.Terms, err = o.Terms.Plan(sites, len(variables))
+	o.Terms, err = o.Terms.Complete(sites, units, len(variables))
 	return err
 }
