@@ -91,7 +91,21 @@ func (l AuditLimits) judge(r *AuditReport) (failures []vigie.Text) {
 				fail("%s reconstructs %d of %d images: up to %.3g %%, allowed are %.3g %%", "l’attaque %s reconstruit %d images sur %d : jusqu’à %.3g %%, le maximum permis est %.3g %%", what, f.Hits.Hits, f.Trials, 100*privacy.AtMost(f.Hits.Hits, f.Trials), 100*l.Reconstructed)
 			}
 		}
-		if judged == 0 && r.Without[a.Name] == "" {
+		switch a.Name {
+		case AuditLinear: // not every model begins so
+			if r.Without[a.Name] != "" {
+				judged++
+			}
+		case AuditImprint: // in a layer before any model, and in its own weights where that is known
+			for means, why := range map[string]string{MeansLayer: "", MeansWeights: r.Without[AuditImprint+"/"+MeansWeights]} {
+				if why == "" && !slices.ContainsFunc(r.Figures, func(f AuditFigure) bool {
+					return f.Attack == AuditImprint && f.Means == means && f.Protection == r.Protocol && f.View == viewSum
+				}) {
+					judged = 0
+				}
+			}
+		}
+		if judged == 0 {
 			fail("%s was not tried against what the terms let a server see", "l’attaque %s n’a pas été essayée contre ce que les conditions laissent voir au serveur", a.Name)
 		}
 	}

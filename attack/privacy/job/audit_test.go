@@ -270,6 +270,7 @@ func passed(t testing.TB, terms [32]byte) *AuditReport {
 	r.Figures = []AuditFigure{
 		{Attack: AuditImprint, Means: MeansWeights, Protection: SecureSum, View: viewSum, Hits: privacy.Hits{Trials: 30_000}},
 		{Attack: AuditOptimise, Protection: SecureSum, View: viewSum, Hits: privacy.Hits{Trials: 16}},
+		{Attack: AuditImprint, Means: MeansLayer, Protection: SecureSum, View: viewSum, Refused: true, Hits: privacy.Hits{Trials: 48, Hits: 40}},
 	}
 	rate := privacy.Rate{FPR: 0.01, Resolved: true}
 	rate.TPR.High = 0.02
@@ -307,9 +308,17 @@ func TestAnAuditLetsARunStartOnlyAsItWasSignedAndForWhatItWasMade(t *testing.T) 
 		return sign(r)
 	}
 	for what, data := range map[string][]byte{
-		"hits":                  change(func(r *AuditReport) { r.Figures[0].Hits.Hits = 1; r.Limits.Reconstructed = 1 }),
-		"fewer trials":          change(func(r *AuditReport) { r.Figures[0].Trials = 29_000; r.Limits.Trials = 1 }),
-		"an attack left out":    change(func(r *AuditReport) { r.Figures = r.Figures[1:] }),
+		"hits":               change(func(r *AuditReport) { r.Figures[0].Hits.Hits = 1; r.Limits.Reconstructed = 1 }),
+		"fewer trials":       change(func(r *AuditReport) { r.Figures[0].Trials = 29_000; r.Limits.Trials = 1 }),
+		"an attack left out": change(func(r *AuditReport) { r.Figures = r.Figures[1:] }),
+		"an excuse": change(func(r *AuditReport) {
+			r.Figures = append(r.Figures[:1], r.Figures[2:]...)
+			r.Without[AuditOptimise] = "no time"
+		}),
+		"no inserted layer":     change(func(r *AuditReport) { r.Figures = r.Figures[:2] }),
+		"a layer not refused":   change(func(r *AuditReport) { r.Moves[0].Refused = false }),
+		"another protection":    change(func(r *AuditReport) { r.Figures[0].Protection = SumAndDP }),
+		"another view":          change(func(r *AuditReport) { r.Figures[0].View = viewMasked }),
 		"no membership":         change(func(r *AuditReport) { r.Members = nil }),
 		"named members":         change(func(r *AuditReport) { r.Members[0].Rates[0].TPR.High = 0.2 }),
 		"too few people":        change(func(r *AuditReport) { r.Members[0].Rates[0].Resolved = false }),
