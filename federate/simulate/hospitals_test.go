@@ -7,6 +7,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -168,5 +169,37 @@ func TestTheFourHospitalsLearnWithinOnePointOfTheirRowsInOnePlace(t *testing.T) 
 	}
 	if r.Federated < 0.79 {
 		t.Errorf("mean AUC %v", r.Federated)
+	}
+}
+
+func TestHospitalsTrainInNumPyAsTheEngineDoes(t *testing.T) {
+	const python = "/usr/bin/python3"
+	if out, err := exec.Command(python, "-c", "import numpy").CombinedOutput(); err != nil {
+		t.Skipf("SKIPPED, nothing was checked: Debian's python3-numpy is not installed (make setup-peers): %v %s", err, out)
+	}
+	o := clinics(t, tables(t, 30, 40, 50, 60))
+	o.Out, o.Terms.Rounds, o.Terms.Momentum, o.Terms.Decay = "clinic-3", 2, 0, 0
+	ours := runClinics(t, o)
+	o.Program = python + " testdata/logistic.py"
+	theirs := runClinics(t, o)
+	if theirs.Program == nil || ours.Program != nil || theirs.Folds[0].Federated != ours.Folds[0].Federated || theirs.Folds[0].Pooled != ours.Folds[0].Pooled {
+		t.Errorf("%+v by the engine, %+v in NumPy", ours.Folds[0], theirs.Folds[0])
+	}
+	for _, name := range []string{"head.weight", "head.bias"} {
+		a, errA := ours.Model.Graph.Initializer(name).Floats()
+		b, errB := theirs.Model.Graph.Initializer(name).Floats()
+		if errA != nil || errB != nil || len(a) == 0 {
+			t.Fatal(errA, errB)
+		}
+		moved := 0.0
+		for j := range a {
+			moved = max(moved, math.Abs(a[j]))
+			if math.Abs(a[j]-b[j]) > 1e-5 {
+				t.Fatalf("%s[%d] is %v by the engine and %v in NumPy", name, j, a[j], b[j])
+			}
+		}
+		if moved == 0 {
+			t.Errorf("%s has not moved", name)
+		}
 	}
 }
