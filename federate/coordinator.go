@@ -59,7 +59,10 @@ type Coordinator struct {
 type coordinatorState struct {
 	Terms  []byte `json:"terms"`  // their digest
 	Number uint64 `json:"number"` // of the last attempt at a round
-	Index  int    `json:"index"`  // rounds that have a result
+	Index  int    `json:"index"`  // rounds that are over
+	// Skipped is how many of them have no result: a sum may have been opened before
+	// they failed, so that they are not tried again.
+	Skipped int `json:"skipped,omitempty"`
 	// Observed is what the sums of each round showed, if the terms name sites.
 	Observed [][]scoreRow `json:"observed,omitempty"`
 }
@@ -103,7 +106,7 @@ func (c *Coordinator) Published() []float32 {
 }
 
 // Rounds is how many rounds have a result.
-func (c *Coordinator) Rounds() int { return c.state.Index }
+func (c *Coordinator) Rounds() int { return c.state.Index - c.state.Skipped }
 
 // Done says whether the terms' rounds are over.
 func (c *Coordinator) Done() bool { return c.state.Index >= c.Terms.Rounds }
@@ -122,6 +125,8 @@ type Outcome struct {
 	// round, and Named who was named by it.
 	Scores []Score  `json:"scores,omitempty"`
 	Named  []string `json:"named,omitempty"`
+	// Skipped says that the round is over without a result.
+	Skipped bool `json:"skipped,omitempty"`
 }
 
 // Traffic counts bytes.
@@ -157,8 +162,9 @@ type Lapse struct {
 var ErrAnswer = errors.New("not an answer to this order")
 
 // Round runs one round with the sites that the links reach. It returns an error
-// that wraps ErrRound if no group has a sum; the state is then as before, and
-// another attempt may be made. A context that ends ends the round.
+// that wraps ErrRound if no group has a sum; the model is then as before, and another
+// attempt may be made: at the same round, or, if sites were asked to open a sum
+// already, at the next one (Outcome.Skipped). A context that ends ends the attempt.
 func (c *Coordinator) Round(ctx context.Context, links []Link) (Outcome, error) {
 	if c.Trained == 0 {
 		return Outcome{}, fmt.Errorf("federate: starting a round: %w: there is no model to train, questions alone can be asked", ErrRound)
@@ -166,14 +172,17 @@ func (c *Coordinator) Round(ctx context.Context, links []Link) (Outcome, error) 
 	if c.Done() {
 		return Outcome{}, fmt.Errorf("federate: starting round %d of %d: %w: all are done", c.state.Index+1, c.Terms.Rounds, ErrRound)
 	}
+	links = slices.Clone(links)
+	slices.SortFunc(links, func(a, b Link) int { return strings.Compare(a.Name(), b.Name()) })
+	links = c.admit(links)
+	if least := c.Terms.Least(len(c.Members)); len(links) < least {
+		return Outcome{}, fmt.Errorf("federate: starting round %d: %w: %d sites are there, and the terms want %d of %d to be asked", c.state.Index+1, ErrRound, len(links), least, len(c.Members))
+	}
 	c.state.Number++
 	if err := c.save(); err != nil { // so that no number is used twice
 		return Outcome{}, err
 	}
 	out := Outcome{Index: c.state.Index, Number: c.state.Number, Lost: []string{}}
-	links = slices.Clone(links)
-	slices.SortFunc(links, func(a, b Link) int { return strings.Compare(a.Name(), b.Name()) })
-	links = c.admit(links)
 	weights, err := c.offered()
 	if err != nil {
 		return Outcome{}, err
@@ -187,8 +196,9 @@ func (c *Coordinator) Round(ctx context.Context, links []Link) (Outcome, error) 
 		record.Groups = append(record.Groups, g.record)
 		out.Bytes.Down += g.traffic.Down
 		out.Bytes.Up += g.traffic.Up
-		if ctx.Err() != nil {
-			return out, ctx.Err()
+		if ctx.Err() != nil { // what was said counts, for an auditor
+			record.Failure, record.Interrupted = ctx.Err().Error(), true
+			return out, errors.Join(ctx.Err(), c.Transcript.write(record))
 		}
 		if err == nil {
 			sums = c.add(sums, sum)
@@ -197,11 +207,18 @@ func (c *Coordinator) Round(ctx context.Context, links []Link) (Outcome, error) 
 	}
 	taught, err := c.teachings(ctx)
 	if err != nil {
-		return out, err
+		record.Failure, record.Interrupted = err.Error(), true
+		return out, errors.Join(err, c.Transcript.write(record))
 	}
 	if err := c.finish(&out, sums); err != nil {
-		record.Failure = err.Error()
-		return out, errors.Join(err, c.Transcript.write(record))
+		record.Failure, record.Skipped = err.Error(), record.opening()
+		out.Skipped = record.Skipped
+		err = errors.Join(err, c.Transcript.write(record))
+		if record.Skipped {
+			c.skip()
+			err = errors.Join(err, c.save())
+		}
+		return out, err
 	}
 	c.score(&out, taught, sums)
 	result := c.Weights().Digest()
@@ -226,6 +243,18 @@ func (o *Outcome) count(g GroupOutcome) {
 // Settle waits until the sites that were lost in a round were told that it is over,
 // or could not be reached.
 func (c *Coordinator) Settle() { c.ending.Wait() }
+
+// skip ends a round without a result. What sites have agreed to open once they do
+// not open among others: see Site.pin.
+func (c *Coordinator) skip() {
+	c.state.Index++
+	c.state.Skipped++
+}
+
+// opening says whether sites were asked to open a sum.
+func (r Record) opening() bool {
+	return slices.ContainsFunc(r.Groups, func(g GroupRecord) bool { return g.Sum != nil })
+}
 
 // finish moves the model by the sums.
 func (c *Coordinator) finish(out *Outcome, sums []groupSum) error {
@@ -430,13 +459,8 @@ func (g *groupRound) steps(ctx context.Context, out *GroupOutcome) ([]uint32, *s
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := g.ask(ctx, StepKeys, out.Members, nil, func(_ string, answer Answer) error {
-		m, err := single(answer)
-		if err != nil {
-			return err
-		}
-		g.record.Keys = append(g.record.Keys, m)
-		return a.AddKeys(m)
+	if err := g.ask(ctx, StepKeys, out.Members, nil, func(name string, answer Answer) error {
+		return g.take(a, name, answer, &g.record.Keys, a.AddKeys)
 	}); err != nil {
 		return nil, a, err
 	}
@@ -449,8 +473,12 @@ func (g *groupRound) steps(ctx context.Context, out *GroupOutcome) ([]uint32, *s
 		entered = append(entered, m.From)
 	}
 	if err := g.ask(ctx, StepShares, entered, func(_ string, o *Order) { o.Messages = roster }, func(name string, answer Answer) error {
-		g.record.Parcels = append(g.record.Parcels, answer.Messages...)
-		return a.AddShares(name, answer.Messages)
+		before := len(a.Accusations)
+		err := a.AddShares(name, answer.Messages)
+		if err == nil || len(a.Accusations) > before {
+			g.record.Parcels = append(g.record.Parcels, answer.Messages)
+		}
+		return err
 	}); err != nil {
 		return nil, a, err
 	}
@@ -464,13 +492,8 @@ func (g *groupRound) steps(ctx context.Context, out *GroupOutcome) ([]uint32, *s
 			dealers = append(dealers, name)
 		}
 	}
-	if err := g.ask(ctx, StepAccept, dealers, func(name string, o *Order) { o.Messages = parcels[name] }, func(_ string, answer Answer) error {
-		m, err := single(answer)
-		if err != nil {
-			return err
-		}
-		g.record.Acceptances = append(g.record.Acceptances, m)
-		return a.AddAcceptance(m)
+	if err := g.ask(ctx, StepAccept, dealers, func(name string, o *Order) { o.Messages = parcels[name] }, func(name string, answer Answer) error {
+		return g.take(a, name, answer, &g.record.Acceptances, a.AddAcceptance)
 	}); err != nil {
 		return nil, a, err
 	}
@@ -523,13 +546,9 @@ func (g *groupRound) steps(ctx context.Context, out *GroupOutcome) ([]uint32, *s
 	if err := a.Commit(commitment); err != nil {
 		return nil, a, err
 	}
-	if err := g.ask(ctx, StepConfirm, survivors, func(_ string, o *Order) { o.Names, o.Sum = survivors, commitment[:] }, func(_ string, answer Answer) error {
-		m, err := single(answer)
-		if err != nil {
-			return err
-		}
-		g.record.Confirmations = append(g.record.Confirmations, m)
-		return a.AddConfirmation(m)
+	g.record.Sum = commitment[:] // from here on a sum may be opened
+	if err := g.ask(ctx, StepConfirm, survivors, func(_ string, o *Order) { o.Names, o.Sum = survivors, commitment[:] }, func(name string, answer Answer) error {
+		return g.take(a, name, answer, &g.record.Confirmations, a.AddConfirmation)
 	}); err != nil {
 		return nil, a, err
 	}
@@ -549,17 +568,29 @@ func (g *groupRound) steps(ctx context.Context, out *GroupOutcome) ([]uint32, *s
 	for _, m := range confirmations {
 		confirmed = append(confirmed, m.From)
 	}
-	if err := g.ask(ctx, StepReveal, confirmed, func(_ string, o *Order) { o.Messages = confirmations }, func(_ string, answer Answer) error {
-		m, err := single(answer)
-		if err != nil {
-			return err
-		}
-		g.record.Reveals = append(g.record.Reveals, m)
-		return a.AddReveal(m)
+	if err := g.ask(ctx, StepReveal, confirmed, func(_ string, o *Order) { o.Messages = confirmations }, func(name string, answer Answer) error {
+		return g.take(a, name, answer, &g.record.Reveals, a.AddReveal)
 	}); err != nil {
 		return nil, a, err
 	}
 	return sum.Low, a, a.Open(ctx, sum.Low)
+}
+
+// take takes a site's one message of a step, and records it if it was good, or proves
+// something: what was refused without proof would be anybody's.
+func (g *groupRound) take(a *secagg.Coordinator, name string, answer Answer, record *[]secagg.Message, add func(secagg.Message) error) error {
+	m, err := single(answer)
+	if err != nil {
+		return err
+	}
+	if m.From != name {
+		return fmt.Errorf("%w: %q speaks for %q", ErrAnswer, name, m.From)
+	}
+	before := len(a.Accusations)
+	if err = add(m); err == nil || len(a.Accusations) > before {
+		*record = append(*record, m)
+	}
+	return err
 }
 
 func single(answer Answer) (secagg.Message, error) {

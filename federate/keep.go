@@ -126,6 +126,8 @@ type memory struct {
 	Round   uint64    `json:"round"` // the last that was entered
 	Order   Order     `json:"order"` // that it was entered with
 	Session []byte    `json:"session,omitempty"`
+	Entered []byte    `json:"entered,omitempty"` // digest of what Session is of
+	Pinned  *pin      `json:"pinned,omitempty"`
 	Control []float32 `json:"control,omitempty"`
 	// Own are the site's own variables, and OwnNext what they become.
 	Own     []float32 `json:"own,omitempty"`
@@ -159,6 +161,8 @@ func (s *Site) save() error {
 		return fmt.Errorf("federate: keeping round %d at %q: %w", s.round.Number, s.name, err)
 	}
 	terms := s.Terms.Digest()
+	entered := s.round.Digest()
+	s.keep.Entered = entered[:]
 	s.keep.Terms, s.keep.Session, s.keep.Control, s.keep.Pending = terms[:], session, s.control, s.pending
 	s.keep.Own, s.keep.OwnNext = s.own.now, s.own.next
 	data, err := json.Marshal(s.keep)
@@ -207,6 +211,9 @@ func (s *Site) restore() error {
 	round, err := s.Terms.round(s.keep.Order, s.Members, s.Terms.length(s.keep.Order, variables, trained))
 	if err != nil {
 		return nil // the members have changed: that round is over
+	}
+	if digest := round.Digest(); !bytes.Equal(digest[:], s.keep.Entered) {
+		return nil // likewise, though those of the group are still there
 	}
 	session, err := secagg.RestoreSite(round, s.name, s.Signer, s.keep.Session)
 	if err != nil {

@@ -132,6 +132,13 @@ func (t Terms) round(o Order, members []secagg.Member, length int) (secagg.Round
 	task.Write(terms[:])
 	task.Write(binary.BigEndian.AppendUint64(nil, uint64(o.Index)))
 	task.Write(o.Model)
+	// Everybody goes by the same list of members, whose number decides how numbers
+	// are written.
+	for _, m := range members {
+		task.Write(binary.BigEndian.AppendUint64(nil, uint64(len(m.Name))))
+		task.Write([]byte(m.Name))
+		task.Write(m.Key)
+	}
 	if o.Question != nil {
 		question := o.Question.digest()
 		task.Write(question[:])

@@ -560,11 +560,13 @@ func (s *Site) addPatients(ctx context.Context, work Work, global []float32, e *
 // addHospital adds the hospital's clipped update, if the hospital is in the round.
 func (s *Site) addHospital(ctx context.Context, work Work, global []float32, e *encoder, sum []uint32) error {
 	drawn, err := dp.SamplerFrom(s.Noise).Draw(1, s.Terms.DP.Rate)
-	if err != nil || len(drawn) == 0 {
+	if err != nil {
 		return err
 	}
+	// A hospital that was not drawn trains all the same: the time that its answer
+	// takes must not tell.
 	update, _, _, err := learn(ctx, s.Trainer, work, global)
-	if err != nil {
+	if err != nil || len(drawn) == 0 {
 		return err
 	}
 	s.own.trained(work.Own)

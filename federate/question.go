@@ -237,7 +237,8 @@ func (c *Coordinator) Ask(ctx context.Context, links []Link, q Question) (Sums, 
 		out.Bytes.Down += g.traffic.Down
 		out.Bytes.Up += g.traffic.Up
 		if ctx.Err() != nil {
-			return out, ctx.Err()
+			record.Failure, record.Interrupted = ctx.Err().Error(), true
+			return out, errors.Join(ctx.Err(), c.Transcript.write(record))
 		}
 		if err != nil {
 			failures = append(failures, outcome.Failure)
@@ -265,8 +266,8 @@ func (c *Coordinator) Ask(ctx context.Context, links []Link, q Question) (Sums, 
 // same, because a site answers about a model in one group alone (Site.tells).
 func (c *Coordinator) gather(links []Link, q *Question) [][]Link {
 	switch {
-	case q == nil:
-		return c.divide(links, c.state.Number)
+	case q == nil: // the same lot for every attempt at a round: see Site.pin
+		return c.divide(links, uint64(c.state.Index))
 	case len(links) <= together:
 		return [][]Link{links}
 	}

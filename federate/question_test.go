@@ -315,12 +315,12 @@ func TestManySitesAreAskedInTheSameGroupsAboutTheSameModel(t *testing.T) {
 	}
 	q := &Question{Task: TaskEvaluate}
 	asked, again, trained, anew := groups(q), groups(q), groups(nil), groups(nil)
-	if asked != again || asked == trained || trained == anew {
-		t.Error("groups of questions are drawn anew, or those of training are not")
+	if asked != again || asked == trained || trained != anew {
+		t.Error("groups are drawn anew for another attempt, or a question's are those of training")
 	}
 	before := groups(q)
-	if c.state.Index++; groups(q) == before {
-		t.Error("questions about the next model are asked in the same groups")
+	if c.state.Index++; groups(q) == before || groups(nil) == trained {
+		t.Error("the next round has the same groups")
 	}
 	if links = links[:together]; len(c.gather(links, q)) != 1 || len(c.gather(links, nil)) != together/5 {
 		t.Error("few sites are not asked all together")

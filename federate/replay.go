@@ -39,6 +39,10 @@ type Replayed struct {
 	Header   Header          `json:"header"`
 	Attempts []Attempt       `json:"attempts"`
 	Sites    []Participation `json:"sites"` // in the order of their names
+	// Missing is how many attempts have no record: the coordinator's process was killed
+	// in the middle of them, or they were left out. What they have spent of privacy is
+	// counted for every site.
+	Missing int `json:"missing"`
 	// Privacy is the promise that the terms make of what was sent, by the vectors
 	// that have arrived: a site whose vector was lost on the way has spent more. Nil:
 	// none.
@@ -124,7 +128,10 @@ func ReplayRun(ctx context.Context, o ReplayOptions) (*Replayed, error) {
 	r := &Replayed{Header: header}
 	previous := digestOf(envelope.Payload)
 	var before *Coordinator // the last attempt that counts
+	due := uint64(1)
 	for i, number := range numbers {
+		r.Missing += int(number - due)
+		due = number + 1
 		envelope, err := readEnvelope(filepath.Join(o.Dir, recordName(number)), true, maxRecord)
 		if err != nil {
 			return fail(err)
@@ -156,7 +163,7 @@ func ReplayRun(ctx context.Context, o ReplayOptions) (*Replayed, error) {
 		if err != nil {
 			return fail(fmt.Errorf("attempt %d: %w", number, err))
 		}
-		if attempt.Counted && attempt.Question == nil {
+		if before = nil; attempt.Skipped || attempt.Counted && attempt.Question == nil {
 			before, c = c, next
 		}
 		r.Attempts = append(r.Attempts, attempt)
@@ -220,18 +227,21 @@ func (c *Coordinator) replay(ctx context.Context, t *Transcript, record Record) 
 	var links []Link
 	for _, g := range record.Groups {
 		for _, name := range g.Members {
+			if !slices.ContainsFunc(record.Members, func(m secagg.Member) bool { return m.Name == name }) {
+				return fail("%q is in a group, and no member", name)
+			}
 			links = append(links, present(name))
 		}
 	}
 	slices.SortFunc(links, func(a, b Link) int { return bytes.Compare([]byte(a.Name()), []byte(b.Name())) })
 	divided := c.gather(links, record.Question)
-	if len(divided) != len(record.Groups) {
+	if len(divided) != len(record.Groups) && !record.Interrupted {
 		return fail("%d groups, the terms make %d", len(record.Groups), len(divided))
 	}
 	a := Attempt{Outcome: Outcome{Index: record.Index, Number: record.Number, Lost: []string{}, Scores: record.Scores, Named: record.Named}, Question: record.Question, Failure: record.Failure, members: record.Members}
 	var sums []groupSum
 	for i, g := range record.Groups {
-		if !slices.EqualFunc(divided[i], g.Members, func(l Link, name string) bool { return l.Name() == name }) {
+		if !record.Interrupted && !slices.EqualFunc(divided[i], g.Members, func(l Link, name string) bool { return l.Name() == name }) {
 			return fail("group %d is not the one that the terms draw", i+1)
 		}
 		outcome := GroupOutcome{Members: g.Members, Lapses: g.Lapses}
@@ -256,12 +266,20 @@ func (c *Coordinator) replay(ctx context.Context, t *Transcript, record Record) 
 			return Attempt{}, ctx.Err()
 		case errors.Is(err, ErrTranscript) || errors.Is(err, fs.ErrNotExist):
 			return Attempt{}, err
-		case (err == nil) != (g.Failure == ""):
+		case (err == nil) != (g.Failure == "") && !record.Interrupted:
 			return fail("group %d is said to have %s, and has %s", i+1, came(g.Failure), came(text(err)))
 		case err != nil:
 			outcome.Survivors, outcome.Failure = nil, g.Failure
 		}
 		a.count(outcome)
+	}
+	if record.Interrupted {
+		if record.Failure == "" || record.Result != nil || record.Skipped {
+			return fail("it was interrupted, and has a result")
+		}
+		digest = c.Weights().Digest()
+		a.Model = hexOf(digest[:])
+		return a, nil
 	}
 	var err error
 	switch {
@@ -272,6 +290,13 @@ func (c *Coordinator) replay(ctx context.Context, t *Transcript, record Record) 
 	}
 	if (err == nil) != (record.Failure == "") {
 		return fail("the attempt is said to have %s, and has %s", came(record.Failure), came(text(err)))
+	}
+	if record.Skipped {
+		if err == nil || !record.opening() || record.Question != nil {
+			return fail("it is said to end its round without a result, and nothing was to be opened")
+		}
+		a.Skipped = true
+		c.skip()
 	}
 	digest = c.Weights().Digest()
 	if err == nil && record.Question == nil && !bytes.Equal(record.Result, digest[:]) {
@@ -314,13 +339,10 @@ func (c *Coordinator) reopen(ctx context.Context, t *Transcript, at int, order O
 	if _, err := a.CloseKeys(); err != nil {
 		return nil, a, err
 	}
-	for from := 0; from < len(g.Parcels); {
-		to := from + 1
-		for to < len(g.Parcels) && g.Parcels[to].From == g.Parcels[from].From {
-			to++
+	for _, parcels := range g.Parcels {
+		if len(parcels) > 0 {
+			a.AddShares(parcels[0].From, parcels)
 		}
-		a.AddShares(g.Parcels[from].From, g.Parcels[from:to])
-		from = to
 	}
 	if _, err := a.CloseShares(); err != nil {
 		return nil, a, err
@@ -343,6 +365,9 @@ func (c *Coordinator) reopen(ctx context.Context, t *Transcript, at int, order O
 		return nil, a, errors.New(g.Failure)
 	}
 	sum, err := t.readSum(order.Round, at, length)
+	if errors.Is(err, fs.ErrNotExist) && g.Failure != "" {
+		return nil, a, errors.New(g.Failure)
+	}
 	if err != nil {
 		return nil, a, err
 	}
@@ -428,8 +453,8 @@ func (r *Replayed) Write(w io.Writer) error {
 	t := r.Header.Terms
 	fmt.Fprintf(&b, "%s: %s, %d of %d rounds, %d sites, %d variables\n", t.Federation, t.Algorithm, counted, t.Rounds, len(r.Sites), r.Header.Variables)
 	fmt.Fprintf(&b, "every record, signature, masked sum and step of the weights verifies\n")
-	if void+lost+questions > 0 {
-		fmt.Fprintf(&b, "besides: %d attempts without a result, %d whose result was lost with the coordinator's process, %d questions\n", void, lost, questions)
+	if void+lost+questions+r.Missing > 0 {
+		fmt.Fprintf(&b, "besides: %d attempts without a result, %d whose result was lost with the coordinator's process, %d without a record, %d questions\n", void, lost, r.Missing, questions)
 	}
 	width := 4
 	for _, s := range r.Sites {
@@ -499,6 +524,9 @@ func (r *Replayed) participation() error {
 	}
 	if len(r.Attempts) == 0 {
 		return nil
+	}
+	for name := range spent {
+		spent[name] += r.Missing
 	}
 	var err error
 	r.Privacy, err = r.Header.Terms.Statement(spent, most, r.Header.Variables)

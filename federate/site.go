@@ -165,7 +165,7 @@ func (s *Site) Obey(ctx context.Context, o Order) (Answer, error) {
 			answer.Sum, err = s.session.VectorDigest()
 		}
 	case StepConfirm:
-		if err = errors.Join(s.enough(o.Names), s.tells(o.Names)); err == nil {
+		if err = errors.Join(s.enough(o.Names), s.tells(o.Names), s.pin(o.Names)); err == nil {
 			answer.Messages, err = one(s.session.Confirm(ctx, o.Names, o.Sum, s.vector))
 		}
 	case StepReveal:
@@ -198,6 +198,9 @@ func one(m secagg.Message, err error) ([]secagg.Message, error) {
 // begin enters a round with a number above all that the site has entered.
 func (s *Site) begin(o Order) (Answer, error) {
 	if s.session != nil && o.Round == s.round.Number && sameOrder(o, s.keep.Order) {
+		if err := s.save(); err != nil { // it may have failed the first time
+			return Answer{}, err
+		}
 		return Answer{Messages: []secagg.Message{s.session.Keys()}}, nil
 	}
 	if o.Round <= s.keep.Round {
@@ -212,6 +215,12 @@ func (s *Site) begin(o Order) (Answer, error) {
 	}
 	if o.Index < 0 || o.Index >= s.Terms.Rounds && (o.Question == nil || o.Index > s.Terms.Rounds) || len(o.Model) != sha256.Size {
 		return s.refuse(o, "round %d of %d, with a model digest of %d bytes", o.Index+1, s.Terms.Rounds, len(o.Model))
+	}
+	if err := s.pinned(o, nil); err != nil {
+		return s.refuse(o, "%v", err)
+	}
+	if least := s.Terms.Least(len(s.Members)); (s.Terms.GroupSize == 0 || o.Question != nil && len(s.Members) <= together) && len(o.Group) < least {
+		return s.refuse(o, "a round of %d sites; the terms want %d of %d to be asked", len(o.Group), least, len(s.Members))
 	}
 	if s.Terms.GroupSize > 0 && len(o.Group) < s.Terms.GroupSize {
 		return s.refuse(o, "a group of %d sites; the terms want at least %d", len(o.Group), s.Terms.GroupSize)

@@ -60,6 +60,10 @@ type Terms struct {
 
 	// Minimum is how many sites' updates a sum must hold.
 	Minimum int `json:"minimum"`
+	// Quorum is how many of all members must be asked for a round, if its sum is one
+	// of all: whoever leads cannot choose a few whom it knows. 0 is more than two
+	// thirds. Groups of GroupSize are chosen by lot instead.
+	Quorum int `json:"quorum,omitempty"`
 	// GroupSize divides the sites into groups of at least so many, drawn anew each
 	// round, whose sums are opened one by one for Rule to judge. 0 is one group
 	// of all.
@@ -149,6 +153,8 @@ func (t Terms) Check(sites int) error {
 		return fail("a bound of %g: beyond 1e6 a site's weight has no digits left in the sum", t.Bound)
 	case t.Minimum < 3:
 		return fail("a minimum of %d sites: a sum of fewer than 3 hides nothing from its parts", t.Minimum)
+	case t.Quorum != 0 && t.Quorum < t.Minimum:
+		return fail("a quorum of %d sites, of which a sum must hold %d", t.Quorum, t.Minimum)
 	case sites < t.Minimum:
 		return fail("%d sites, of which a sum must hold %d", sites, t.Minimum)
 	case t.GroupSize != 0 && t.GroupSize < t.Minimum:
@@ -203,6 +209,17 @@ func (t Terms) Check(sites int) error {
 		return fail("%v", err)
 	}
 	return nil
+}
+
+// Least is how many of so many members must be asked for a round.
+func (t Terms) Least(members int) int {
+	if t.Quorum > 0 {
+		return min(t.Quorum, members)
+	}
+	if t.GroupSize > 0 {
+		return t.GroupSize
+	}
+	return max(t.Minimum, 2*members/3+1)
 }
 
 // groups is how many groups so many sites make.

@@ -61,22 +61,26 @@ type Record struct {
 	Groups   []GroupRecord   `json:"groups"`
 	Result   []byte          `json:"result,omitempty"` // digest of the weights that it ended with
 	Failure  string          `json:"failure,omitempty"`
+	// Interrupted says that the coordinator gave up, and not all groups may be there.
+	Interrupted bool `json:"interrupted,omitempty"`
+	// Skipped says that the round is over without a result.
+	Skipped bool `json:"skipped,omitempty"`
 	// Scores and Named are the coordinator's word: it may have held the sums against
 	// examples of its own.
 	Scores []Score  `json:"scores,omitempty"`
 	Named  []string `json:"named,omitempty"`
 }
 
-// GroupRecord is what was said in one group: all messages in the order in which
-// they were taken, whether they were any good or not.
+// GroupRecord is what was said in one group: all messages that were good, or are
+// proof of what a site did, in the order in which they were taken.
 type GroupRecord struct {
-	Members       []string         `json:"members"`
-	Keys          []secagg.Message `json:"keys"`
-	Parcels       []secagg.Message `json:"parcels"`
-	Acceptances   []secagg.Message `json:"acceptances"`
-	Vectors       []secagg.Message `json:"vectors"` // the sites' words on their masked vectors
-	Confirmations []secagg.Message `json:"confirmations"`
-	Reveals       []secagg.Message `json:"reveals"`
+	Members       []string           `json:"members"`
+	Keys          []secagg.Message   `json:"keys"`
+	Parcels       [][]secagg.Message `json:"parcels"` // by who dealt them
+	Acceptances   []secagg.Message   `json:"acceptances"`
+	Vectors       []secagg.Message   `json:"vectors"` // the sites' words on their masked vectors
+	Confirmations []secagg.Message   `json:"confirmations"`
+	Reveals       []secagg.Message   `json:"reveals"`
 	// Sum is the digest of the masked sum, which lies beside the record, as do the
 	// vectors of those sites that have not vouched for theirs.
 	Sum       []byte   `json:"sum,omitempty"`
@@ -199,7 +203,7 @@ func (t *Transcript) numbers() ([]uint64, error) {
 
 // keep records a group's masked sum, and the vectors for which nobody vouches.
 func (g *groupRound) keep(sum *secagg.Sum, commitment [sha256.Size]byte, unvouched []string, vectors arrivals, round secagg.Round) error {
-	g.record.Sum, g.record.Unvouched = commitment[:], unvouched
+	g.record.Unvouched = unvouched
 	t := g.coordinator.Transcript
 	if t == nil {
 		return nil

@@ -148,8 +148,8 @@ func TestTheSitesRefuseEachMoveOfALyingServerForWhatItIs(t *testing.T) {
 	}
 	for name, why := range map[string]string{
 		"inserted-layer": "weights of another model", "other-weights": "other weights than the round began with",
-		"small-group": "2 members, want 3", "few-partners": "1 partners, 4 are needed", "only-survivor": "1 survivors, 4 are needed",
-		"few-survivors": "3 survivors, 4 are needed", "two-sums": "the coordinator shows more than one set", "same-round": "does not begin again", "altered-weights": "",
+		"small-group": "want 4 of 5 to be asked", "few-partners": "1 partners, 4 are needed", "only-survivor": "1 survivors, 4 are needed",
+		"few-survivors": "3 survivors, 4 are needed", "two-sums": "was opened among other sites", "same-round": "does not begin again", "altered-weights": "",
 	} {
 		at := slices.IndexFunc(got, func(m Move) bool { return m.Name == name })
 		if at < 0 {
