@@ -16,6 +16,8 @@
 // The mechanism itself is here too: [Sampler] draws batches, [Gaussian] the
 // noise, both from crypto/rand; [Ledger] holds what was spent, on disk before
 // the noise is drawn; [Clip] is the clipping norm, fixed or following a quantile.
+// Where several parties add noise to one sum in integers, each draws a share from
+// [Discrete], and [Sum] accounts for all of them.
 // The package must not know of models or training.
 //
 //	epsilon, err := dp.PLD{}.Epsilon(dp.Run{Sigma: 1.1, Rate: 256.0 / 60000, Steps: 14062}, 1e-5)

@@ -42,3 +42,34 @@ func Example() {
 	fmt.Printf("%d step, epsilon at most 2: %v\n", ledger.Steps(), spent <= 2)
 	// Output: 1 step, epsilon at most 2: true
 }
+
+// Three parties add up one number of each of their records, and none of them, nor
+// whoever sees the sum, learns more of a record than epsilon allows as long as two
+// of them keep their noise to themselves.
+func ExampleSum() {
+	const sensitivity = 1 << 20 // a record's number is between 0 and this
+	variance, err := dp.ShareFor(2, sensitivity, 2)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	noise, err := dp.NewDiscrete(variance)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	sum := []uint32{300_000 + 900_000 + 100_000}
+	for range 3 {
+		if err := noise.Add(sum); err != nil { // each on its own, behind a mask
+			fmt.Println(err)
+			return
+		}
+	}
+	epsilon, err := dp.Sum{Sensitivity: sensitivity, Variance: variance, Shares: 2, Length: 1}.Epsilon(dp.PLD{}, 1, 1, 1e-5)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Printf("epsilon %.2f\n", epsilon)
+	// Output: epsilon 1.99
+}

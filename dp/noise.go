@@ -26,9 +26,8 @@ import (
 //
 // This is a mitigation and not a proof: the distribution on the grid is the
 // rounded Gaussian to about 2^-30 of each probability in the bulk, coarser in
-// the far tail, while a discrete Gaussian by exact integer arithmetic (Canonne,
-// Kamath and Steinke 2020) would be it by construction, at some fifty times the
-// cost. Nor is the time that a draw takes independent of its value; an attacker
+// the far tail, while a discrete Gaussian ([Discrete]) is exact by construction, at
+// several times the cost, for sums that are in integers. Nor is the time that a draw takes independent of its value; an attacker
 // who can time single draws is outside this model.
 type Gaussian struct {
 	bits io.Reader // nil: crypto/rand, expanded

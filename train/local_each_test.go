@@ -139,3 +139,23 @@ func TestANetworkThatMixesExamplesHasNoGradientsOfRecords(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+func TestTheRecipesNetworkTreatsARecordAlikeWhereverItStands(t *testing.T) {
+	set := noise(45, 28, 2, 3)
+	network, err := PrivateCNN.Build(rand.New(rand.NewPCG(1, 0)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := NewLocal(network, Recipe{Batch: 4, Kernels: engine.KernelTerms(), Augmentation: PrivateRecipe.Augmentation}, set)
+	skipWithoutRuntime(t, err)
+	defer l.Close()
+	order := rand.New(rand.NewPCG(5, 5)).Perm(45)
+	o := EachRun{Seed: 9, Round: 3, Records: singles(order)}
+	shuffled := every(t, l, set, o)
+	for k := 0; k < 45; k += 9 {
+		o.Records = singles(order[k : k+1])
+		if alone := every(t, l, set, o)[0]; !slices.Equal(alone, shuffled[k]) {
+			t.Errorf("example %d at place %d of a batch has another gradient than alone", order[k], k)
+		}
+	}
+}
