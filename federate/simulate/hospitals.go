@@ -95,6 +95,7 @@ type Fold struct {
 	Cost  train.Interval `json:"cost"`
 	Alone []AloneReport  `json:"alone"`
 	Lost  int            `json:"rounds_without_result,omitempty"`
+	None  string         `json:"none,omitempty"` // why the hospital judges nothing
 }
 
 // AloneReport is what one of the others reaches with its own rows alone.
@@ -210,15 +211,20 @@ func (o Hospitals) Run(ctx context.Context) (*HospitalsReport, error) {
 		}
 		return nil, fail("%d hospitals are called %q: want %s, or one of %s", len(out), o.Out, Each, strings.Join(names, ", "))
 	}
-	alone := 0
+	alone, judged := 0, 0
 	for _, at := range out {
+		if slices.Contains(r.Hospitals[at].Counts, 0) {
+			r.Folds = append(r.Folds, Fold{Out: o.Tables[at].Name, Rows: o.Tables[at].Rows(), None: "it has no rows of some class, and judges nothing"})
+			continue
+		}
 		fold, err := o.fold(ctx, r, at)
 		if err != nil {
 			return nil, fmt.Errorf("simulate: leaving out %q: %w", o.Tables[at].Name, err)
 		}
 		r.Folds = append(r.Folds, fold)
-		r.Federated += fold.Federated.Value / float64(len(out))
-		r.Pooled += fold.Pooled.Value / float64(len(out))
+		judged++
+		r.Federated += fold.Federated.Value
+		r.Pooled += fold.Pooled.Value
 		r.Furthest = max(r.Furthest, math.Abs(fold.Federated.Value-fold.Pooled.Value))
 		for _, a := range fold.Alone {
 			if a.None == "" {
@@ -227,7 +233,10 @@ func (o Hospitals) Run(ctx context.Context) (*HospitalsReport, error) {
 			}
 		}
 	}
-	r.Alone /= float64(max(1, alone))
+	if judged == 0 {
+		return nil, fail("no hospital that is left out has rows of every class to judge on")
+	}
+	r.Federated, r.Pooled, r.Alone = r.Federated/float64(judged), r.Pooled/float64(judged), r.Alone/float64(max(1, alone))
 	r.Seconds, r.Memory = time.Since(start).Seconds(), peakMemory()
 	return r, nil
 }
@@ -485,13 +494,21 @@ func (r *HospitalsReport) Write(w io.Writer) error {
 	fmt.Fprintf(&b, "\n%-24s %-28s %-28s %-26s %s\n", "left out", "AUC federated (95 %)", "rows in one place (95 %)", "cost (95 %)", "alone, from to")
 	show := func(i train.Interval) string { return fmt.Sprintf("%.4f (%.4f to %.4f)", i.Value, i.Low, i.High) }
 	for _, f := range r.Folds {
+		if f.None != "" {
+			fmt.Fprintf(&b, "%-24s %s\n", f.Out, f.None)
+			continue
+		}
 		low, high := math.Inf(1), math.Inf(-1)
 		for _, a := range f.Alone {
 			if a.None == "" {
 				low, high = min(low, a.AUC.Value), max(high, a.AUC.Value)
 			}
 		}
-		fmt.Fprintf(&b, "%-24s %-28s %-28s %-26s %.4f %.4f\n", f.Out, show(f.Federated), show(f.Pooled), fmt.Sprintf("%+.4f (%+.4f to %+.4f)", f.Cost.Value, f.Cost.Low, f.Cost.High), low, high)
+		alone := "none"
+		if low <= high {
+			alone = fmt.Sprintf("%.4f %.4f", low, high)
+		}
+		fmt.Fprintf(&b, "%-24s %-28s %-28s %-26s %s\n", f.Out, show(f.Federated), show(f.Pooled), fmt.Sprintf("%+.4f (%+.4f to %+.4f)", f.Cost.Value, f.Cost.Low, f.Cost.High), alone)
 	}
 	fmt.Fprintf(&b, "%-24s %-28.4f %-28.4f %-26s %.4f\n\n", "mean", r.Federated, r.Pooled, fmt.Sprintf("%+.4f, at most ±%.4f", r.Pooled-r.Federated, r.Furthest), r.Alone)
 	fmt.Fprintf(&b, "%.0f s, %.0f MB of memory at most, the whole process\n", r.Seconds, mega(r.Memory))

@@ -103,8 +103,19 @@ func TestHospitalsLearnTogetherWhatTheirRowsInOnePlaceTeach(t *testing.T) {
 
 func TestAHospitalOfOneClassLearnsWithTheOthersAndNotAlone(t *testing.T) {
 	o := clinics(t, tables(t, 60, 60, 60, 20))
-	o.Out, o.Terms.Rounds = "clinic-0", 5
+	o.Out, o.Terms.Rounds = "clinic-3", 2
+	if _, err := o.Run(t.Context()); !errors.Is(err, ErrOptions) {
+		t.Errorf("a judge of one class: %v", err)
+	}
+	o.Out = Each
 	r := runClinics(t, o)
+	if r.Folds[3].None == "" || math.Abs(r.Federated-(r.Folds[0].Federated.Value+r.Folds[1].Federated.Value+r.Folds[2].Federated.Value)/3) > 1e-12 {
+		t.Errorf("%+v", r.Folds[3])
+	}
+	var text strings.Builder
+	if err := r.Write(&text); err != nil || !strings.Contains(text.String(), "judges nothing") {
+		t.Errorf("%v: %s", err, &text)
+	}
 	none := 0
 	for _, a := range r.Folds[0].Alone {
 		if a.None != "" {

@@ -132,7 +132,7 @@ func (o Personal) Run(ctx context.Context) (*PersonalReport, error) {
 	for _, g := range gains {
 		spread += (g - r.Gain.Value) * (g - r.Gain.Value)
 	}
-	half := math.Inf(1)
+	half := 1.0 // of one site nothing is known
 	if n > 1 {
 		half = 1.959963984540054 * math.Sqrt(spread/(n-1)/n)
 	}
