@@ -76,6 +76,9 @@ func NewCoordinator(o CoordinatorOptions) (*Coordinator, error) {
 	if (o.Trained < 1 || o.Trained > len(o.Variables)) && (o.Trained != 0 || o.Variables != nil) {
 		return nil, fmt.Errorf("federate: making a coordinator: %d variables, of which %d are trained", len(o.Variables), o.Trained)
 	}
+	if err := o.checkTrusted(); err != nil {
+		return nil, err
+	}
 	c := newCoordinator(o)
 	return c, c.restore()
 }
@@ -744,6 +747,9 @@ func (c *Coordinator) restore() error {
 			return fail("%v", err)
 		}
 		data = data[n:]
+	}
+	if err := c.checkObserved(state.Observed); err != nil {
+		return fail("%v", err)
 	}
 	c.state = state
 	return nil

@@ -139,6 +139,59 @@ func (c *Coordinator) teachings(ctx context.Context) (*teachings, error) {
 	return t, nil
 }
 
+// checkTrusted refuses trusted trainers that cannot show what honest sites learn.
+func (o CoordinatorOptions) checkTrusted() error {
+	fail := func(format string, arguments ...any) error {
+		return fmt.Errorf("federate: making a coordinator with trusted examples: %s", fmt.Sprintf(format, arguments...))
+	}
+	if len(o.Trusted) > 0 && len(o.Terms.Personal) > 0 {
+		return fail("sites have variables of their own, which the coordinator has not")
+	}
+	for i, t := range o.Trusted {
+		if variables, trained := t.Size(); variables != len(o.Variables) || trained != o.Trained {
+			return fail("trainer %d has %d variables, of which %d are trained; the model has %d and %d", i+1, variables, trained, len(o.Variables), o.Trained)
+		}
+	}
+	return nil
+}
+
+// checkObserved refuses what was kept of rounds, if it cannot be of this federation.
+func (c *Coordinator) checkObserved(rounds [][]scoreRow) error {
+	known := map[string]bool{}
+	for _, m := range c.Members {
+		known[m.Name] = true
+	}
+	finite := func(v float64) bool { return !math.IsNaN(v) && !math.IsInf(v, 0) }
+	if len(rounds) > c.Terms.Rounds || len(rounds) > 0 && c.Terms.Naming == NamingOff {
+		return fmt.Errorf("%d rounds were observed", len(rounds))
+	}
+	for at, rows := range rounds {
+		met := map[string]bool{}
+		for _, r := range rows {
+			for _, name := range r.Members {
+				if !known[name] || met[name] {
+					return fmt.Errorf("round %d was observed with %q, who is no member or in it twice", at+1, name)
+				}
+				met[name] = true
+			}
+			if r.Beyond {
+				continue
+			}
+			bad := len(r.Members) == 0 || len(r.Sketch) != c.Terms.Sketch || !(r.Energy >= 0) || !(r.Rest >= 0) || !(r.Weight > 0)
+			for _, v := range []float64{r.Energy, r.Rest, r.Weight, r.Full, r.Common} {
+				bad = bad || !finite(v)
+			}
+			for _, v := range r.Sketch {
+				bad = bad || !finite(float64(v))
+			}
+			if bad {
+				return fmt.Errorf("what was observed of %v in round %d is damaged", r.Members, at+1)
+			}
+		}
+	}
+	return nil
+}
+
 // bounded says whether a group's mean can be one of updates within the terms'
 // bound, by weights of at most 1. What rounding adds in fixed point is allowed for.
 func (c *Coordinator) bounded(s groupSum, sites int) error {

@@ -15,6 +15,9 @@ const (
 	// often is how many times as large as that of a usual site of its weight its
 	// difference from the others may be, squared.
 	often = 3
+	// agreed is the evidence that a site goes where trusted examples lead from which
+	// on it may go far: 1 in 150.
+	agreed = 5
 	// settling is how many rounds pass before anything is held against anybody.
 	settling = 4
 	// comparable is how many groups a round needs: two differ from their mean by the
@@ -240,7 +243,7 @@ func (s *scores) sum(members []int) float64 {
 
 // judge makes the evidence of all that was taken in.
 func (s *scores) judge() {
-	against := s.against()
+	against, along := s.against()
 	weights := s.weights()
 	heavy := slices.Clone(weights)
 	slices.Sort(heavy)
@@ -263,19 +266,21 @@ func (s *scores) judge() {
 		list := make([]Evidence, 0, len(Charges()))
 		for _, charge := range Charges() {
 			e := Evidence{Charge: charge, Threshold: s.threshold()}
+			// large and lopsided hospitals go far, but where trusted examples lead, too
+			lopsided := along[i] >= agreed
 			switch charge {
 			case Against:
 				e.Value, e.Log = against[i].Value, against[i].Log
 			case Steering:
 				e.Value, e.Bar = ahead[i], bar
-				if o, n := s.onward[i], float64(s.counted[i]-settling+1); n >= 3 {
+				if o, n := s.onward[i], float64(s.counted[i]-settling+1); n >= 3 && !lopsided {
 					mean := o[1] / o[0]
 					e.Log = surprise((mean-bar)/math.Sqrt(max(1e-12, o[2]/o[0]-mean*mean)/(n-1)), n-1)
 				}
 			case Outsized:
 				of := usual * max(weights[i], heavy[len(heavy)/2]) * max(weights[i], heavy[len(heavy)/2])
 				e.Value, e.Bar = s.sizes[i]/of, often
-				if s.counted[i] >= settling && e.Value > often {
+				if s.counted[i] >= settling && e.Value > often && !lopsided {
 					e.Log = shape * s.needed(i, often*of)
 				}
 			case Unbounded:
@@ -333,13 +338,14 @@ func (s *scores) weights() []float64 {
 
 // against estimates how far each site points away from what the trusted examples
 // teach, on the whole and of all classes alike, and counts the lesser of both: a
-// site that sees one class often points away from one of them.
-func (s *scores) against() []Evidence {
+// site that sees one class often points away from one of them. along is the evidence
+// that a site goes along one of the two.
+func (s *scores) against() (out []Evidence, along []float64) {
 	n := len(s.sites)
-	out := make([]Evidence, n)
+	out, along = make([]Evidence, n), make([]float64, n)
 	free := len(s.history) - n
 	if free < n/2 {
-		return out
+		return out, along
 	}
 	normal := make([]float64, n*n)
 	right := [2][]float64{make([]float64, n), make([]float64, n)}
@@ -378,6 +384,9 @@ func (s *scores) against() []Evidence {
 			if misfit > 0 && s.counted[i] >= settling {
 				log = surprise(-v/math.Sqrt(misfit*inverse[i*n+i]), float64(free))
 			}
+			if misfit > 0 {
+				along[i] = max(along[i], surprise(v/math.Sqrt(misfit*inverse[i*n+i]), float64(free)))
+			}
 			if x == 0 || log < out[i].Log {
 				out[i].Log = log
 			}
@@ -386,7 +395,7 @@ func (s *scores) against() []Evidence {
 			}
 		}
 	}
-	return out
+	return out, along
 }
 
 // needed is by how much the groups' squared differences fit worse, in logarithms of

@@ -142,7 +142,8 @@ func TestWhatASiteAddsIsTakenFromGroupSums(t *testing.T) {
 		}
 		total += energies[i] / float64(len(c.means))
 	}
-	for i, e := range c.scores.against() {
+	estimates, _ := c.scores.against()
+	for i, e := range estimates {
 		// the unit is of the round's groups, so that it varies around the typical one
 		if got, want := e.Value, -c.means[i][0]/math.Sqrt(total); math.Abs(got-want) > 0.15*math.Abs(want)+0.1 {
 			t.Errorf("site %d goes %.3f against the trusted direction, want %.3f", i, got, want)
@@ -419,5 +420,49 @@ func TestScoresAreWrittenForPeopleAndPrograms(t *testing.T) {
 	}
 	if text := b.String(); !strings.Contains(text, "steering, after round 4") || strings.Count(text, "\n") != 11 {
 		t.Errorf("%s", text)
+	}
+}
+
+func FuzzObserved(f *testing.F) {
+	s := newSchool(f, 9, 4, func(t *Terms) { naming(t); t.Rounds = 3 })
+	keeper := memoryKeeper{}
+	c := s.coordinator(f, keeper)
+	for range 2 {
+		if _, err := c.Round(f.Context(), s.links()); err != nil {
+			f.Fatal(err)
+		}
+	}
+	whole, _ := keeper.Get(coordinatorMemory)
+	f.Add(whole)
+	end := bytes.IndexByte(whole, '\n')
+	f.Add(append(bytes.Replace(whole[:end], []byte("site-01"), []byte("site-02"), 1), whole[end:]...))
+	f.Add(append(bytes.Replace(whole[:end], []byte(`"weight":`), []byte(`"weight":-`), 1), whole[end:]...))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		k := memoryKeeper{coordinatorMemory: data}
+		c, err := NewCoordinator(CoordinatorOptions{Terms: s.terms, Members: s.members, Variables: make([]float32, 4), Trained: 4, Keeper: k})
+		if err != nil {
+			return
+		}
+		for _, score := range c.Scores() {
+			for _, e := range score.Charges {
+				if math.IsNaN(e.Log) || e.Log < 0 {
+					t.Errorf("%s: %+v", score.Site, e)
+				}
+			}
+		}
+	})
+}
+
+func TestTrustedTrainersThatDoNotFitAreRefused(t *testing.T) {
+	s := newSchool(t, 9, 4, naming)
+	trusted := []Trainer{&pupil{target: make([]float32, 5), examples: 1, steps: 1}}
+	if _, err := NewCoordinator(CoordinatorOptions{Terms: s.terms, Members: s.members, Variables: make([]float32, 4), Trained: 4, Trusted: trusted}); err == nil {
+		t.Error("a trainer of another model was taken")
+	}
+	terms := s.terms
+	terms.Personal = Parts()[:1]
+	trusted[0] = &pupil{target: make([]float32, 4), examples: 1, steps: 1}
+	if _, err := NewCoordinator(CoordinatorOptions{Terms: terms, Members: s.members, Variables: make([]float32, 4), Trained: 4, Trusted: trusted}); err == nil {
+		t.Error("a coordinator that lacks the sites' own variables trains")
 	}
 }

@@ -1,12 +1,15 @@
 package simulate
 
 import (
+	"errors"
 	"math"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/vigie/vigie/federate"
+	"github.com/vigie/vigie/federate/robust"
 )
 
 func TestTheMarkIsOnEveryCopyAndTheOriginalsAreAsTheyWere(t *testing.T) {
@@ -83,5 +86,45 @@ func TestAwareSitesMoveTheMeanOfTheirGroupToWhereTheyWantIt(t *testing.T) {
 		if math.Abs(v/total-float64(c.craft[i])) > 1e-6 {
 			t.Errorf("number %d of the group's mean is %v, want %v", i, v/total, c.craft[i])
 		}
+	}
+}
+
+func TestMaliciousSitesAreNamedByTheGroupsTheyWereIn(t *testing.T) {
+	if testing.Short() {
+		t.Skip("SKIPPED under -short: forty rounds of training")
+	}
+	o := options(t)
+	o.Train = shapes(480, 1)
+	o.Sites, o.Malicious, o.Attack, o.Trusted = 12, 2, IPM, 60
+	o.Terms.Rounds, o.Terms.GroupSize, o.Terms.Rule, o.Terms.Bad = 30, 3, robust.Median, 1
+	o.Terms.MaxExamples, o.Terms.Bound = 20, 1
+	o.Terms.Naming, o.Terms.Sketch, o.Terms.FalseNaming = federate.NamingExclude, 128, 0.1
+	r := run(t, o)
+	right, wrong := 0, 0
+	for _, s := range r.Sites {
+		switch {
+		case s.Named != "" && s.Malicious:
+			right++
+		case s.Named != "":
+			wrong++
+		}
+	}
+	if right != 2 || wrong != 0 || r.Trusted != 60 {
+		t.Errorf("%d of 2 malicious sites were named, and %d honest ones: %+v", right, wrong, r.Scores)
+	}
+	var b strings.Builder
+	if err := r.Write(&b); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(b.String(), "named are 2 of 2 malicious sites, and 0 honest ones") {
+		t.Errorf("%s", b.String())
+	}
+	last := r.Rounds[len(r.Rounds)-1]
+	if len(last.Groups) != 3 || last.Sites != 10 {
+		t.Errorf("in the last round are %d sites in %d groups", last.Sites, len(last.Groups))
+	}
+	o.Trusted = 480
+	if _, err := Run(t.Context(), o); !errors.Is(err, ErrOptions) {
+		t.Errorf("all examples are trusted: %v", err)
 	}
 }
