@@ -111,6 +111,9 @@ func (c *Coordinator) Published() []float32 {
 // Rounds is how many rounds have a result.
 func (c *Coordinator) Rounds() int { return c.state.Index - c.state.Skipped }
 
+// Attempts is how many attempts were begun, at rounds and questions.
+func (c *Coordinator) Attempts() int { return int(c.state.Number) }
+
 // Done says whether the terms' rounds are over.
 func (c *Coordinator) Done() bool { return c.state.Index >= c.Terms.Rounds }
 

@@ -130,6 +130,7 @@ func bindTerms(flags *pflag.FlagSet, terms *federate.Terms, augment *string) {
 	flags.Float64Var(&terms.Bound, "bound", terms.Bound, "largest length of a site's update")
 	flags.IntVar(&terms.MaxExamples, "max-examples", terms.MaxExamples, "examples that a site counts for, at most")
 	flags.IntVar(&terms.Minimum, "minimum", terms.Minimum, "sites that a sum must hold")
+	flags.IntVar(&terms.Quorum, "quorum", 0, "sites that must be asked for a round of one sum (default more than two thirds of all)")
 	flags.IntVar(&terms.GroupSize, "group-size", 0, "sites of a group at least; 0 is one group of all")
 	flags.StringVar((*string)(&terms.Rule), "rule", string(terms.Rule), "how groups are combined: "+ruleNames())
 	flags.IntVar(&terms.Bad, "bad-groups", 0, "groups that the rule must stand")

@@ -108,8 +108,10 @@ func (l *leader) finish(ctx context.Context) error {
 	l.mu.Lock()
 	attempts := map[string]int{}
 	for _, s := range l.status.Sites {
-		if s.Sums+s.Lost > 0 { // a site that was lost may have sent its vector
-			attempts[s.Name] = s.Sums + s.Lost
+		// A site that was lost may have sent its vector, also in attempts that a stop or
+		// a crash left without a record.
+		if s.Sums+s.Lost > 0 || l.coordinator.Attempts() > len(lines) {
+			attempts[s.Name] = l.coordinator.Attempts()
 		}
 		if s.Sums == 0 {
 			continue

@@ -510,12 +510,12 @@ func (l *leader) gather(ctx context.Context, asking *sync.WaitGroup, began time.
 	if l.status.Round > 0 || l.status.State == Running || l.now().Sub(began) > time.Duration(l.local.Patience) {
 		want = 0
 	}
-	want = max(want, l.job.Terms.Minimum)
+	want = max(want, l.job.Terms.Minimum, l.job.Terms.Least(len(now.Sites)))
 	if len(now.Sites) < l.job.Terms.Minimum {
 		return false, fmt.Sprintf("%d sites on the list, %d are needed", len(now.Sites), l.job.Terms.Minimum), nil
 	}
-	if len(now.Sites)-refused < l.job.Terms.Minimum {
-		return false, fmt.Sprintf("too few sites are left: %d of %d have refused, and a sum must hold %d", refused, len(now.Sites), l.job.Terms.Minimum), nil
+	if least := max(l.job.Terms.Minimum, l.job.Terms.Least(len(now.Sites))); len(now.Sites)-refused < least {
+		return false, fmt.Sprintf("too few sites are left: %d of %d have refused, and a round needs %d", refused, len(now.Sites), least), nil
 	}
 	informed := 0
 	for _, name := range l.present() {
