@@ -336,6 +336,7 @@ const approving = `approve:
   algorithms: [fedavg]
   max_rounds: 500
   without_privacy: true   # phantoms have no patients
+joins: accept             # hospitals join one after the other here
 `
 
 // gather invites the hospitals, lets them join, and starts them.

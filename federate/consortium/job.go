@@ -4,6 +4,7 @@ import (
 	"crypto"
 	"crypto/ed25519"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -167,14 +168,52 @@ const (
 
 // Decision is a site's signed word on a job.
 type Decision struct {
-	Site    string    `json:"site"`
-	Run     string    `json:"run"`
-	Job     Digest    `json:"job"`
-	Verdict Verdict   `json:"verdict"`
-	By      string    `json:"by"` // a person, or "rules"
-	Reason  string    `json:"reason,omitempty"`
-	Roster  uint64    `json:"roster"` // version that the site knew
+	Site    string  `json:"site"`
+	Run     string  `json:"run"`
+	Job     Digest  `json:"job"`
+	Verdict Verdict `json:"verdict"`
+	By      string  `json:"by"` // a person, or "rules"
+	Reason  string  `json:"reason,omitempty"`
+	Roster  uint64  `json:"roster"` // version that the site knew
+	// Members are the sites of that version: with others this site shares no round of
+	// the job, unless Joins is accept.
+	Members []Peer    `json:"members"`
+	Joins   Joins     `json:"joins"`
 	Time    time.Time `json:"time"`
+}
+
+// Peer is a site as another one's decision names it.
+type Peer struct {
+	Name string            `json:"name"`
+	Key  ed25519.PublicKey `json:"key"`
+}
+
+// accepts says whether the site that decided shares a round with a member.
+func (d Decision) accepts(m Member) bool {
+	return d.Joins == JoinsAccept || knows(d.Members, m)
+}
+
+// knows says whether a site is among those of a decision, with the same key.
+func knows(peers []Peer, m Member) bool {
+	return slices.ContainsFunc(peers, func(p Peer) bool { return p.Name == m.Name && p.Key.Equal(m.Key) })
+}
+
+// strangers are the sites of a list that are not among those of a decision.
+func (r Roster) strangers(peers []Peer) (names []string) {
+	for _, m := range r.Sites {
+		if !knows(peers, m) {
+			names = append(names, m.Name)
+		}
+	}
+	return names
+}
+
+func (r Roster) peers() []Peer {
+	peers := []Peer{}
+	for _, m := range r.Sites {
+		peers = append(peers, Peer{m.Name, m.Key})
+	}
+	return peers
 }
 
 // readDecision reads the decision of a site on a job.

@@ -263,6 +263,7 @@ func (a *Application) Finish(answer []byte) (*Site, error) {
 	for _, err := range []error{
 		keys.putCertificate(tlsFile, in.Certificate), keys.putCertificate(authorityFile, i.Authority),
 		keeper.Put(policyFile, []byte(i.Policy)), keeper.Put(rulesFile, []byte(rulesText)), keeper.Put(rosterFile, r.document),
+		keeper.Put(knownFile, marshal(r.peers())),
 		keeper.Put(siteFile, append(settings, '\n')),
 	} {
 		if err != nil {

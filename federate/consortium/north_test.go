@@ -272,6 +272,7 @@ func (n *north) rules(s *Site, text string) {
 }
 
 const openRules = `approve: {scientists: [Dr Example], purposes: [bright sides], algorithms: [fedavg], max_rounds: 50, without_privacy: true, tasks: [evaluate]}
+joins: accept
 `
 
 // sites are sites that let everything of openRules through.

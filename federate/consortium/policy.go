@@ -191,7 +191,20 @@ type Rules struct {
 	RequirePrivacy []federate.Unit `yaml:"require_privacy"`
 	// Budget is what all jobs together may cost, for ever.
 	Budget Budget `yaml:"budget"`
+	// Joins says what becomes of approvals when a site joins the consortium.
+	Joins Joins `yaml:"joins"`
 }
+
+// Joins says whether a job that was approved may go on with sites that have joined
+// since: whoever holds the consortium's keys can invent as many as it takes to be
+// alone with this one in a sum.
+type Joins string
+
+// What may become of approvals when a site joins.
+const (
+	JoinsWait   Joins = "wait" // until the data owner has approved again
+	JoinsAccept Joins = "accept"
+)
 
 // Approval is a standing approval: a job must fit all of it. Lists that are
 // empty fit nothing.
@@ -244,6 +257,12 @@ const rulesText = `# What this hospital allows. The file is read for every decis
 # Whom every job must protect, approved or not: [], [patient] or [hospital].
 require_privacy: []
 
+# What becomes of approvals when a site joins the consortium, also one that joins
+# again with new keys. wait: this site takes part in no round with it until you
+# approve the job again, and "approve" above covers no job of such a list of sites.
+# accept: the consortium's word is enough.
+joins: wait
+
 # What all jobs together may cost, for ever. A job that would cost more in all its
 # rounds is not approved, and a round that would is refused. Privacy per patient and
 # per hospital are different promises and counted apart.
@@ -254,9 +273,12 @@ budget:
 
 // ParseRules reads a site's rules.
 func ParseRules(data []byte) (Rules, error) {
-	var r Rules
+	r := Rules{Joins: JoinsWait}
 	if err := readYAML(data, &r); err != nil {
 		return Rules{}, fmt.Errorf("consortium: reading the site's rules: %w", err)
+	}
+	if r.Joins != JoinsWait && r.Joins != JoinsAccept {
+		return Rules{}, fmt.Errorf("consortium: reading the site's rules: %w: joins: %q: want %s or %s", ErrPolicy, r.Joins, JoinsWait, JoinsAccept)
 	}
 	if err := checkStatements(r.RequirePrivacy); err != nil {
 		return Rules{}, fmt.Errorf("consortium: reading the site's rules: %w: require_privacy: %w", ErrPolicy, err)

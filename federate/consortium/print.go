@@ -137,6 +137,9 @@ func (at JobAt) verdict() string {
 	if at.Decision != nil {
 		text += " by " + at.Decision.By
 	}
+	if len(at.Strangers) > 0 && !at.Over {
+		text += fmt.Sprintf(", but not with %s", strings.Join(at.Strangers, ", "))
+	}
 	if at.Over {
 		text += ", over"
 	}
@@ -167,6 +170,11 @@ func (at JobAt) write(w io.Writer) error {
 	if d := at.Decision; d != nil && d.Reason != "" {
 		fmt.Fprintf(w, "           %s\n", d.Reason)
 	}
+	fmt.Fprintf(w, "sites      %d on the list:", len(at.Members))
+	for _, p := range at.Members {
+		fmt.Fprintf(w, " %s", p.Name)
+	}
+	fmt.Fprintln(w)
 	if at.Why != "" {
 		fmt.Fprintf(w, "           waits for a person: %s\n", at.Why)
 	}
@@ -370,8 +378,11 @@ func (s Status) write(w io.Writer) error {
 				verdict += " by " + site.By
 			}
 			said := site.Failure
-			if site.Verdict == Refused {
+			switch {
+			case site.Verdict == Refused:
 				said = site.Reason
+			case site.LeftOut != "":
+				said = "left out: " + site.LeftOut + " has not approved with it"
 			}
 			if site.Named != "" {
 				said = strings.TrimSuffix("named: "+string(site.Named)+"; "+said, "; ")

@@ -68,6 +68,9 @@ type SiteStatus struct {
 	Failure  string          `json:"failure,omitempty"` // that it answered last
 	Named    federate.Charge `json:"named,omitempty"`   // what it is named for, where the terms name sites
 	Received bool            `json:"received"`          // the result
+	// LeftOut names a site that has approved the run without this one, which joined
+	// later: it takes part when that one approves again.
+	LeftOut string `json:"left_out_by,omitempty"`
 }
 
 // RoundLine is the record of an attempt at a round.
@@ -303,6 +306,8 @@ type leader struct {
 	written []byte          // status as it was kept last, without its time
 	known   map[string]bool // sites that have the current list
 	asking  map[string]bool // sites that are asked for their decision
+	again   map[string]bool // those that are asked to approve with sites that have joined since
+	decided map[string]Decision
 	failed  map[string]string
 
 	coordinator *federate.Coordinator
@@ -316,7 +321,7 @@ type leader struct {
 
 // lead leads a run until it is over, or the context ends.
 func (s *server) lead(ctx context.Context, name string) {
-	l := &leader{server: s, dir: s.runsDir(name), known: map[string]bool{}, asking: map[string]bool{}, failed: map[string]string{}}
+	l := &leader{server: s, dir: s.runsDir(name), known: map[string]bool{}, asking: map[string]bool{}, again: map[string]bool{}, decided: map[string]Decision{}, failed: map[string]string{}}
 	var asking sync.WaitGroup
 	leading, end := context.WithCancel(ctx)
 	err := l.run(leading, name, &asking)
@@ -476,25 +481,31 @@ func (l *leader) gather(ctx context.Context, asking *sync.WaitGroup, began time.
 			return false, "", err
 		}
 		l.Logger.Info("the list of sites has changed", "run", l.job.Run, "version", now.Version, "changes", now.changes(l.roster.Roster))
-		l.roster, l.known = now, map[string]bool{}
+		l.roster, l.known, l.decided = now, map[string]bool{}, map[string]Decision{}
 		if err := l.remake(); err != nil {
 			return false, "", err
 		}
 	}
 	l.status.Roster = now.Version
 	connected := l.wire.Connected()
-	here, undecided, refused := 0, 0, 0
+	here, undecided, refused, leftOut := 0, 0, 0, 0
 	for _, m := range now.Sites {
 		s := l.site(m.Name)
 		s.Connected = slices.Contains(connected, m.Name)
-		if s.Verdict == Waiting {
+		if _, have := l.decided[m.Name]; !have {
 			l.recall(m, s)
 		}
+	}
+	l.leaveOut(ctx, asking)
+	for _, m := range now.Sites {
+		s := l.site(m.Name)
 		switch {
 		case s.Verdict == Refused:
 			refused++
 		case s.Verdict == Waiting:
 			undecided++
+		case s.LeftOut != "":
+			leftOut++
 		case s.Connected:
 			here++
 		}
@@ -524,7 +535,11 @@ func (l *leader) gather(ctx context.Context, asking *sync.WaitGroup, began time.
 		}
 	}
 	if here < want {
-		return false, fmt.Sprintf("%d of %d sites are there; %d have not decided, %d have refused", here, want, undecided, refused), nil
+		why := fmt.Sprintf("%d of %d sites are there; %d have not decided, %d have refused", here, want, undecided, refused)
+		if leftOut > 0 {
+			why += fmt.Sprintf("; %d joined after others had approved, who have to approve again", leftOut)
+		}
+		return false, why, nil
 	}
 	// A site that was not told of a change in time sits a round out.
 	return informed == here || informed >= want && l.now().Sub(l.changed) > 50*glance, "sites take the list", nil
@@ -557,22 +572,109 @@ func (l *leader) site(name string) *SiteStatus {
 func (l *leader) present() []string {
 	var names []string
 	for _, s := range l.status.Sites {
-		if _, listed := l.roster.Site(s.Name); listed && s.Connected && s.Verdict == Approved {
+		if _, listed := l.roster.Site(s.Name); listed && s.Connected && s.Verdict == Approved && s.LeftOut == "" {
 			names = append(names, s.Name)
 		}
 	}
 	return names
 }
 
-// recall takes up a decision that was kept. mu is held.
+// recall takes up a decision that was kept. One of other keys than the site's is
+// none. mu is held.
 func (l *leader) recall(m Member, s *SiteStatus) {
 	document, err := readLimited(filepath.Join(l.dir, consents, m.Name+".json"), maxDocument)
+	if err == nil {
+		var d Decision
+		if d, err = readDecision(document, m, l.job); err == nil {
+			s.Verdict, s.By, s.Reason, l.decided[m.Name] = d.Verdict, d.By, d.Reason, d
+		}
+	}
 	if err != nil {
-		return
+		s.Verdict, s.By, s.Reason = Waiting, "", ""
 	}
-	if d, err := readDecision(document, m, l.job); err == nil {
-		s.Verdict, s.By, s.Reason = d.Verdict, d.By, d.Reason
+}
+
+// leaveOut says which sites take no part for now: those that joined after one that
+// joined before had approved, unless that one accepts joins. They would make it
+// refuse its orders. It is asked to approve again meanwhile. mu is held.
+func (l *leader) leaveOut(ctx context.Context, asking *sync.WaitGroup) {
+	var in []Member
+	sites := slices.Clone(l.roster.Sites)
+	slices.SortStableFunc(sites, func(a, b Member) int { return a.Time.Compare(b.Time) })
+	for _, m := range sites {
+		s := l.site(m.Name)
+		s.LeftOut = ""
+		d, have := l.decided[m.Name]
+		if !have || d.Verdict != Approved {
+			continue
+		}
+		for _, other := range in {
+			blocking := other
+			switch {
+			case !l.decided[other.Name].accepts(m):
+			case !d.accepts(other):
+				blocking = m
+			default:
+				continue
+			}
+			if s.LeftOut == "" {
+				s.LeftOut = blocking.Name
+			}
+			if l.site(blocking.Name).Connected && l.known[blocking.Name] && !l.again[blocking.Name] {
+				l.again[blocking.Name] = true
+				asking.Go(func() { l.renew(ctx, blocking) })
+			}
+		}
+		if s.LeftOut == "" {
+			in = append(in, m)
+		}
 	}
+}
+
+// renew waits until a site has approved with all sites that it knows of.
+func (l *leader) renew(ctx context.Context, m Member) {
+	defer func() {
+		l.mu.Lock()
+		delete(l.again, m.Name)
+		l.mu.Unlock()
+	}()
+	reply, err := l.wire.Ask(ctx, m.Name, wire.Call{Run: l.job.Run, Kind: kindAgain, Body: l.job.document})
+	if err == nil {
+		err = l.consent(m, reply)
+	}
+	if err != nil && ctx.Err() == nil {
+		l.Logger.Warn("a site could not be asked to approve again", "run", l.job.Run, "site", m.Name, "error", err)
+	}
+	pause(ctx, 10*glance)
+}
+
+// consent keeps a site's decision.
+func (l *leader) consent(m Member, reply wire.Reply) error {
+	reply.Bulk.Close()
+	var o offer
+	if err := strict(reply.Body, &o); err != nil {
+		return err
+	}
+	d, err := readDecision(o.Decision, m, l.job)
+	if err != nil {
+		return err
+	}
+	keeper, err := federate.Folder(filepath.Join(l.dir, consents))
+	if err == nil {
+		err = keeper.Put(m.Name+".json", o.Decision)
+	}
+	if err != nil {
+		return err
+	}
+	l.Logger.Info("a site has decided", "run", l.job.Run, "site", m.Name, "verdict", d.Verdict, "by", d.By, "reason", d.Reason, "sites", len(d.Members), "joins", d.Joins)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if now, listed := l.roster.Site(m.Name); listed && now.Key.Equal(m.Key) {
+		s := l.site(m.Name)
+		s.Verdict, s.By, s.Reason, s.Failure = d.Verdict, d.By, d.Reason, ""
+		l.decided[m.Name] = d
+	}
+	return nil
 }
 
 // tell brings a site the list and the job, and waits for its decision.
@@ -617,30 +719,9 @@ func (l *leader) tell(ctx context.Context, m Member, r signedRoster) {
 		fail(err)
 		return
 	}
-	reply.Bulk.Close()
-	var o offer
-	if err := strict(reply.Body, &o); err != nil {
+	if err := l.consent(m, reply); err != nil {
 		fail(err)
-		return
 	}
-	d, err := readDecision(o.Decision, m, l.job)
-	if err != nil {
-		fail(err)
-		return
-	}
-	keeper, err := federate.Folder(filepath.Join(l.dir, consents))
-	if err == nil {
-		err = keeper.Put(m.Name+".json", o.Decision)
-	}
-	if err != nil {
-		fail(err)
-		return
-	}
-	l.Logger.Info("a site has decided", "run", l.job.Run, "site", m.Name, "verdict", d.Verdict, "by", d.By, "reason", d.Reason)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	s := l.site(m.Name)
-	s.Verdict, s.By, s.Reason, s.Failure = d.Verdict, d.By, d.Reason, ""
 }
 
 // listening is a link that remembers why an order was not followed. It does not

@@ -22,6 +22,8 @@ import (
 //	site.json        which consortium, under which name, and the key that is pinned
 //	policy.yaml      the consortium's policy, as agreed to
 //	rules.yaml       what this hospital allows; edit it at any time
+//	roster.json      the list of sites
+//	known.json       the sites that the data owner has seen: on joining, or approving
 //	keys/            of signatures and TLS, made here
 //	jobs/RUN/        each job, with the decision on it and what came of it
 //	ledger.jsonl     what was spent of the privacy budget
@@ -48,6 +50,7 @@ const (
 	rulesFile    = "rules.yaml"
 	ledgerFile   = "ledger.jsonl"
 	leftFile     = "left.jsonl"
+	knownFile    = "known.json"
 	stopFile     = "stop"
 	stopSeenFile = "stop.seen"
 	jobFile      = "job.json"
@@ -213,6 +216,10 @@ type JobAt struct {
 	Decision *Decision `json:"decision,omitempty"`
 	Why      string    `json:"why,omitempty"`  // it waits for a person, or cannot be approved
 	Over     bool      `json:"over,omitempty"` // the result has arrived
+	// Members are the sites that an approval would be of now, Strangers those that
+	// have joined since it was approved.
+	Members   []Peer   `json:"members"`
+	Strangers []string `json:"strangers,omitempty"`
 }
 
 // Jobs lists all jobs that the site has received, the newest first.
@@ -273,7 +280,19 @@ func (s *Site) at(j signedJob) (JobAt, error) {
 	case s.allows(j, rules) != nil:
 		at.Why = s.allows(j, rules).Error()
 	default:
-		at.Why = rules.Approves(j.Job)
+		if at.Why = rules.Approves(j.Job); at.Why == "" {
+			at.Why = s.unseen(rules)
+		}
+	}
+	roster, err := s.roster()
+	if err != nil {
+		return at, err
+	}
+	at.Members = roster.peers()
+	if d != nil && d.Verdict == Approved && rules.Joins != JoinsAccept {
+		if at.Strangers = roster.strangers(d.Members); at.Strangers != nil {
+			at.Why = joined(at.Strangers)
+		}
 	}
 	if _, err := os.Stat(s.path("jobs", j.Run, resultFile)); err == nil {
 		at.Over = true
@@ -355,7 +374,84 @@ func (s *Site) Decide(run string, v Verdict, by, reason string) (Decision, error
 		}
 	}
 	d, _, err := s.decide(j, v, by, reason)
+	if err == nil && v == Approved {
+		err = s.see(d.Members)
+	}
 	return d, err
+}
+
+// see keeps which sites the data owner has seen.
+func (s *Site) see(members []Peer) error {
+	keeper, err := federate.Folder(s.dir)
+	if err != nil {
+		return err
+	}
+	return keeper.Put(knownFile, marshal(members))
+}
+
+// unseen says why the list of sites is for a person to look at before a standing
+// approval covers a job; empty if it is not.
+func (s *Site) unseen(rules Rules) string {
+	if rules.Joins == JoinsAccept {
+		return ""
+	}
+	roster, err := s.roster()
+	if err != nil {
+		return err.Error()
+	}
+	var seen []Peer
+	if data, err := readLimited(s.path(knownFile), maxDocument); err == nil {
+		err = strict(data, &seen)
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return err.Error()
+	}
+	if strangers := roster.strangers(seen); strangers != nil {
+		return joined(strangers)
+	}
+	return ""
+}
+
+// joined says what to do about sites that have joined.
+func joined(strangers []string) string {
+	return fmt.Sprintf("%s joined, or got new keys, after the data owner last approved; approve again, or allow it by joins: %s in %s", strings.Join(strangers, ", "), JoinsAccept, rulesFile)
+}
+
+// shares returns an error that wraps ErrPolicy if a round's group names a site that
+// the approval of its job is not of. The roster is the one that the round goes by.
+func (s *Site) shares(d Decision, rules Rules, r Roster, group []string) error {
+	if rules.Joins == JoinsAccept {
+		return nil
+	}
+	var strangers []string
+	for _, name := range group {
+		if m, listed := r.Site(name); !listed || !knows(d.Members, m) {
+			strangers = append(strangers, name)
+		}
+	}
+	if strangers == nil {
+		return nil
+	}
+	return fmt.Errorf("consortium: following run %q at %q: %w: %s", d.Run, s.Name, ErrPolicy, joined(strangers))
+}
+
+// renewed is a decision that is of the current list of sites, too, if it need not
+// wait for a person.
+func (s *Site) renewed(j signedJob, d *Decision, document []byte) (*Decision, []byte, error) {
+	rules, err := s.Rules()
+	if err != nil || d.Verdict != Approved {
+		return d, document, err
+	}
+	roster, err := s.roster()
+	switch {
+	case err != nil:
+		return nil, nil, err
+	case rules.Joins == d.Joins && (d.Joins == JoinsAccept || roster.strangers(d.Members) == nil):
+		return d, document, nil
+	case rules.Joins == JoinsAccept || roster.strangers(d.Members) == nil:
+		again, document, err := s.decide(j, Approved, d.By, d.Reason)
+		return &again, document, err
+	}
+	return nil, nil, nil
 }
 
 func (s *Site) decide(j signedJob, v Verdict, by, reason string) (Decision, []byte, error) {
@@ -363,7 +459,11 @@ func (s *Site) decide(j signedJob, v Verdict, by, reason string) (Decision, []by
 	if err != nil {
 		return Decision{}, nil, err
 	}
-	d := Decision{s.Name, j.Run, j.digest, v, by, reason, r.Version, time.Now().UTC().Truncate(time.Second)}
+	rules, err := s.Rules()
+	if err != nil {
+		return Decision{}, nil, err
+	}
+	d := Decision{s.Name, j.Run, j.digest, v, by, reason, r.Version, r.peers(), rules.Joins, time.Now().UTC().Truncate(time.Second)}
 	document, err := sign(s.signer, DecisionType, d)
 	if err != nil {
 		return d, nil, err
@@ -389,7 +489,7 @@ func (s *Site) standing(j signedJob) (*Decision, []byte, error) {
 		d, document, err := s.decide(j, Refused, "rules", err.Error())
 		return &d, document, err
 	}
-	if rules.Approves(j.Job) == "" {
+	if rules.Approves(j.Job) == "" && s.unseen(rules) == "" {
 		d, document, err := s.decide(j, Approved, "rules", "")
 		return &d, document, err
 	}

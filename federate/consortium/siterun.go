@@ -49,10 +49,11 @@ const (
 	kindRoster = "roster" // here is the list of sites
 	kindJob    = "job"    // here is a job
 	kindDecide = "decide" // say when it is decided
+	kindAgain  = "again"  // say when the approval is of all sites that are on the list by now
 	kindResult = "result" // here is what came of a run
 )
 
-// offer is the answer to kindJob and kindDecide.
+// offer is the answer to kindJob, kindDecide and kindAgain.
 type offer struct {
 	Verdict  Verdict         `json:"verdict"`
 	Decision json.RawMessage `json:"decision,omitempty"` // signed
@@ -280,7 +281,7 @@ func (w *worker) answer(ctx context.Context, c wire.Call) (wire.Reply, error) {
 		return wire.Reply{Body: marshal(struct {
 			Version uint64 `json:"version"`
 		}{r.Version})}, nil
-	case kindJob, kindDecide:
+	case kindJob, kindDecide, kindAgain:
 		return w.offered(ctx, c)
 	case kindResult:
 		return w.over(c)
@@ -306,14 +307,16 @@ func (w *worker) offered(ctx context.Context, c wire.Call) (wire.Reply, error) {
 	var document []byte
 	err = w.waitUntil(ctx, func() bool {
 		w.taking.Lock()
-		d, document, err = w.standing(j)
+		if d, document, err = w.standing(j); err == nil && d != nil && c.Kind == kindAgain {
+			d, document, err = w.renewed(j, d, document)
+		}
 		w.taking.Unlock()
 		if err != nil || d != nil || c.Kind == kindJob {
 			return true
 		}
 		if !told {
 			told = true
-			w.Logger.Info("a job waits for a person", "run", j.Run, "scientist", j.Scientist, "purpose", j.Purpose, "next", "vigie site jobs --dir "+w.dir)
+			w.Logger.Info("a job waits for a person", "again", c.Kind == kindAgain, "run", j.Run, "scientist", j.Scientist, "purpose", j.Purpose, "next", "vigie site jobs --dir "+w.dir)
 		}
 		return false
 	})
@@ -419,6 +422,11 @@ func (w *worker) ready(ctx context.Context, r *siteRun, o federate.Order) (*fede
 	if err != nil {
 		return nil, err
 	}
+	if o.Step == federate.StepKeys {
+		if err := w.knows(r.job, roster.Roster, o.Group); err != nil {
+			return nil, err
+		}
+	}
 	if r.site != nil && (r.roster == roster.Version || o.Step != federate.StepKeys) {
 		return r.site, nil
 	}
@@ -443,6 +451,23 @@ func (w *worker) ready(ctx context.Context, r *siteRun, o federate.Order) (*fede
 	}
 	r.site, r.roster = site, roster.Version
 	return site, nil
+}
+
+// knows returns an error if a job that was approved is not approved with all of a
+// group.
+func (w *worker) knows(j signedJob, r Roster, group []string) error {
+	d, _, err := w.decision(j)
+	if err != nil {
+		return err
+	}
+	rules, err := w.Rules()
+	if err != nil {
+		return err
+	}
+	if d == nil {
+		return fmt.Errorf("consortium: following run %q at %q: %w", j.Run, w.Name, errNoDecision)
+	}
+	return w.shares(*d, rules, r, group)
 }
 
 // seed orders the site's examples: another at every site, the same after a
