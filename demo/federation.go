@@ -465,9 +465,8 @@ func (f *federation) check(ctx context.Context) error {
 		}
 	}
 	f.say("\nAUC on the consortium's phantoms, by round\n%s", curve(f.story.Curve))
-	last := f.story.Curve[len(f.story.Curve)-1].AUC
-	if last < 0.9 {
-		f.problem("the model reached an AUC of %.3f", last)
+	if p.AUC == nil || p.AUC.Low <= 0.5 {
+		f.problem("the model has learnt nothing beyond chance: %+v", p.AUC)
 	}
 	status := map[string]consortium.SiteStatus{}
 	worst := ""

@@ -162,6 +162,29 @@ func (s *Set) name(i int) string {
 // Check finds what training would stumble over: sizes that disagree, values that
 // are not numbers, labels outside the classes, classes without an example.
 func (s *Set) Check() error {
+	if err := s.CheckPart(); err != nil {
+		return err
+	}
+	counts := s.Counts()
+	if empty := slices.Index(counts, 0); empty >= 0 {
+		if !s.Multi() && s.ClassNames == nil && s.Len() > 0 { // labels are numbers, of which one may be too large
+			if at := slices.Index(s.Labels, slices.Max(s.Labels)); s.Labels[at] > empty {
+				return fmt.Errorf("train: checking set %q: class %d has no example, and %s has label %d; correct the label, add examples, or leave the class out", s.Name, empty, s.name(at), s.Labels[at])
+			}
+		}
+		return fmt.Errorf("train: checking set %q: class %s has no example; add some, or leave the class out", s.Name, s.ClassName(empty))
+	}
+	if s.Multi() {
+		if full := slices.Index(counts, s.Len()); full >= 0 {
+			return fmt.Errorf("train: checking set %q: every example has label %s; add some without it, or leave the label out", s.Name, s.ClassName(full))
+		}
+	}
+	return nil
+}
+
+// CheckPart is Check of a part of what is trained on, such as one hospital's: a
+// class may be missing, because others have it.
+func (s *Set) CheckPart() error {
 	if err := s.checkSizes(); err != nil {
 		return err
 	}
@@ -179,20 +202,6 @@ func (s *Set) Check() error {
 	for i, v := range s.Marks {
 		if v > 1 {
 			return fmt.Errorf("train: checking set %q: label %q of %s is %d, want 0 or 1", s.Name, s.ClassName(i%s.Classes), s.name(i/s.Classes), v)
-		}
-	}
-	counts := s.Counts()
-	if empty := slices.Index(counts, 0); empty >= 0 {
-		if !s.Multi() && s.ClassNames == nil && s.Len() > 0 { // labels are numbers, of which one may be too large
-			if at := slices.Index(s.Labels, slices.Max(s.Labels)); s.Labels[at] > empty {
-				return fmt.Errorf("train: checking set %q: class %d has no example, and %s has label %d; correct the label, add examples, or leave the class out", s.Name, empty, s.name(at), s.Labels[at])
-			}
-		}
-		return fmt.Errorf("train: checking set %q: class %s has no example; add some, or leave the class out", s.Name, s.ClassName(empty))
-	}
-	if s.Multi() {
-		if full := slices.Index(counts, s.Len()); full >= 0 {
-			return fmt.Errorf("train: checking set %q: every example has label %s; add some without it, or leave the label out", s.Name, s.ClassName(full))
 		}
 	}
 	return nil

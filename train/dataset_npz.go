@@ -19,6 +19,34 @@ var ErrNoSplit = errors.New("no such split")
 // shape. Labels are [N] or [N, 1], the class of each image, or [N, labels] of
 // zeros and ones, which need not exclude each other.
 func LoadMedMNIST(path, split string, limits Limits) (*Set, error) {
+	s, err := loadMedMNIST(path, split, limits)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.Check(); err != nil {
+		return nil, fmt.Errorf("train: reading %s: %w", path, err)
+	}
+	return s, nil
+}
+
+// LoadMedMNISTPart is LoadMedMNIST of some of the examples that are trained on,
+// such as one hospital's: of so many classes at least, of which some may be missing
+// there.
+func LoadMedMNISTPart(path, split string, classes int, limits Limits) (*Set, error) {
+	s, err := loadMedMNIST(path, split, limits)
+	if err != nil {
+		return nil, err
+	}
+	if !s.Multi() {
+		s.Classes = max(s.Classes, classes)
+	}
+	if err := s.CheckPart(); err != nil {
+		return nil, fmt.Errorf("train: reading %s: %w", path, err)
+	}
+	return s, nil
+}
+
+func loadMedMNIST(path, split string, limits Limits) (*Set, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("train: opening a data set: %w", err)
@@ -44,9 +72,6 @@ func LoadMedMNIST(path, split string, limits Limits) (*Set, error) {
 		return nil, fmt.Errorf("train: reading split %q of %s: %w", split, path, err)
 	}
 	s.Name = split
-	if err := s.Check(); err != nil {
-		return nil, fmt.Errorf("train: reading %s: %w", path, err)
-	}
 	return s, nil
 }
 

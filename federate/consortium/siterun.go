@@ -568,8 +568,13 @@ func (m Model) examples(ctx context.Context, o studies.Options, split string) (*
 	if m.Image {
 		o.Channels, o.Rows, o.Columns = int(m.Example[0]), int(m.Example[1]), int(m.Example[2])
 	}
-	if o.Classes == nil && !numbered {
+	if o.Part = true; o.Classes == nil {
 		o.Classes, o.ClassesBy = m.Classes, "the job"
+	}
+	if o.Classes == nil && numbered && !m.Multi {
+		for c := range m.like().Classes {
+			o.Classes = append(o.Classes, fmt.Sprint(c))
+		}
 	}
 	data, err := studies.Open(ctx, o)
 	if err != nil {

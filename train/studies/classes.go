@@ -16,7 +16,7 @@ const leastOfClass = 2
 // checkClasses refuses classes that nobody named and that too few examples have.
 // The message names the examples, since one of them is likely mislabelled.
 func (s *Studies) checkClasses(o Options) error {
-	if o.Classes != nil || o.Only != "" || s.Train == nil || s.Train.Multi() {
+	if o.Classes != nil || o.Part || o.Only != "" || s.Train == nil || s.Train.Multi() {
 		return nil
 	}
 	for class := range s.Train.Classes {

@@ -53,6 +53,10 @@ type Options struct {
 
 	// Only reads of an .npz file no more than this part needs.
 	Only string
+	// Part says that the data are some of what is trained on, such as one
+	// hospital's: they are not divided unless they come divided, and classes may be
+	// missing, because others have them.
+	Part bool
 	// Leaks lets patients be in more than one part: an audit tells of them.
 	Leaks bool
 
@@ -148,7 +152,11 @@ func Open(ctx context.Context, o Options) (*Studies, error) {
 		return nil, err
 	}
 	for _, set := range s.sets() {
-		if err := set.Check(); err != nil {
+		check := set.Check
+		if o.Part {
+			check = set.CheckPart
+		}
+		if err := check(); err != nil {
 			return nil, fmt.Errorf("studies: reading %s: %w", o.Data, err)
 		}
 	}
@@ -167,7 +175,13 @@ func openNPZ(o Options) (*Studies, error) {
 		return nil, err
 	}
 	read := func(name string, into **train.Set) error {
-		set, err := train.LoadMedMNIST(o.Data, name, train.Limits{})
+		load := train.LoadMedMNIST
+		if o.Part {
+			load = func(path, split string, limits train.Limits) (*train.Set, error) {
+				return train.LoadMedMNISTPart(path, split, len(o.Classes), limits)
+			}
+		}
+		set, err := load(o.Data, name, train.Limits{})
 		if err == nil {
 			*into = set
 		}
@@ -225,6 +239,10 @@ func openNPZ(o Options) (*Studies, error) {
 			return nil, err
 		}
 	}
+	if s.Train != nil && s.Validation == nil && o.Part {
+		s.Given = false
+		return s, nil
+	}
 	if s.Train != nil && s.Validation == nil {
 		s.Given = false
 		parts, err := train.Split(s.Train, o.Seed, o.Shares[0], o.Shares[1])
@@ -240,6 +258,10 @@ func openNPZ(o Options) (*Studies, error) {
 // does.
 func divide(whole *train.Set, splits []string, o Options) (*Studies, error) {
 	s := &Studies{}
+	if splits == nil && o.Part {
+		s.Train = whole
+		return s, nil
+	}
 	if splits == nil {
 		parts, err := train.Split(whole, o.Seed, o.Shares...)
 		if err != nil {

@@ -499,3 +499,46 @@ func TestAnInterruptedReadingStops(t *testing.T) {
 		t.Errorf("error is %v", err)
 	}
 }
+
+func TestAPartOfTheDataNeedsNotHaveEveryClassAndIsNotDivided(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "one-class.npz")
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := train.WriteNPZ(f, map[string]train.Array{
+		"train_images": {Shape: []int64{3, 4, 4}, Data: make([]uint8, 48)},
+		"train_labels": {Shape: []int64{3, 1}, Data: make([]uint8, 3)},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	s, err := studies.Open(t.Context(), studies.Options{Data: path, Part: true, Classes: []string{"a", "b"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Train.Len() != 3 || s.Train.Classes != 2 || s.Validation != nil || s.Given {
+		t.Errorf("%d examples of %d classes, validation %v", s.Train.Len(), s.Train.Classes, s.Validation)
+	}
+	if _, err := studies.Open(t.Context(), studies.Options{Data: path, Classes: []string{"a", "b"}}); err == nil {
+		t.Error("a whole data set may lack a class")
+	}
+
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "b"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	var picture bytes.Buffer
+	if err := png.Encode(&picture, image.NewGray(image.Rect(0, 0, 4, 4))); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "b", "x.png"), picture.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if s, err = studies.Open(t.Context(), studies.Options{Data: dir, Part: true, Classes: []string{"a", "b"}}); err != nil {
+		t.Fatal(err)
+	}
+	if whole, err := s.Set(studies.All); err != nil || whole.Len() != 1 || whole.Labels[0] != 1 || whole.Classes != 2 {
+		t.Errorf("%+v, %v", whole, err)
+	}
+}
