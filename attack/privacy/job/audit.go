@@ -124,7 +124,7 @@ type AuditMember struct {
 // AuditReport is what an audit found.
 type AuditReport struct {
 	Head
-	Terms   string `json:"terms_digest"` // SHA-256, hexadecimal
+	Terms   string `json:"terms_digest"` // TermsDigest, hexadecimal
 	Weights string `json:"weights_digest"`
 	// Protocol is what the terms put between an update and the server: what the
 	// verdict is about.
@@ -266,7 +266,7 @@ func (a *auditor) consortia(r *AuditReport, variables, trained int) error {
 		a.Terms = o.Terms
 	}
 	terms := a.Terms
-	digest := terms.Digest()
+	digest := TermsDigest(terms)
 	r.Terms = hex.EncodeToString(digest[:])
 	// An image that was moved by two pixels is as recognisable, but would not be
 	// counted: sites train on images as they are.

@@ -235,7 +235,7 @@ func TestARunMayStartByTheAuditOfItsOwnPrivateTermsAndByNoOther(t *testing.T) {
 	if mustJSON(t, read) != mustJSON(t, r) {
 		t.Error("what was read is not what was signed")
 	}
-	if _, err := VerifyAudit(signed, trusted, r.Digest, federate.DefaultTerms("north").Digest(), o.Limits); !errors.Is(err, ErrAudit) {
+	if _, err := VerifyAudit(signed, trusted, r.Digest, TermsDigest(federate.DefaultTerms("north")), o.Limits); !errors.Is(err, ErrAudit) {
 		t.Errorf("other terms: %v", err)
 	}
 	if _, err := VerifyAudit(signed, trusted, r.Digest, [32]byte(terms), DefaultAuditLimits()); !errors.Is(err, ErrAudit) {
@@ -287,7 +287,7 @@ func TestAnAuditLetsARunStartOnlyAsItWasSignedAndForWhatItWasMade(t *testing.T) 
 	key := ed25519.NewKeyFromSeed(make([]byte, 32))
 	other := ed25519.NewKeyFromSeed(slices.Repeat([]byte{1}, 32))
 	trusted := []ed25519.PublicKey{other.Public().(ed25519.PublicKey), key.Public().(ed25519.PublicKey)}
-	terms := federate.DefaultTerms("north").Digest()
+	terms := TermsDigest(federate.DefaultTerms("north"))
 	sign := func(r *AuditReport) []byte {
 		data, err := r.Sign(key)
 		if err != nil {
@@ -338,8 +338,12 @@ func TestAnAuditLetsARunStartOnlyAsItWasSignedAndForWhatItWasMade(t *testing.T) 
 		t.Errorf("another model: %v", err)
 	}
 	altered := federate.DefaultTerms("north")
+	altered.Federation, altered.Seed, altered.Deadline = "north.run-2", 7, 1
+	if TermsDigest(altered) != terms {
+		t.Error("another run under the same terms needs another audit")
+	}
 	altered.Rounds++
-	if _, err := VerifyAudit(good, trusted, "sha256:ab12", altered.Digest(), limits); !errors.Is(err, ErrAudit) {
+	if _, err := VerifyAudit(good, trusted, "sha256:ab12", TermsDigest(altered), limits); !errors.Is(err, ErrAudit) {
 		t.Errorf("other terms: %v", err)
 	}
 	for _, keys := range [][]ed25519.PublicKey{nil, trusted[:1]} {
@@ -398,7 +402,7 @@ func TestAuditsThatCannotBeMadeAreRefusedBeforeAnythingRuns(t *testing.T) {
 }
 
 func FuzzAudit(f *testing.F) {
-	terms := federate.DefaultTerms("north").Digest()
+	terms := TermsDigest(federate.DefaultTerms("north"))
 	f.Add([]byte(`{"protocol": "secure-sum", "figures": [{"attack": "linear", "protection": "secure-sum", "view": "the opened sum", "trials": 3, "hits": 4}]}`))
 	f.Add([]byte(`{"protocol": "secure-sum", "membership": [{"protection": "secure-sum", "rates": [{"fpr": 0.01, "tpr": {"low": 2}}]}]}`))
 	f.Add([]byte(`{"protocol": "dp"}`))

@@ -12,6 +12,7 @@ import (
 	"io"
 	"strings"
 
+	"github.com/vigie/vigie/federate"
 	"github.com/vigie/vigie/keys/dsse"
 )
 
@@ -23,6 +24,14 @@ const mostAudit = 4 << 20 // bytes of a signed report
 // ErrAudit is returned for an audit report that does not let a run start; the
 // message says what is wrong with it.
 var ErrAudit = errors.New("not an audit that lets the run start")
+
+// TermsDigest is what an audit names terms by: their digest without the name of the
+// federation, the seed and the deadline, so that an audit holds for every run under
+// such terms, and not for one alone.
+func TermsDigest(t federate.Terms) [sha256.Size]byte {
+	t.Federation, t.Seed, t.Deadline = "", 0, 0
+	return t.Digest()
+}
 
 // Sign writes the report, signed: what a consortium requires by its digest, which is
 // that of the returned bytes.
@@ -46,8 +55,7 @@ func (r *AuditReport) Sign(signer crypto.Signer) ([]byte, error) {
 }
 
 // VerifyAudit returns a signed report if one of the trusted keys signed it, it is of
-// this model (its digest as vigie prints it) under these terms (federate.Terms.Digest),
-// and its counts keep to the limits, whatever limits and verdict it states itself.
+// this model (its digest as vigie prints it) under these terms (TermsDigest), and its counts keep to the limits, whatever limits and verdict it states itself.
 // Everything else is an error that wraps ErrAudit.
 func VerifyAudit(report []byte, trusted []ed25519.PublicKey, model string, terms [sha256.Size]byte, limits AuditLimits) (*AuditReport, error) {
 	fail := func(format string, arguments ...any) (*AuditReport, error) {
