@@ -62,7 +62,7 @@ var allowed = map[string][]string{
 
 	// hospitals together
 	"federate":               {"", "onnx", "engine", "engine/safetensors", "train", "dp", "federate/robust", "federate/secagg", "keys/dsse"},
-	"federate/consortium":    {"onnx", "dp", "engine", "engine/safetensors", "train", "train/studies", "federate", "federate/robust", "federate/secagg", "federate/wire", "keys/certificates", "keys/dsse"},
+	"federate/consortium":    {"attack/privacy/job", "onnx", "dp", "engine", "engine/safetensors", "train", "train/studies", "federate", "federate/robust", "federate/secagg", "federate/wire", "keys/certificates", "keys/dsse"},
 	"federate/robust":        {},
 	"federate/secagg":        {"keys/dsse"},
 	"federate/simulate":      {"onnx", "guard", "train", "train/studies", "federate", "federate/watch", "federate/secagg", "federate/tabular"},

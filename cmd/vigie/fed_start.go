@@ -68,6 +68,9 @@ its budget.`,
 			if err != nil {
 				return err
 			}
+			if options.Dry {
+				return writeJSON(cmd.OutOrStdout(), j.Terms)
+			}
 			if asJSON && !watch {
 				return writeJSON(cmd.OutOrStdout(), struct {
 					consortium.Job
@@ -84,6 +87,8 @@ its budget.`,
 	}
 	flags := command.Flags()
 	consortiumFlag(flags, &dir)
+	flags.StringVar(&options.Audit, "audit", "", "FILE of vigie privacy audit --out: a signed audit of this model under these terms")
+	flags.BoolVar(&options.Dry, "print-terms", false, "print the terms that the run would have, for vigie privacy audit --terms, and ask nobody")
 	flags.StringVar(&options.Run, "run", "", "name of the run (default: made of the algorithm and the time)")
 	flags.StringVar(&options.Scientist, "scientist", whoami(), "who asks")
 	flags.StringVar(&options.Purpose, "purpose", "", "what the model is for, in a line that data owners read (required)")

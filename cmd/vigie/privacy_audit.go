@@ -106,6 +106,7 @@ Ed25519 key, PEM), for a consortium that requires it before a run starts.`,
 				if err := train.WriteWhole(out, func(w io.Writer) error { _, err := w.Write(signed); return err }); err != nil {
 					return fmt.Errorf("privacy audit: writing the signed report: %w", err)
 				}
+				fmt.Fprintf(cmd.ErrOrStderr(), "%s is signed by %x\n", out, signer.Public())
 			}
 			if failed && !report.Passed {
 				return errors.New("privacy audit: not passed")

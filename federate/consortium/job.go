@@ -29,6 +29,9 @@ type Job struct {
 	// Trainer is code of the scientist's that the sites run; nil: the built-in
 	// trainer alone.
 	Trainer *Code `json:"trainer,omitempty"`
+	// Audit is the signed report of a privacy audit of the model under the terms, where
+	// the consortium requires one.
+	Audit []byte `json:"audit,omitempty"`
 }
 
 // Model is the network that a run begins with, an ONNX file that travels beside

@@ -26,6 +26,7 @@ type Policy struct {
 	MaxDeadline    Period               `yaml:"max_deadline" json:"max_deadline"`
 	RequirePrivacy []federate.Unit      `yaml:"require_privacy" json:"require_privacy"`
 	MaxEpsilon     float64              `yaml:"max_epsilon" json:"max_epsilon"`
+	RequireAudit   *AuditRule           `yaml:"require_audit" json:"require_audit,omitempty"`
 }
 
 // Period is a length of time that is written as 10m or 1h30m.
@@ -87,7 +88,7 @@ max_deadline: %s       # for one step of a round; a site that is later is left o
 # The two are different promises and are counted apart.
 require_privacy: %s
 max_epsilon: %g         # that one run may state
-`, name, p.MinimumSites, list(words(p.Algorithms)...), list(words(p.Rules)...), p.MaxRounds, p.MaxDeadline, list(words(p.RequirePrivacy)...), p.MaxEpsilon)
+`, name, p.MinimumSites, list(words(p.Algorithms)...), list(words(p.Rules)...), p.MaxRounds, p.MaxDeadline, list(words(p.RequirePrivacy)...), p.MaxEpsilon) + p.RequireAudit.text()
 }
 
 func words[S ~string](items []S) []string {
@@ -127,6 +128,9 @@ func (p Policy) Check() error {
 	}
 	if err := checkStatements(p.RequirePrivacy); err != nil {
 		return fail("require_privacy: %v", err)
+	}
+	if err := p.RequireAudit.check(); err != nil {
+		return fail("require_audit: %v", err)
 	}
 	switch {
 	case len(p.Algorithms) == 0 || len(p.Rules) == 0:
@@ -178,6 +182,9 @@ func (p Policy) Allows(j Job) error {
 	}
 	if d := t.DP; d != nil && d.Epsilon > p.MaxEpsilon {
 		return fail("ε %g per %s; it allows %g", d.Epsilon, d.Unit, p.MaxEpsilon)
+	}
+	if err := p.RequireAudit.allows(j); err != nil {
+		return fail("%v", err)
 	}
 	return nil
 }

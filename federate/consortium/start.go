@@ -28,6 +28,10 @@ type StartOptions struct {
 	// Trainer is a file of the scientist's own code, that the sites run by
 	// vigie site run --trainer; empty: the built-in trainer.
 	Trainer string
+	// Audit is the file of a signed report of vigie privacy audit; empty: none.
+	Audit string
+	// Dry ends before anything is signed: the job says what would be asked.
+	Dry bool
 	// Units is how many patients (or, for privacy per hospital, hospitals) take part
 	// about, if Terms.DP does not say its Lot; 0 hospitals are those of the list.
 	Units int
@@ -84,6 +88,14 @@ func (c *Consortium) Start(ctx context.Context, o StartOptions) (Job, Digest, er
 	}
 	j := Job{Version: 1, Run: o.Run, Consortium: c.Name, Policy: roster.Policy, Scientist: o.Scientist, Purpose: o.Purpose, Time: now,
 		Terms: o.Terms, Model: model, Trainer: code}
+	if o.Dry {
+		return j, Digest{}, j.Check()
+	}
+	if o.Audit != "" {
+		if j.Audit, err = readLimited(o.Audit, maxDocument/4); err != nil {
+			return fail(err)
+		}
+	}
 	if err := j.Check(); err != nil {
 		return Job{}, Digest{}, err
 	}

@@ -214,7 +214,7 @@ func (o *Audit) check() error {
 	case o.Shadows < 6 || o.Shadows > 1<<10 || o.People < 20 || o.MemRounds < 1 || o.MemRounds > o.Terms.Rounds:
 		return fmt.Errorf("job: membership of %d people in %d federations of %d rounds: %w: want 20 people and 6 federations or more, and no more rounds than the terms' %d", o.People, o.Shadows, o.MemRounds, ErrAsk, o.Terms.Rounds)
 	}
-	return o.Limits.check()
+	return o.Limits.Check()
 }
 
 // Run audits.

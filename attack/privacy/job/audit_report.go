@@ -31,7 +31,8 @@ func DefaultAuditLimits() AuditLimits {
 	return AuditLimits{Trials: 30_000, Reconstructed: 1e-4, Membership: 0.05}
 }
 
-func (l AuditLimits) check() error {
+// Check says what is wrong with limits.
+func (l AuditLimits) Check() error {
 	if l.Trials < 1 || !(l.Reconstructed > 0 && l.Reconstructed <= 1) || !(l.Membership > 0 && l.Membership <= 1) {
 		return fmt.Errorf("job: limits of %d trials, %v of images and %v of members: %w: want 1 or more, and shares above 0", l.Trials, l.Reconstructed, l.Membership, ErrAsk)
 	}

@@ -61,7 +61,7 @@ func VerifyAudit(report []byte, trusted []ed25519.PublicKey, model string, terms
 	fail := func(format string, arguments ...any) (*AuditReport, error) {
 		return nil, fmt.Errorf("job: verifying an audit: %w: %w", ErrAudit, fmt.Errorf(format, arguments...))
 	}
-	if err := limits.check(); err != nil {
+	if err := limits.Check(); err != nil {
 		return nil, err
 	}
 	if len(report) > mostAudit {
