@@ -196,11 +196,11 @@ func (t Terms) Plan(sites, variables int) (Terms, error) {
 	}
 }
 
-// Defaults of privacy, chosen on PneumoniaMNIST's validation split; see
-// docs/measurements.md.
+// Defaults of privacy: those of the recipe private-28, which was chosen on
+// PneumoniaMNIST's validation split (docs/measurements.md).
 const (
-	DefaultClip = 3.0 // of a patient's gradient, or a hospital's update
-	DefaultRate = 0.1 // at which patients are drawn
+	DefaultClip = 3.0   // of a patient's gradient, or a hospital's update
+	DefaultRate = 0.055 // at which patients are drawn
 )
 
 // Open is the value of DP.Colluding that Complete fills in: 0 is a promise, too.

@@ -87,7 +87,7 @@ func PrivateTerms(t federate.Terms, unit federate.Unit) federate.Terms {
 	if unit == federate.Hospital {
 		return t
 	}
-	t.Algorithm, t.Rounds = federate.FedSGD, 600
+	t.Algorithm, t.Rounds = federate.FedSGD, 900
 	t.Rate, t.FinalRate, t.Momentum, t.Decay = 3e-3, 3e-5, 0, 0
 	t.Beta1, t.Beta2, t.Tau, t.Average = 0.9, 0.999, 1e-8, 0.985
 	t.Augmentation = train.PrivateRecipe.Augmentation
