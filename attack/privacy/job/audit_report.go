@@ -43,7 +43,9 @@ func (l AuditLimits) Check() error {
 var enFrancais = strings.NewReplacer(" to ", " à ", " by "+MeansWeights, " par les poids", " by "+MeansLayer, " par une couche")
 
 // judge works out from the counts alone whether the audit keeps to limits; nothing
-// else of a report is believed.
+// else of a report is believed. Where it is not known how a model's own weights could
+// be made to read images, the inserted layer stands for what a server may know that
+// we do not, and is judged although the sites refuse it.
 func (l AuditLimits) judge(r *AuditReport) (failures []vigie.Text) {
 	fail := func(english, french string, arguments ...any) {
 		failures = append(failures, vigie.Text{English: fmt.Sprintf(english, arguments...), French: enFrancais.Replace(fmt.Sprintf(french, arguments...))})
@@ -75,7 +77,7 @@ func (l AuditLimits) judge(r *AuditReport) (failures []vigie.Text) {
 			if f.Means != "" {
 				what += " by " + f.Means
 			}
-			if f.Means == MeansLayer && refusesLayer {
+			if f.Means == MeansLayer && refusesLayer && r.Without[AuditImprint+"/"+MeansWeights] == "" {
 				judged++ // by the sites, which do not train such a model
 				continue
 			}
@@ -136,7 +138,7 @@ func (r *AuditReport) judge() {
 	r.Passed = len(r.Failures) == 0
 	trials, hits := 0, 0
 	for _, f := range r.Figures {
-		if f.Protection == r.Protocol && f.View == viewSum && f.Attack != AuditOptimise && !f.Refused {
+		if f.Protection == r.Protocol && f.View == viewSum && f.Attack != AuditOptimise && (!f.Refused || r.Without[AuditImprint+"/"+MeansWeights] != "") {
 			trials, hits = trials+f.Trials, hits+f.Hits.Hits
 		}
 	}
@@ -201,7 +203,7 @@ func (r *AuditReport) page() page {
 		s.Rows = append(s.Rows, []string{name, string(f.Protection), f.View, fmt.Sprint(f.Images), fmt.Sprintf("%d of %d", f.Hits.Hits, f.Trials), percent(f.Rate), fmt.Sprintf("%.3g %%", 100*f.AtMost), fmt.Sprintf("%d of %d", f.NeverHits, f.NeverTrials)})
 	}
 	if slices.ContainsFunc(r.Figures, func(f AuditFigure) bool { return f.Refused }) {
-		s.Text = append(s.Text, "* the sites refuse a model with another layer in it: this is what would come of sites that did not, and is not part of the verdict.")
+		s.Text = append(s.Text, "* the sites refuse a model with another layer in it: this is what would come of sites that did not. It is part of the verdict only where it is not known how the model's own weights could be made to read images.")
 	}
 	for _, name := range slices.Sorted(maps.Keys(r.Without)) {
 		s.Text = append(s.Text, fmt.Sprintf("%s does not apply: %s", name, r.Without[name]))

@@ -315,7 +315,11 @@ func TestAnAuditLetsARunStartOnlyAsItWasSignedAndForWhatItWasMade(t *testing.T) 
 			r.Figures = append(r.Figures[:1], r.Figures[2:]...)
 			r.Without[AuditOptimise] = "no time"
 		}),
-		"no inserted layer":     change(func(r *AuditReport) { r.Figures = r.Figures[:2] }),
+		"no inserted layer": change(func(r *AuditReport) { r.Figures = r.Figures[:2] }),
+		"weights not known to": change(func(r *AuditReport) {
+			r.Figures = r.Figures[1:]
+			r.Without[AuditImprint+"/"+MeansWeights] = "a convolution"
+		}),
 		"a layer not refused":   change(func(r *AuditReport) { r.Moves[0].Refused = false }),
 		"another protection":    change(func(r *AuditReport) { r.Figures[0].Protection = SumAndDP }),
 		"another view":          change(func(r *AuditReport) { r.Figures[0].View = viewMasked }),
