@@ -260,6 +260,7 @@ func (s *scores) judge() {
 			ahead[i] = max(0, o[1]/o[0])
 		}
 	}
+	most := upper(slices.Clone(weights))
 	bar := max(steady, 2*s.usual(ahead))
 	shape := s.shape()
 	for i := range s.sites {
@@ -272,15 +273,16 @@ func (s *scores) judge() {
 			case Against:
 				e.Value, e.Log = against[i].Value, against[i].Log
 			case Steering:
-				e.Value, e.Bar = ahead[i], bar
+				// who counts for more than most goes farther than most
+				e.Value, e.Bar = ahead[i], bar*max(1, weights[i]/most)
 				if o, n := s.onward[i], float64(s.counted[i]-settling+1); n >= 3 && !lopsided {
 					mean := o[1] / o[0]
-					e.Log = surprise((mean-bar)/math.Sqrt(max(1e-12, o[2]/o[0]-mean*mean)/(n-1)), n-1)
+					e.Log = surprise((mean-e.Bar)/math.Sqrt(max(1e-12, o[2]/o[0]-mean*mean)/(n-1)), n-1)
 				}
 			case Outsized:
 				of := usual * max(weights[i], heavy[len(heavy)/2]) * max(weights[i], heavy[len(heavy)/2])
 				e.Value, e.Bar = s.sizes[i]/of, often
-				if s.counted[i] >= settling && e.Value > often && !lopsided {
+				if s.counted[i] >= 2*settling && e.Value > often && !lopsided {
 					e.Log = shape * s.needed(i, often*of)
 				}
 			case Unbounded:
