@@ -66,6 +66,10 @@ the very authority that the invitation names, and keeps the certificate that
 comes back. No key leaves the folder, and no secret travels but the invitation's
 token. Compare the printed fingerprint with the consortium's on the telephone.
 
+In the folder of a site that has joined before, an invitation of the same name by
+the same consortium renews its keys and its certificate; rules, ledger, log, jobs
+and the numbers of rounds stay.
+
 A join whose answer was lost is repeated by the same command. Without a
 connection, --request writes what would be sent, and --answer takes what vigie
 consortium admit made of it.`,

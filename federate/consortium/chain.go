@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
@@ -23,7 +24,10 @@ type Entry[T any] struct {
 	Number   uint64    `json:"number"`   // from 1
 	Previous Digest    `json:"previous"` // of the payload before; zero for the first
 	Time     time.Time `json:"time"`
-	What     T         `json:"what"`
+	// Former is the key that has signed what is before, of the first entry that a site
+	// signs which has joined again with new keys; it stands for nothing else.
+	Former ed25519.PublicKey `json:"former_key,omitempty"`
+	What   T                 `json:"what"`
 }
 
 // maxEntry is how many bytes a line may have.
@@ -87,34 +91,47 @@ func syncFolder(dir string) error {
 	return d.Sync()
 }
 
-// readChain verifies a file and returns how many bytes hold whole lines.
+// readChain verifies a file and returns how many bytes hold whole lines. The key is
+// the one that the site has now: an entry under it vouches for all that is before,
+// whose digest it holds, also under keys that the site had.
 func readChain[T any](r io.Reader, name, site string, key ed25519.PublicKey, each func(Entry[T], Digest)) (whole int64, err error) {
+	whole, signer, err := scanChain(r, name, site, each)
+	if err == nil && signer != nil && !signer.Equal(key) {
+		err = fmt.Errorf("%w: its last entry is signed by a key that is not this site's", ErrChain)
+	}
+	return whole, err
+}
+
+// scanChain is readChain for whoever knows which key the last entry should have.
+func scanChain[T any](r io.Reader, name, site string, each func(Entry[T], Digest)) (whole int64, signer ed25519.PublicKey, err error) {
 	lines := bufio.NewReaderSize(r, maxEntry)
 	number, last := uint64(0), Digest{}
 	for {
 		line, err := lines.ReadSlice('\n')
-		fail := func(format string, arguments ...any) (int64, error) {
-			return whole, fmt.Errorf("line %d: %w: %s", number+1, ErrChain, fmt.Sprintf(format, arguments...))
+		fail := func(format string, arguments ...any) (int64, ed25519.PublicKey, error) {
+			return whole, signer, fmt.Errorf("line %d: %w: %s", number+1, ErrChain, fmt.Sprintf(format, arguments...))
 		}
 		switch {
 		case errors.Is(err, io.EOF):
-			return whole, nil
+			return whole, signer, nil
 		case errors.Is(err, bufio.ErrBufferFull):
 			return fail("it is longer than %d bytes", maxEntry)
 		case err != nil:
-			return whole, err
+			return whole, signer, err
 		}
-		e, body, _, err := verify[Entry[T]](line, EntryType, key)
+		e, body, by, err := verify[Entry[T]](line, EntryType, nil)
 		switch {
 		case err != nil:
 			return fail("%v", err)
+		case number == 0 && e.Former != nil, number > 0 && e.Former == nil && !by.Equal(signer), number > 0 && e.Former != nil && (!e.Former.Equal(signer) || by.Equal(signer)):
+			return fail("it is signed by another key than what is before")
 		case e.Chain != name || e.Site != site:
 			return fail("it is of the %s of %q", e.Chain, e.Site)
 		case e.Number != number+1 || e.Previous != last:
 			return fail("it is number %d and does not follow what is before it", e.Number)
 		}
 		whole += int64(len(line))
-		number, last = e.Number, DigestOf(body)
+		number, last, signer = e.Number, DigestOf(body), by
 		if each != nil {
 			each(e, last)
 		}
@@ -122,7 +139,39 @@ func readChain[T any](r io.Reader, name, site string, key ed25519.PublicKey, eac
 }
 
 // add writes an entry durably, or leaves the chain as it was.
-func (c *chain[T]) add(what T) error {
+func (c *chain[T]) add(what T) error { return c.enter(what, nil) }
+
+// handOver makes a chain go on under a site's new key. One that is empty, or does
+// so already, stays as it is.
+func handOver[T any](path, name, site string, former ed25519.PublicKey, signer crypto.Signer) error {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("consortium: opening the %s: %w", name, err)
+	}
+	defer f.Close()
+	c := &chain[T]{name: name, site: site, signer: signer, file: f}
+	var by ed25519.PublicKey
+	c.whole, by, err = scanChain(f, name, site, func(e Entry[T], digest Digest) { c.number, c.last = e.Number, digest })
+	switch {
+	case err != nil:
+	case by == nil || by.Equal(signer.Public()):
+		return nil
+	case !by.Equal(former):
+		err = fmt.Errorf("%w: its last entry is signed by a key that was not this site's", ErrChain)
+	default:
+		err = c.cut()
+	}
+	if err != nil {
+		return fmt.Errorf("consortium: going on with the %s %s under a new key: %w", name, path, err)
+	}
+	var none T
+	return c.enter(none, by)
+}
+
+func (c *chain[T]) enter(what T, former ed25519.PublicKey) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	fail := func(err error) error {
@@ -133,7 +182,7 @@ func (c *chain[T]) add(what T) error {
 			return fail(fmt.Errorf("an entry was written in part, and cannot be cut off: %w", c.broken))
 		}
 	}
-	e := Entry[T]{c.name, c.site, c.number + 1, c.last, time.Now().UTC().Truncate(time.Millisecond), what}
+	e := Entry[T]{c.name, c.site, c.number + 1, c.last, time.Now().UTC().Truncate(time.Millisecond), former, what}
 	body, err := json.Marshal(e)
 	if err != nil {
 		return fail(err)

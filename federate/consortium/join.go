@@ -137,13 +137,15 @@ func (c *Consortium) Admit(data []byte) (answer []byte, name string, err error) 
 // Application is a hospital's wish to join, ready to be sent.
 type Application struct {
 	Invitation Invitation
-	dir        string
+	dir        string // where its keys are
 	body       []byte
+	renews     *Site // whose folder it is of; nil: a new one's
 }
 
 // Apply makes a site's folder with fresh keys, or goes on with one whose
 // application was not answered, and writes the application. Keys stay in the
-// folder.
+// folder. In the folder of the same site of the same consortium the new keys wait
+// until Finish.
 func Apply(document []byte, dir string, now time.Time) (*Application, error) {
 	i, err := ReadInvitation(document)
 	if err != nil {
@@ -155,10 +157,19 @@ func Apply(document []byte, dir string, now time.Time) (*Application, error) {
 	if now.After(i.Expires) {
 		return fail(fmt.Errorf("%w: it expired on %s", ErrInvitation, i.Expires.Format(time.DateOnly)))
 	}
-	if _, err := os.Stat(filepath.Join(dir, siteFile)); err == nil {
-		return fail(fmt.Errorf("%w: %s is a site that has joined already", ErrFolder, dir))
-	}
 	const open = "application.json"
+	var renews *Site
+	if _, err := os.Stat(filepath.Join(dir, siteFile)); err == nil {
+		if renews, err = settingsOf(dir); err != nil {
+			return nil, err
+		}
+		if renews.Consortium != i.Consortium || renews.Name != i.Site || !renews.Key.Equal(i.Key) {
+			return fail(fmt.Errorf("%w: %s is the site %q of %q, or of a consortium with another key", ErrFolder, dir, renews.Name, renews.Consortium))
+		}
+		if dir, err = renews.renewal(i, open); err != nil {
+			return fail(err)
+		}
+	}
 	keys := keyFolder(filepath.Join(dir, "keys"))
 	entries, err := os.ReadDir(dir)
 	if err == nil && len(entries) > 0 {
@@ -171,7 +182,7 @@ func Apply(document []byte, dir string, now time.Time) (*Application, error) {
 		if err := strict(before, &a); err != nil || !bytes.Equal(a.Token, i.Token) {
 			return fail(fmt.Errorf("%w: %s holds an application with another invitation", ErrFolder, dir))
 		}
-		return &Application{i, dir, before}, nil
+		return &Application{i, dir, before, renews}, nil
 	}
 	keeper, err := federate.Folder(dir)
 	if err != nil {
@@ -197,7 +208,7 @@ func Apply(document []byte, dir string, now time.Time) (*Application, error) {
 	if err != nil {
 		return fail(err)
 	}
-	return &Application{i, dir, body}, keeper.Put(open, body)
+	return &Application{i, dir, body, renews}, keeper.Put(open, body)
 }
 
 // Body is what the consortium admits the site by; see Consortium.Admit. It holds
@@ -251,6 +262,9 @@ func (a *Application) Finish(answer []byte) (*Site, error) {
 		return fail("the list of sites is of %q, or of another policy", r.Consortium)
 	case !listed || !own.Key.Equal(signer.Public()) || own.TLS != tlsDigest(certificate):
 		return fail("the list of sites does not hold this one")
+	}
+	if a.renews != nil {
+		return a.renew(in.Certificate, signer, key, r)
 	}
 	keeper, err := federate.Folder(a.dir)
 	if err != nil {

@@ -213,6 +213,10 @@ func (l Log) Of(run string) Log {
 func (l Log) Write(w io.Writer) error {
 	if err := table(w, "NUMBER | TIME | WHAT | RUN | BYTES | SHA-256", func(row func(...any)) {
 		for _, e := range l.Entries {
+			if e.Former != nil {
+				row(e.Number, e.Time.Local().Format(time.DateTime), "new keys")
+				continue
+			}
 			what := e.What.Kind
 			if e.What.Step != "" {
 				what = fmt.Sprintf("%s, attempt %d", e.What.Step, e.What.Round)
@@ -252,6 +256,9 @@ func (a Accounts) Write(w io.Writer) error {
 				last++
 			}
 			charged := "nothing: the run states no privacy"
+			if first.Former != nil {
+				charged = "the site has joined again, with new keys"
+			}
 			if r := first.What.Run; r != nil {
 				charged = fmt.Sprintf("per %s, noise multiplier %.4g at a sampling rate of %.4g, each", first.What.Unit, r.Sigma, r.Rate)
 			}

@@ -60,8 +60,8 @@ const (
 	weightsFile  = "weights.safetensors"
 )
 
-// OpenSite opens a site's folder.
-func OpenSite(dir string) (*Site, error) {
+// settingsOf reads which site a folder is of.
+func settingsOf(dir string) (*Site, error) {
 	s := &Site{dir: dir, keys: keyFolder(filepath.Join(dir, "keys"))}
 	fail := func(err error) (*Site, error) {
 		return nil, fmt.Errorf("consortium: opening the site in %s: %w", dir, err)
@@ -75,6 +75,18 @@ func OpenSite(dir string) (*Site, error) {
 	}
 	if err := strict(data, &s.siteSettings); err != nil {
 		return fail(err)
+	}
+	return s, nil
+}
+
+// OpenSite opens a site's folder.
+func OpenSite(dir string) (*Site, error) {
+	s, err := settingsOf(dir)
+	if err != nil {
+		return nil, err
+	}
+	fail := func(err error) (*Site, error) {
+		return nil, fmt.Errorf("consortium: opening the site in %s: %w", dir, err)
 	}
 	text, err := readLimited(filepath.Join(dir, policyFile), maxPolicy)
 	if err != nil {

@@ -101,7 +101,7 @@ func (s *Site) Run(ctx context.Context, o RunOptions) error {
 		return err
 	}
 	if end, err := s.Certificate(); err == nil && time.Until(end) < siteLife/6 {
-		o.Logger.Warn("the site's certificate ends soon: ask the consortium for a new invitation", "end", end)
+		o.Logger.Warn("the site's certificate ends soon: ask the consortium for a new invitation", "end", end, "next", "vigie site join FILE --dir "+s.dir)
 	}
 	client := &wire.Client{URL: s.URL, TLS: config, Dir: s.path("spool"), Logger: o.Logger}
 	client.Connected = func(up bool) {
