@@ -2,7 +2,9 @@ package consortium
 
 import (
 	"bytes"
+	"context"
 	"errors"
+	"log/slog"
 	"os"
 	"slices"
 	"strings"
@@ -209,4 +211,82 @@ func (s *Site) reads(t *testing.T, data []byte) error {
 	}
 	_, err := s.Left()
 	return err
+}
+
+func TestPrivacyIsLimitedInItsDeltaForEitherUnitAndInWhomItCountsOn(t *testing.T) {
+	n := newNorth(t, func(p *Policy) { p.MaxDelta.Hospital = 1e-4 })
+	s := n.join("lyon")
+	job := func(run string, change func(*federate.DP)) Job {
+		t.Helper()
+		j, _, _, err := verify[Job](n.private(run, change), JobType, n.consortium.Key())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return j
+	}
+	for what, c := range map[string]struct {
+		change           func(*federate.DP)
+		policy, standing bool
+	}{
+		"as it should be":           {nil, true, true},
+		"a delta that gives all":    {func(d *federate.DP) { d.Epsilon, d.Delta = 1, 0.9 }, false, false},
+		"a hair more":               {func(d *federate.DP) { d.Delta = 1.01e-5 }, false, false},
+		"what hospitals may have":   {func(d *federate.DP) { d.Delta = 1e-4 }, false, false},
+		"of a hospital":             {func(d *federate.DP) { d.Unit, d.Delta = federate.Hospital, 1e-4 }, true, true},
+		"of a hospital, and more":   {func(d *federate.DP) { d.Unit, d.Delta = federate.Hospital, 2e-4 }, false, true},
+		"of a hospital, far beyond": {func(d *federate.DP) { d.Unit, d.Delta = federate.Hospital, 1e-3 }, false, false},
+	} {
+		j := job("a", c.change)
+		if err := s.policy.Allows(j); (err == nil) != c.policy || err != nil && (!errors.Is(err, ErrPolicy) || !strings.Contains(err.Error(), "δ")) {
+			t.Errorf("%s: the policy says %v", what, err)
+		}
+		rules, err := ParseRules([]byte("approve: {scientists: [Dr Example], purposes: [bright sides], algorithms: [fedsgd], max_rounds: 50, max_epsilon: 3, max_delta: {patient: 1e-5, hospital: 5e-4}}\n"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if why := rules.Approves(j); (why == "") != c.standing {
+			t.Errorf("%s: the standing approval says %q", what, why)
+		}
+	}
+	rules, err := ParseRules([]byte("approve: {scientists: [Dr Example], purposes: [bright sides], algorithms: [fedsgd], max_rounds: 50, max_epsilon: 3}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if why := rules.Approves(job("a", func(d *federate.DP) { d.Delta = 2e-5 })); !strings.Contains(why, "δ") {
+		t.Errorf("rules that say nothing of it let it through: %q", why)
+	}
+	for _, text := range []string{"approve: {max_delta: {patient: 1}}", "approve: {max_delta: {hospital: -1}}"} {
+		if _, err := ParseRules([]byte(text)); !errors.Is(err, ErrPolicy) {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+
+	j := job("a", nil) // 100 expected at a rate of 0.1: 1000 patients in all
+	for patients, fits := range map[int]bool{1: true, 1000: true, 1001: false} {
+		if err := enough(j, ward(patients)); (err == nil) != fits || err != nil && !errors.Is(err, ErrPolicy) {
+			t.Errorf("%d patients: %v", patients, err)
+		}
+	}
+	received, err := s.receive(n.private("few", func(d *federate.DP) { d.Lot = 1 }), func(string) error { return nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &worker{Site: s, RunOptions: RunOptions{Logger: slog.New(slog.DiscardHandler)}}
+	r := &siteRun{job: received, trainer: ward(11)}
+	if _, err := w.ready(t.Context(), r, federate.Order{Step: federate.StepTrain}); !errors.Is(err, ErrPolicy) {
+		t.Errorf("a site with 11 patients follows a run of 10: %v", err)
+	}
+}
+
+// ward is a trainer with so many patients.
+type ward int
+
+func (w ward) Size() (int, int) { return 4, 4 }
+func (w ward) Examples() int    { return int(w) }
+func (w ward) Patients() int    { return int(w) }
+func (w ward) Train(context.Context, federate.Work) (int, float64, error) {
+	return 0, 0, errors.New("it does not")
+}
+func (w ward) Gradients(context.Context, federate.Work, []int, func([]float32) error) error {
+	return errors.New("it does not")
 }

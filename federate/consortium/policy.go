@@ -27,6 +27,33 @@ type Policy struct {
 	RequirePrivacy []federate.Unit      `yaml:"require_privacy" json:"require_privacy"`
 	MaxEpsilon     float64              `yaml:"max_epsilon" json:"max_epsilon"`
 	RequireAudit   *AuditRule           `yaml:"require_audit" json:"require_audit,omitempty"`
+	MaxDelta       MaxDelta             `yaml:"max_delta" json:"max_delta"`
+}
+
+// MaxDelta is the largest δ that one run may state, per unit: with a large one an
+// epsilon means nothing.
+type MaxDelta struct {
+	Patient  float64 `yaml:"patient" json:"patient"`
+	Hospital float64 `yaml:"hospital" json:"hospital"`
+}
+
+// defaultDelta holds where nothing is said.
+const defaultDelta = 1e-5
+
+func (m MaxDelta) of(unit federate.Unit) float64 {
+	if unit == federate.Patient {
+		return m.Patient
+	}
+	return m.Hospital
+}
+
+func (m MaxDelta) check() error {
+	for _, d := range []float64{m.Patient, m.Hospital} {
+		if !(d >= 0 && d < 1) {
+			return fmt.Errorf("max_delta: %g: want numbers from 0, below 1", d)
+		}
+	}
+	return nil
 }
 
 // Period is a length of time that is written as 10m or 1h30m.
@@ -59,7 +86,7 @@ func (p Period) String() string {
 // DefaultPolicy allows every algorithm and every rule that needs nobody's trust,
 // and demands no differential privacy.
 func DefaultPolicy() Policy {
-	p := Policy{MinimumSites: 3, MaxRounds: 500, MaxDeadline: Period(time.Hour), MaxEpsilon: 8}
+	p := Policy{MinimumSites: 3, MaxRounds: 500, MaxDeadline: Period(time.Hour), MaxEpsilon: 8, MaxDelta: MaxDelta{defaultDelta, defaultDelta}}
 	for _, r := range federate.Algorithms() {
 		p.Algorithms = append(p.Algorithms, r.Name)
 	}
@@ -88,7 +115,8 @@ max_deadline: %s       # for one step of a round; a site that is later is left o
 # The two are different promises and are counted apart.
 require_privacy: %s
 max_epsilon: %g         # that one run may state
-`, name, p.MinimumSites, list(words(p.Algorithms)...), list(words(p.Rules)...), p.MaxRounds, p.MaxDeadline, list(words(p.RequirePrivacy)...), p.MaxEpsilon) + p.RequireAudit.text()
+max_delta: {patient: %g, hospital: %g}
+`, name, p.MinimumSites, list(words(p.Algorithms)...), list(words(p.Rules)...), p.MaxRounds, p.MaxDeadline, list(words(p.RequirePrivacy)...), p.MaxEpsilon, p.MaxDelta.Patient, p.MaxDelta.Hospital) + p.RequireAudit.text()
 }
 
 func words[S ~string](items []S) []string {
@@ -142,6 +170,9 @@ func (p Policy) Check() error {
 	case !(p.MaxEpsilon >= 0) || math.IsInf(p.MaxEpsilon, 0):
 		return fail("max_epsilon: %g: want a number from 0", p.MaxEpsilon)
 	}
+	if err := p.MaxDelta.check(); err != nil {
+		return fail("%v", err)
+	}
 	return nil
 }
 
@@ -183,6 +214,9 @@ func (p Policy) Allows(j Job) error {
 	if d := t.DP; d != nil && d.Epsilon > p.MaxEpsilon {
 		return fail("ε %g per %s; it allows %g", d.Epsilon, d.Unit, p.MaxEpsilon)
 	}
+	if d := t.DP; d != nil && d.Delta > p.MaxDelta.of(d.Unit) {
+		return fail("δ %g per %s; it allows %g", d.Delta, d.Unit, p.MaxDelta.of(d.Unit))
+	}
 	if err := p.RequireAudit.allows(j); err != nil {
 		return fail("%v", err)
 	}
@@ -222,6 +256,7 @@ type Approval struct {
 	Models     []Digest             `yaml:"models"` // empty: any
 	MaxRounds  int                  `yaml:"max_rounds"`
 	MaxEpsilon float64              `yaml:"max_epsilon"`
+	MaxDelta   *MaxDelta            `yaml:"max_delta"` // nil: 1e-5 for either unit
 	// WithoutPrivacy lets jobs through that state no differential privacy.
 	WithoutPrivacy bool `yaml:"without_privacy"`
 	// Tasks are what may be asked besides training: sums without noise.
@@ -258,6 +293,7 @@ const rulesText = `# What this hospital allows. The file is read for every decis
 #  algorithms: [fedavg, fedprox]
 #  max_rounds: 100
 #  max_epsilon: 2          # of one job
+#  max_delta: {patient: 1e-5, hospital: 1e-5}
 #  without_privacy: false  # true: also jobs that state no differential privacy
 #  tasks: []               # questions besides training, such as evaluate: sums without noise
 
@@ -295,6 +331,14 @@ func ParseRules(data []byte) (Rules, error) {
 			return Rules{}, fmt.Errorf("consortium: reading the site's rules: %w: budget: ε %g, δ %g: want ε from 0, and δ above 0 and below 1", ErrPolicy, l.Epsilon, l.Delta)
 		}
 	}
+	if a := r.Approve; a != nil {
+		if a.MaxDelta == nil {
+			a.MaxDelta = &MaxDelta{defaultDelta, defaultDelta}
+		}
+		if err := a.MaxDelta.check(); err != nil {
+			return Rules{}, fmt.Errorf("consortium: reading the site's rules: %w: approve: %w", ErrPolicy, err)
+		}
+	}
 	if a := r.Approve; a != nil && (a.MaxRounds < 0 || !(a.MaxEpsilon >= 0)) {
 		return Rules{}, fmt.Errorf("consortium: reading the site's rules: %w: approve: %d rounds, ε %g: want numbers from 0", ErrPolicy, a.MaxRounds, a.MaxEpsilon)
 	}
@@ -317,7 +361,7 @@ func (r Rules) Allow(j Job) error {
 func (r Rules) Approves(j Job) string {
 	a := r.Approve
 	switch {
-	case a == nil:
+	case a == nil || a.MaxDelta == nil:
 		return "every job is for a person to decide"
 	case !slices.Contains(a.Scientists, j.Scientist):
 		return fmt.Sprintf("scientist %q is not listed", j.Scientist)
@@ -335,6 +379,8 @@ func (r Rules) Approves(j Job) string {
 		return "it states no differential privacy"
 	case j.Terms.DP != nil && j.Terms.DP.Epsilon > a.MaxEpsilon:
 		return fmt.Sprintf("ε %g per %s, at most %g goes without a person", j.Terms.DP.Epsilon, j.Terms.DP.Unit, a.MaxEpsilon)
+	case j.Terms.DP != nil && j.Terms.DP.Delta > a.MaxDelta.of(j.Terms.DP.Unit):
+		return fmt.Sprintf("δ %g per %s, at most %g goes without a person", j.Terms.DP.Delta, j.Terms.DP.Unit, a.MaxDelta.of(j.Terms.DP.Unit))
 	}
 	for _, task := range j.Terms.Tasks {
 		if !slices.Contains(a.Tasks, task) {

@@ -437,6 +437,9 @@ func (w *worker) ready(ctx context.Context, r *siteRun, o federate.Order) (*fede
 		}
 		w.Logger.Info("ready to train", "run", r.job.Run, "examples", r.trainer.Examples(), "after", time.Since(began).Round(time.Millisecond))
 	}
+	if err := enough(r.job.Job, r.trainer); err != nil {
+		return nil, err
+	}
 	keeper, err := federate.Folder(w.path("jobs", r.job.Run, "rounds"))
 	if err != nil {
 		return nil, err
@@ -451,6 +454,24 @@ func (w *worker) ready(ctx context.Context, r *siteRun, o federate.Order) (*fede
 	}
 	r.site, r.roster = site, roster.Version
 	return site, nil
+}
+
+// enough returns an error that wraps ErrPolicy for a job whose privacy counts on
+// fewer patients in all than this site has alone: its sums would be divided, and its
+// δ chosen, for another federation than this one.
+func enough(j Job, t federate.Trainer) error {
+	d := j.Terms.DP
+	if d == nil || d.Unit != federate.Patient {
+		return nil
+	}
+	patients := 0
+	if p, is := t.(federate.PatientTrainer); is {
+		patients = p.Patients()
+	}
+	if counted := d.Lot / d.Rate; counted < float64(patients)*(1-1e-9) {
+		return fmt.Errorf("consortium: following run %q: %w: its privacy counts on %.4g patients in all, and this site has more", j.Run, ErrPolicy, counted)
+	}
+	return nil
 }
 
 // knows returns an error if a job that was approved is not approved with all of a

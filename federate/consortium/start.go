@@ -331,6 +331,9 @@ func (o *StartOptions) plan(sites int, m Model, data []byte) error {
 	case units == 0:
 		units = sites
 	}
+	if d.Delta == 0 && d.Unit == federate.Hospital { // as little as sites allow that say nothing
+		d.Delta = min(defaultDelta, 0.01/float64(units))
+	}
 	plain := o.Terms
 	plain.DP, plain.Algorithm = nil, federate.FedAvg // the model's size alone is asked for
 	e, err := engineOf(m, data, plain)
