@@ -522,6 +522,9 @@ func (s *Site) receive(document []byte, model func(path string) error) (signedJo
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return signedJob{}, err
 	}
+	if err := s.stores(j.Model.Bytes, true); err != nil {
+		return signedJob{}, err
+	}
 	dir := s.path("jobs", j.Run)
 	keeper, err := federate.Folder(dir)
 	if err != nil {

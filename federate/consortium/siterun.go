@@ -104,6 +104,7 @@ func (s *Site) Run(ctx context.Context, o RunOptions) error {
 		o.Logger.Warn("the site's certificate ends soon: ask the consortium for a new invitation", "end", end, "next", "vigie site join FILE --dir "+s.dir)
 	}
 	client := &wire.Client{URL: s.URL, TLS: config, Dir: s.path("spool"), Logger: o.Logger}
+	client.Accepts = func(c wire.Call) bool { return w.accepts(c) == nil }
 	client.Connected = func(up bool) {
 		if up {
 			o.Logger.Info("connected to the consortium", "url", s.URL)
@@ -267,6 +268,11 @@ func outward(err error) error {
 var errNoDecision = errors.New("the job is not approved here")
 
 func (w *worker) answer(ctx context.Context, c wire.Call) (wire.Reply, error) {
+	if c.Bulk.Length > 0 {
+		if err := w.accepts(c); err != nil {
+			return wire.Reply{}, err
+		}
+	}
 	switch c.Kind {
 	case kindRoster:
 		w.taking.Lock()

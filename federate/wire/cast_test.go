@@ -170,6 +170,9 @@ func (st *stage) ask(site string, c Call) ([]byte, json.RawMessage, error) {
 	if c.Run == "" {
 		c.Run, c.Kind = "1", "echo"
 	}
+	if c.Room == 0 {
+		c.Room = 64 << 20
+	}
 	reply, err := st.Ask(st.t.Context(), site, c)
 	if err != nil {
 		return nil, nil, err

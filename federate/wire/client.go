@@ -36,6 +36,10 @@ type Client struct {
 	// failure; it doubles from one to the next, up to 64 times. 0: 250 ms.
 	Backoff  time.Duration
 	Compress bool // messages by gzip
+	// Accepts says whether the bulk part of a call is fetched, by its length, its
+	// digest and the call's body; nil fetches all within Limits. The handler is shown
+	// one that is not fetched as None.
+	Accepts func(Call) bool
 	// Connected is told when the link is made and when it is lost; may be nil.
 	Connected func(bool)
 	Logger    *slog.Logger // nil discards
@@ -310,7 +314,7 @@ func (s *session) work(ctx context.Context, c Call, bulk bool) (Reply, error) {
 	if err := c.check(s.Limits); err != nil {
 		return Reply{}, fmt.Errorf("%w: %w", ErrRefused, err)
 	}
-	if bulk {
+	if bulk && (s.Accepts == nil || s.Accepts(c)) {
 		var err error
 		if c.Bulk, err = s.fetch(ctx, c.Bulk); err != nil {
 			return Reply{}, err

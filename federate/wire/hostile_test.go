@@ -75,6 +75,9 @@ func (st *stage) pending(site string, c Call) (answer chan error, cancel context
 	ctx, cancel := context.WithCancel(st.t.Context())
 	answer = make(chan error, 1)
 	c.Run, c.Kind, c.Body = "1", "test", json.RawMessage(`{}`)
+	if c.Room == 0 {
+		c.Room = 64 << 20
+	}
 	go func() {
 		reply, err := st.Ask(ctx, site, c)
 		reply.Bulk.Close()
@@ -420,7 +423,7 @@ func TestASiteLimitsWhatAServerAsksOfIt(t *testing.T) {
 		}
 		return Reply{Body: c.Body}, nil
 	})
-	if _, _, err := st.ask("lyon", Call{Body: json.RawMessage(`{}`), Bulk: Bytes(noise(1001))}); !errors.Is(err, ErrRefused) {
+	if _, _, err := st.ask("lyon", Call{Body: json.RawMessage(`{}`), Bulk: Bytes(noise(1001)), Room: 10}); !errors.Is(err, ErrRefused) {
 		t.Errorf("a bulk part beyond the site's limit: %v", err)
 	}
 	answers := make(chan error, 3)

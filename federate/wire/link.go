@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync/atomic"
 
 	"github.com/vigie/vigie/federate"
 	"github.com/vigie/vigie/federate/secagg"
@@ -18,18 +19,37 @@ import (
 const OrderKind = "order"
 
 // Link is a site as a coordinator reaches it through the server, for one run.
-func Link(s *Server, run, site string) federate.Link { return link{s, run, site} }
+func Link(s *Server, run, site string) federate.Link { return &link{server: s, run: run, site: site} }
 
 type link struct {
 	server    *Server
 	run, site string
+	numbers   atomic.Int64 // that the question asks for which the round began with; 0: it is of training
 }
 
-var _ federate.Link = link{}
+var _ federate.Link = (*link)(nil)
 
-func (l link) Name() string { return l.site }
+func (l *link) Name() string { return l.site }
 
-func (l link) Ask(ctx context.Context, o federate.Order) (federate.Answer, error) {
+// room is how many bytes a site's vector may have: of 32 bits for every variable, for
+// SCAFFOLD's, for weight and loss, or for each limb of a question's numbers. It comes
+// in one step alone.
+func (l *link) room(o federate.Order) int64 {
+	switch {
+	case o.Step == federate.StepKeys && o.Question == nil:
+		l.numbers.Store(0)
+	case o.Step == federate.StepKeys:
+		l.numbers.Store(int64(min(max(o.Question.Numbers, 0), federate.MaxNumbers)))
+	case o.Step == federate.StepTrain && o.Weights != nil:
+		return 4 * max(int64(len(o.Weights.Variables)+len(o.Weights.Control)+2), limbs*l.numbers.Load())
+	}
+	return 0
+}
+
+// limbs are the numbers of 32 bits that one of an answer is written in.
+const limbs = 3
+
+func (l *link) Ask(ctx context.Context, o federate.Order) (federate.Answer, error) {
 	fail := func(err error) (federate.Answer, error) {
 		return federate.Answer{}, fmt.Errorf("wire: ordering %q of %q in round %d: %w", o.Step, l.site, o.Round, err)
 	}
@@ -37,7 +57,7 @@ func (l link) Ask(ctx context.Context, o federate.Order) (federate.Answer, error
 	if err != nil {
 		return fail(err)
 	}
-	c := Call{Run: l.run, Kind: OrderKind, Body: body}
+	c := Call{Run: l.run, Kind: OrderKind, Body: body, Room: l.room(o)}
 	hash := sha256.New()
 	hash.Write([]byte(l.run + "\x00"))
 	hash.Write(body)

@@ -184,9 +184,6 @@ func (s *Server) Ask(ctx context.Context, site string, c Call) (Reply, error) {
 	if c.ID == "" {
 		c.ID = rand.Text()
 	}
-	if c.Room == 0 {
-		c.Room = s.Limits.Bulk
-	}
 	fail := func(err error) (Reply, error) {
 		return Reply{}, fmt.Errorf("wire: asking %q to %s in run %q: %w", site, c.Kind, c.Run, err)
 	}

@@ -323,6 +323,10 @@ func (s *Server) up(w http.ResponseWriter, r *http.Request) {
 		refuse(http.StatusNotFound, "no such call waits for this site")
 		return
 	}
+	if c.Room == 0 {
+		refuse(http.StatusRequestEntityTooLarge, "no bulk part was asked for")
+		return
+	}
 	if length > c.Room {
 		refuse(http.StatusRequestEntityTooLarge, "%d bytes, at most %d are allowed", length, c.Room)
 		return

@@ -37,8 +37,7 @@ type Call struct {
 	Kind string
 	Body json.RawMessage
 	Bulk Bulk
-	// Room is how many bytes the bulk part of the answer may have; 0 is what the
-	// server's limits allow.
+	// Room is how many bytes the bulk part of the answer may have; 0: it has none.
 	Room int64
 }
 
