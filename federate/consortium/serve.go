@@ -54,7 +54,7 @@ func (c *Consortium) Serve(ctx context.Context, o ServeOptions) error {
 	if err != nil {
 		return err
 	}
-	s := &server{Consortium: c, ServeOptions: o, active: map[string]context.CancelFunc{}}
+	s := &server{Consortium: c, ServeOptions: o, active: map[string]context.CancelFunc{}, joining: make(chan struct{}, joiners)}
 	if s.wire, err = wire.NewServer(wire.Options{Federation: c.Name, Dir: filepath.Join(c.state(), "spool"), Limits: o.Limits, Logger: o.Logger, Allowed: s.allowed}); err != nil {
 		return err
 	}
@@ -121,7 +121,8 @@ func (c *Consortium) lockServer() (*os.File, error) {
 type server struct {
 	*Consortium
 	ServeOptions
-	wire *wire.Server
+	wire    *wire.Server
+	joining chan struct{} // held by whoever joins
 
 	mu     sync.Mutex
 	active map[string]context.CancelFunc // runs that are led
@@ -168,9 +169,27 @@ func (s *server) routes() http.Handler {
 	return mux
 }
 
+// What an application may have, how many are read at a time, and how long one may
+// take to arrive.
+const (
+	maxApplication = 64 << 10 // bytes
+	joiners        = 16       // at a time
+)
+
+var joinPatience = 10 * time.Second
+
 // join admits a site that has no certificate yet.
 func (s *server) join(w http.ResponseWriter, r *http.Request) {
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxDocument))
+	select {
+	case s.joining <- struct{}{}:
+		defer func() { <-s.joining }()
+	default:
+		http.Error(w, "others are joining; try again in a moment", http.StatusServiceUnavailable)
+		return
+	}
+	// Whoever speaks here has shown no certificate.
+	http.NewResponseController(w).SetReadDeadline(time.Now().Add(joinPatience))
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxApplication))
 	if err != nil {
 		http.Error(w, "the request is too long, or was cut off", http.StatusBadRequest)
 		return

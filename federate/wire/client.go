@@ -382,7 +382,9 @@ func (s *session) send(ctx context.Context, c Call, w *work) error {
 	}
 	limited, cancel := context.WithTimeout(ctx, 4*s.Limits.Stall)
 	defer cancel()
-	_, err := s.rpc.Answer(limited, connect.NewRequest(m))
+	request := connect.NewRequest(m)
+	request.Header().Set(callHeader, c.ID)
+	_, err := s.rpc.Answer(limited, request)
 	switch connect.CodeOf(err) {
 	case connect.CodeNotFound:
 		return errUnwanted

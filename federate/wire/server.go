@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -41,6 +42,8 @@ type Options struct {
 type Server struct {
 	Options
 
+	doors doors
+
 	mu     sync.Mutex
 	sites  map[string]*peer
 	closed chan struct{}
@@ -52,7 +55,10 @@ type peer struct {
 	calls  []*call // that wait for an answer, in the order that they were asked
 	cancel []string
 	stream *stream // nil: not connected
-	tidy   bool    // what an earlier process left was removed
+	// answering is held by the request whose answer is read: one at a time, so that a
+	// site has no more than one message in this server's memory.
+	answering chan struct{}
+	tidy      bool // what an earlier process left was removed
 }
 
 // stream is a connection on which a site listens.
@@ -88,7 +94,9 @@ func NewServer(o Options) (*Server, error) {
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("wire: making a server: %w", err)
 	}
-	return &Server{Options: o, sites: map[string]*peer{}, closed: make(chan struct{})}, nil
+	s := &Server{Options: o, sites: map[string]*peer{}, closed: make(chan struct{})}
+	s.doors = doors{limits: o.Limits, of: map[net.Conn]string{}, sites: map[string][]net.Conn{}}
+	return s, nil
 }
 
 // Close ends all streams, so that an http.Server can be shut down. Sites keep
@@ -104,7 +112,8 @@ func (s *Server) HTTP(config *tls.Config) *http.Server {
 	return &http.Server{
 		Handler: s.Handler(), TLSConfig: config, Protocols: protocols,
 		ReadHeaderTimeout: s.Limits.Stall, IdleTimeout: 3 * s.Limits.Alive, MaxHeaderBytes: 16 << 10,
-		HTTP2:    http2Config(s.Limits),
+		HTTP2:     http2Config(s.Limits),
+		ConnState: s.doors.state, ConnContext: withConn,
 		ErrorLog: slog.NewLogLogger(s.Logger.Handler(), slog.LevelDebug),
 	}
 }
@@ -149,8 +158,53 @@ func (s *Server) Handler() http.Handler {
 			http.Error(w, "not admitted", http.StatusForbidden) // which Connect reads as permission denied
 			return
 		}
+		s.doors.enter(r.Context(), name)
+		switch body := http.NewResponseController(w); r.URL.Path {
+		case protocol.FederationAnswerProcedure:
+			leave := s.turn(r.Context(), name, r.Header.Get(callHeader))
+			if leave == nil {
+				connect.NewErrorWriter().Write(w, r, connect.NewError(connect.CodeNotFound, errors.New("no such call waits for this site")))
+				return
+			}
+			defer leave()
+			body.SetReadDeadline(time.Now().Add(4 * s.Limits.Stall))
+		case protocol.FederationEventsProcedure: // which begins with a word
+			r.Body = http.MaxBytesReader(w, r.Body, 4<<10)
+			body.SetReadDeadline(time.Now().Add(s.Limits.Stall))
+		}
 		mux.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, caller{name, leaf})))
 	})
+}
+
+// turn waits until no other answer of a site is read, and returns nil if nobody
+// waits for this one; with an empty id, for none.
+func (s *Server) turn(ctx context.Context, site, id string) (leave func()) {
+	wanted := func() chan struct{} {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if p := s.sites[site]; p != nil {
+			for _, c := range p.calls {
+				if !c.over && (id == "" || c.ID == id) {
+					return p.answering
+				}
+			}
+		}
+		return nil
+	}
+	answering := wanted()
+	if answering == nil {
+		return nil
+	}
+	select {
+	case answering <- struct{}{}:
+	case <-ctx.Done():
+		return nil
+	}
+	if wanted() == nil { // by now
+		<-answering
+		return nil
+	}
+	return func() { <-answering }
 }
 
 // Connected lists the sites that listen now, in the order of their names.
@@ -170,7 +224,7 @@ func (s *Server) Connected() []string {
 func (s *Server) peer(name string) *peer {
 	p := s.sites[name]
 	if p == nil {
-		p = &peer{}
+		p = &peer{answering: make(chan struct{}, 1)}
 		s.sites[name] = p
 	}
 	return p

@@ -55,11 +55,15 @@ type Handler func(ctx context.Context, c Call) (Reply, error)
 
 // Limits are what one side takes from the other.
 type Limits struct {
-	Message int           // bytes of a message; 0: 32 MiB
-	Bulk    int64         // bytes of a bulk part; 0: 4 GiB
-	Calls   int           // calls that wait at one site, or are at work there, at a time; 0: 64
-	Alive   time.Duration // between signs of life on an idle link, three of which may be missing; 0: 15 s
-	Stall   time.Duration // how long a bulk part may not move before its transfer is ended; 0: 30 s
+	Message int   // bytes of a message; 0: 32 MiB
+	Bulk    int64 // bytes of a bulk part; 0: 4 GiB
+	Calls   int   // calls that wait at one site, or are at work there, at a time; 0: 64
+	// Links are the connections that one site may have to a server at a time, Strangers
+	// those of whoever has not shown a site's certificate yet; one more ends the
+	// oldest. 0: 8, and 1,024.
+	Links, Strangers int
+	Alive            time.Duration // between signs of life on an idle link, three of which may be missing; 0: 15 s
+	Stall            time.Duration // how long a bulk part may not move before its transfer is ended; 0: 30 s
 }
 
 func (l Limits) filled() Limits {
@@ -71,6 +75,12 @@ func (l Limits) filled() Limits {
 	}
 	if l.Calls <= 0 {
 		l.Calls = 64
+	}
+	if l.Links <= 0 {
+		l.Links = 8
+	}
+	if l.Strangers <= 0 {
+		l.Strangers = 1024
 	}
 	if l.Alive <= 0 {
 		l.Alive = 15 * time.Second
@@ -91,6 +101,8 @@ const (
 	// how many there will be.
 	offsetHeader = "Vigie-Offset"
 	lengthHeader = "Vigie-Length"
+	// callHeader says which call an answer is of, before anything of it is read.
+	callHeader = "Vigie-Call"
 )
 
 // validName says whether an id, run or kind is one: it becomes part of paths and
