@@ -52,10 +52,12 @@ type session struct {
 	http    *http.Client
 	rpc     protocol.FederationClient
 
-	mu     sync.Mutex
-	calls  map[string]*work
-	order  []string      // of calls, oldest first
-	linked chan struct{} // closed when the link is made again
+	mu sync.Mutex
+	// refusing says that the server is told of a call beyond the limit.
+	refusing bool
+	calls    map[string]*work
+	order    []string      // of calls, oldest first
+	linked   chan struct{} // closed when the link is made again
 
 	fetching sync.Mutex
 	verified map[[sha256.Size]byte]bool // files of this folder
@@ -207,7 +209,9 @@ func (s *session) listen(ctx context.Context, works *sync.WaitGroup) (met bool, 
 		silence.Reset(4 * s.Limits.Alive)
 		switch e := stream.Msg().Event.(type) {
 		case *protocol.Event_Call:
-			s.accept(ctx, works, e.Call)
+			if err := s.accept(ctx, works, e.Call); err != nil {
+				return met, err
+			}
 		case *protocol.Event_Cancel:
 			s.cancel(e.Cancel)
 		}
@@ -234,8 +238,12 @@ func (s *session) again() <-chan struct{} {
 	return s.linked
 }
 
-// accept starts work on a call, unless it is at work already.
-func (s *session) accept(ctx context.Context, works *sync.WaitGroup, m *protocol.Call) {
+// errFlood ends a connection on which more calls come than this site takes.
+var errFlood = errors.New("the server sends more calls than this site takes at a time")
+
+// accept starts work on a call, unless it is at work already. An error ends the
+// connection.
+func (s *session) accept(ctx context.Context, works *sync.WaitGroup, m *protocol.Call) error {
 	c := Call{ID: m.Id, Run: m.Run, Kind: m.Kind, Body: m.Body, Room: int64(m.Room)}
 	if m.Bulk != nil {
 		if len(m.Bulk.Sha256) != sha256.Size || m.Bulk.Length > uint64(s.Limits.Bulk) {
@@ -246,31 +254,49 @@ func (s *session) accept(ctx context.Context, works *sync.WaitGroup, m *protocol
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if old := s.calls[c.ID]; old != nil && (!old.done || old.small) {
-		if old.done { // the server has lost the answer
-			old.done = false
-			works.Go(func() { s.deliver(ctx, c, old) })
-		}
-		return
+	old := s.calls[c.ID]
+	if old != nil && !old.done {
+		return nil
 	}
-	running := 0
+	running := 0 // or on its way back
 	for _, w := range s.calls {
-		if !w.ready {
+		if !w.done {
 			running++
 		}
+	}
+	if running >= s.Limits.Calls { // of which nothing is kept but who it was
+		if s.refusing {
+			return errFlood
+		}
+		s.refusing = true
+		refused, many := Call{ID: c.ID, Kind: c.Kind}, running
+		works.Go(func() {
+			err := s.send(ctx, refused, &work{err: fmt.Errorf("%w: %d calls are at work here", ErrRefused, many)})
+			if err != nil {
+				s.Logger.Warn("a call too many was not answered", "call", refused.ID, "error", err)
+			}
+			s.mu.Lock()
+			s.refusing = false
+			s.mu.Unlock()
+		})
+		return nil
+	}
+	if old != nil && old.small { // the server has lost the answer
+		old.done = false
+		c.Body = nil
+		works.Go(func() { s.deliver(ctx, c, old) })
+		return nil
 	}
 	working, cancel := context.WithCancel(ctx)
 	w := &work{cancel: cancel}
 	s.calls[c.ID] = w
 	s.order = append(slices.DeleteFunc(s.order, func(id string) bool { return id == c.ID }), c.ID)
 	s.forget()
+	bulk := m.Bulk != nil
 	works.Go(func() {
 		defer cancel()
-		if running >= s.Limits.Calls {
-			w.err = fmt.Errorf("%w: %d calls are at work here", ErrRefused, running)
-		} else {
-			w.reply, w.err = s.work(working, c, m.Bulk != nil)
-		}
+		w.reply, w.err = s.work(working, c, bulk)
+		c.Body = nil // which may be long, and the answer may wait
 		s.mu.Lock()
 		w.ready = true
 		silent := errors.Is(w.err, ErrSilent)
@@ -283,6 +309,7 @@ func (s *session) accept(ctx context.Context, works *sync.WaitGroup, m *protocol
 			s.deliver(ctx, c, w)
 		}
 	})
+	return nil
 }
 
 // forget drops the oldest answers. s.mu is held.
@@ -323,8 +350,13 @@ func (s *session) work(ctx context.Context, c Call, bulk bool) (Reply, error) {
 	return s.handler(ctx, c)
 }
 
+// giveUp is how often it is tried to bring an answer to the server: for more than
+// twenty minutes, with the pauses between. If the call comes again, so does the
+// answer.
+const giveUp = 100
+
 // deliver brings the answer to the server, however often the link breaks, until
-// the server has it or does not want it.
+// the server has it or does not want it, or has not taken it for long.
 func (s *session) deliver(ctx context.Context, c Call, w *work) {
 	defer func() {
 		w.reply.Bulk.Close()
@@ -347,7 +379,7 @@ func (s *session) deliver(ctx context.Context, c Call, w *work) {
 			continue
 		}
 		s.Logger.Warn("an answer is not delivered yet", "call", c.ID, "kind", c.Kind, "error", err)
-		if s.wait(ctx, failures, again) != nil {
+		if failures == giveUp || s.wait(ctx, failures, again) != nil {
 			return
 		}
 	}
