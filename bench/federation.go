@@ -455,3 +455,29 @@ func federation(ctx context.Context, o options) ([]Row, error) {
 	}
 	return rows, nil
 }
+
+// federationMany measures a round of very many sites in groups: what each costs and
+// what the server holds.
+func federationMany(ctx context.Context, o options) ([]Row, error) {
+	var rows []Row
+	for _, s := range []fedSetting{
+		{Sites: 100, Size: 1_000_000, Group: 20, Rounds: 1},
+		{Sites: 1000, Size: 1_000_000, Group: 10, Rounds: 1},
+		{Sites: 1000, Size: 1_000_000, Group: 20, Rounds: 1},
+	} {
+		work := fmt.Sprintf("secure round, %d × 1M in groups of %d", s.Sites, s.Group)
+		if o.rows != "" && !slices.Contains(strings.Split(o.rows, ","), strings.TrimPrefix(work, "secure round, ")) {
+			continue
+		}
+		r, err := s.run(ctx)
+		if err != nil {
+			return rows, fmt.Errorf("%s: %w", work, err)
+		}
+		model := 4e-6 * float64(s.Size)
+		rows = append(rows,
+			Row{Work: work, System: "time for each site", Value: 1000 * r.Seconds[0] / float64(s.Sites), Unit: "ms", Note: fmt.Sprintf("%.1f s in all, %d sites in the sums", r.Seconds[0], r.Sites[0])},
+			Row{Work: work, System: "bytes for each site", Value: float64(r.Up+r.Down) / 1e6 / float64(s.Sites), Unit: "MB", Note: fmt.Sprintf("the model is %.0f, there and back", model)},
+			Row{Work: work, System: "memory of the server", Value: float64(r.Peak) / 1e6, Unit: "MB", Target: 3*model + 300, Note: fmt.Sprintf("VmHWM; with all connected, before the round, %.0f", float64(r.Start)/1e6)})
+	}
+	return rows, nil
+}

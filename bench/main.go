@@ -59,6 +59,7 @@ var parts = []struct {
 	{"certificates", certificates},
 	{"federation", federation},
 	{"federation-kills", federationKills},
+	{"federation-many", federationMany},
 }
 
 func main() {
@@ -69,7 +70,7 @@ func main() {
 	)
 	flag.StringVar(&o.binary, "binary", "bin/vigie", "vigie binary")
 	flag.StringVar(&o.model, "model", "models/chest-pneumonia-28", "model package")
-	flag.StringVar(&only, "parts", "", "comma-separated parts: intake, prediction, engine, guards, certificates, federation, federation-kills [all]")
+	flag.StringVar(&only, "parts", "", "comma-separated parts: intake, prediction, engine, guards, certificates, federation, federation-kills, federation-many [all]")
 	flag.StringVar(&o.rows, "rows", "", "comma-separated rows of the engine's table [all]: "+strings.Join(rowNames(), ", "))
 	flag.IntVar(&o.kernels, "kernels", -1, "terms (1 to 3) of the engine's own operators, 0 to measure the runtime's, -1 for the best of this processor")
 	flag.IntVar(&o.rounds, "rounds", 5, "turns of each side of an engine row")
