@@ -421,10 +421,10 @@ func federation(ctx context.Context, o options) ([]Row, error) {
 		seconds float64 // that a round should take at most
 	}{
 		{"secure round, 15 × 1M", fedSetting{Sites: 15, Size: 1_000_000, Rounds: 5}, 0},
-		{"secure round, 15 × 1M, 3 lost", fedSetting{Sites: 15, Size: 1_000_000, Rounds: 5, Lost: 3}, 1.5},
+		{"secure round, 15 × 1M with 3 lost", fedSetting{Sites: 15, Size: 1_000_000, Rounds: 5, Lost: 3}, 1.5},
 		{"secure round, 15 × 10M", fedSetting{Sites: 15, Size: 10_000_000, Rounds: 3}, 0},
-		{"secure round, 15 × 10M, 3 lost", fedSetting{Sites: 15, Size: 10_000_000, Rounds: 3, Lost: 3}, 8},
-		{"secure round, 15 × 10M, 16 bits", fedSetting{Sites: 15, Size: 10_000_000, Rounds: 3, Bits: 16}, 0},
+		{"secure round, 15 × 10M with 3 lost", fedSetting{Sites: 15, Size: 10_000_000, Rounds: 3, Lost: 3}, 8},
+		{"secure round, 15 × 10M in 16 bits", fedSetting{Sites: 15, Size: 10_000_000, Rounds: 3, Bits: 16}, 0},
 		{"secure round, 5 × 50M", fedSetting{Sites: 5, Size: 50_000_000, Rounds: 2}, 0},
 	} {
 		if o.rows != "" && !slices.Contains(strings.Split(o.rows, ","), strings.TrimPrefix(work.name, "secure round, ")) {

@@ -120,7 +120,7 @@ func (s *Server) HTTP(config *tls.Config) *http.Server {
 
 func http2Config(l Limits) *http.HTTP2Config {
 	return &http.HTTP2Config{
-		MaxConcurrentStreams: 32, MaxReadFrameSize: 256 << 10,
+		MaxConcurrentStreams: 32, MaxReadFrameSize: 16 << 10,
 		MaxReceiveBufferPerConnection: 1 << 20, MaxReceiveBufferPerStream: 1 << 20,
 		SendPingTimeout: l.Alive, PingTimeout: l.Alive, WriteByteTimeout: l.Stall,
 	}
