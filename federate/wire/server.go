@@ -118,6 +118,8 @@ func (s *Server) HTTP(config *tls.Config) *http.Server {
 	}
 }
 
+// http2Config keeps frames small: a connection's buffers for reading and writing one
+// stay for as long as it does, and a server has very many.
 func http2Config(l Limits) *http.HTTP2Config {
 	return &http.HTTP2Config{
 		MaxConcurrentStreams: 32, MaxReadFrameSize: 16 << 10,
