@@ -92,6 +92,10 @@ func (s *scores) threshold() float64 {
 // add takes a round's rows in.
 func (s *scores) add(rows []scoreRow) {
 	s.rounds++
+	// what a site has added that has left since is no other site's
+	rows = slices.DeleteFunc(slices.Clone(rows), func(r scoreRow) bool {
+		return slices.ContainsFunc(r.Members, func(name string) bool { _, in := s.at[name]; return !in })
+	})
 	group := make([]int, len(s.sites)) // of each site, or -1
 	for i := range group {
 		group[i] = -1

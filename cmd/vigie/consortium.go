@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime/debug"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -243,6 +244,9 @@ that is under way; runs go on at the next start, also after a crash.`,
 			c, err := consortium.Open(dir)
 			if err != nil {
 				return err
+			}
+			if os.Getenv("GOGC") == "" { // a round's large parts are few: memory counts, not how often it is swept
+				debug.SetGCPercent(20)
 			}
 			return c.Serve(cmd.Context(), consortium.ServeOptions{Logger: logger, Kernels: kernels(standard)})
 		},

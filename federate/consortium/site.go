@@ -413,7 +413,9 @@ func (s *Site) unseen(rules Rules) string {
 	}
 	var seen []Peer
 	if data, err := readLimited(s.path(knownFile), maxDocument); err == nil {
-		err = strict(data, &seen)
+		if err := strict(data, &seen); err != nil {
+			return fmt.Sprintf("%s is damaged: %v", knownFile, err)
+		}
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return err.Error()
 	}
