@@ -52,6 +52,7 @@ type Coordinator struct {
 	state  coordinatorState
 	server server
 	scores *scores        // of what was observed; nil before it is asked for
+	broken error          // see broke
 	ending sync.WaitGroup // of orders that end a round
 }
 
@@ -110,6 +111,9 @@ func (c *Coordinator) Published() []float32 {
 
 // Rounds is how many rounds have a result.
 func (c *Coordinator) Rounds() int { return c.state.Index - c.state.Skipped }
+
+// Index is how many rounds are over, with a result or without.
+func (c *Coordinator) Index() int { return c.state.Index }
 
 // Attempts is how many attempts were begun, at rounds and questions.
 func (c *Coordinator) Attempts() int { return int(c.state.Number) }
@@ -172,6 +176,9 @@ var ErrAnswer = errors.New("not an answer to this order")
 // attempt may be made: at the same round, or, if sites were asked to open a sum
 // already, at the next one (Outcome.Skipped). A context that ends ends the attempt.
 func (c *Coordinator) Round(ctx context.Context, links []Link) (Outcome, error) {
+	if c.broken != nil {
+		return Outcome{}, c.broken
+	}
 	if c.Trained == 0 {
 		return Outcome{}, fmt.Errorf("federate: starting a round: %w: there is no model to train, questions alone can be asked", ErrRound)
 	}
@@ -196,12 +203,14 @@ func (c *Coordinator) Round(ctx context.Context, links []Link) (Outcome, error) 
 	digest := weights.Sum()
 	record := Record{Number: c.state.Number, Index: c.state.Index, Model: digest[:], Members: c.Members}
 	var sums []groupSum
+	opened := false // whether sites were asked to open a sum
 	for i, group := range c.gather(links, nil) {
 		g := &groupRound{coordinator: c, links: group, weights: weights, order: Order{Round: c.state.Number, Index: c.state.Index, Model: digest[:]}, at: i}
 		sum, outcome, err := g.run(ctx)
 		if c.Transcript != nil { // or it would be held for nothing
 			record.Groups = append(record.Groups, g.record)
 		}
+		opened = opened || g.record.Sum != nil
 		out.Bytes.Down += g.traffic.Down
 		out.Bytes.Up += g.traffic.Up
 		if ctx.Err() != nil { // what was said counts, for an auditor
@@ -219,12 +228,16 @@ func (c *Coordinator) Round(ctx context.Context, links []Link) (Outcome, error) 
 		return out, errors.Join(err, c.Transcript.write(record))
 	}
 	if err := c.finish(&out, sums); err != nil {
-		record.Failure, record.Skipped = err.Error(), record.opening()
-		out.Skipped = record.Skipped
-		err = errors.Join(err, c.Transcript.write(record))
-		if record.Skipped {
+		record.Failure, record.Skipped = err.Error(), opened
+		out.Skipped = opened
+		if writing := c.Transcript.write(record); writing != nil { // no attempt without a record is followed by another
+			return out, c.broke(writing)
+		}
+		if opened {
 			c.skip()
-			err = errors.Join(err, c.save())
+			if saving := c.save(); saving != nil {
+				return out, c.broke(saving)
+			}
 		}
 		return out, err
 	}
@@ -232,9 +245,19 @@ func (c *Coordinator) Round(ctx context.Context, links []Link) (Outcome, error) 
 	result := c.Weights().Digest()
 	record.Result, record.Scores, record.Named = result[:], out.Scores, out.Named
 	if err := c.Transcript.write(record); err != nil { // before the state: what counted has a record
-		return out, err
+		return out, c.broke(err)
 	}
-	return out, c.save()
+	if err := c.save(); err != nil {
+		return out, c.broke(err)
+	}
+	return out, nil
+}
+
+// broke ends a coordinator whose memory and disk may differ: another, made from what
+// is on the disk, goes on.
+func (c *Coordinator) broke(err error) error {
+	c.broken = fmt.Errorf("federate: leading on after what could not be kept: %w", err)
+	return err
 }
 
 // count adds what came of a group.
@@ -548,6 +571,9 @@ func (g *groupRound) steps(ctx context.Context, out *GroupOutcome) ([]uint32, *s
 	}
 	if d := c.Terms.DP; d != nil && g.order.Question == nil && len(survivors) < d.survivors() {
 		return nil, a, fmt.Errorf("%d sites are left, and privacy needs %d", len(survivors), d.survivors())
+	}
+	if c.Terms.together(g.order, len(c.Members)) && len(survivors) < c.Terms.Least(len(c.Members)) {
+		return nil, a, fmt.Errorf("%d sites are left, and the terms want %d of %d in the sum", len(survivors), c.Terms.Least(len(c.Members)), len(c.Members))
 	}
 	out.Survivors = survivors
 	commitment := sum.Digest()

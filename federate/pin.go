@@ -43,3 +43,12 @@ func (s *Site) pin(survivors []string) error {
 	s.keep.Pinned = &pin{o.Index, o.Model, slices.Clone(survivors)}
 	return nil
 }
+
+// quorate refuses to train for, and to open a sum of, fewer sites than the quorum:
+// a server could ask all and let few enter.
+func (s *Site) quorate(names []string) error {
+	if least := s.Terms.Least(len(s.Members)); s.Terms.together(s.keep.Order, len(s.Members)) && len(names) < least {
+		return fmt.Errorf("%w: a sum of %d sites; the terms want %d of %d in it", ErrOrder, len(names), least, len(s.Members))
+	}
+	return nil
+}

@@ -156,3 +156,56 @@ func TestASiteGoesOnWhenAnotherHasNewKeys(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestAServerThatAsksAllAndLetsFewEnterOpensNothing(t *testing.T) {
+	s := newSchool(t, 7, 3, nil)
+	c := s.coordinator(t, nil)
+	links := s.links()
+	for i := 3; i < 7; i++ {
+		links[i] = failing{links[i], StepKeys}
+	}
+	out, err := c.Round(t.Context(), links)
+	if !errors.Is(err, ErrRound) || out.Skipped {
+		t.Fatal(err)
+	}
+	refused := 0
+	for _, l := range out.Groups[0].Lapses {
+		if l.Step == StepTrain && strings.Contains(l.Reason, "5 of 7 in it") {
+			refused++
+		}
+	}
+	if refused != 3 {
+		t.Errorf("%d of 3 sites refuse: %v", refused, out.Groups[0].Lapses)
+	}
+	c.Settle()
+	// and those that are lost after training count, too: nothing is opened, and the
+	// round may be tried again
+	links = s.links()
+	for i := range 3 {
+		links[i] = failing{links[i], StepTrain}
+	}
+	if out, err = c.Round(t.Context(), links); !errors.Is(err, ErrRound) || out.Skipped {
+		t.Fatalf("%v, skipped %v", err, out.Skipped)
+	}
+	c.Settle()
+	if _, err := c.Round(t.Context(), s.links()); err != nil || c.Rounds() != 1 {
+		t.Error(err)
+	}
+}
+
+func TestWithoutATranscriptARoundThatMayHaveBeenOpenedIsNotTriedAgainEither(t *testing.T) {
+	s := newSchool(t, 4, 3, nil)
+	c := s.coordinator(t, nil)
+	links := s.links()
+	for i := range 2 {
+		links[i] = failing{links[i], StepReveal}
+	}
+	if out, err := c.Round(t.Context(), links); !errors.Is(err, ErrRound) || !out.Skipped || c.Index() != 1 {
+		t.Fatalf("%v, skipped %v", err, out.Skipped)
+	}
+	c.Settle()
+	// a site that had agreed is away now
+	if _, err := c.Round(t.Context(), s.links()[:3]); err != nil {
+		t.Error(err)
+	}
+}

@@ -144,7 +144,7 @@ func ReplayRun(ctx context.Context, o ReplayOptions) (*Replayed, error) {
 			return fail(fmt.Errorf("attempt %d: %w: it does not follow the record before it", number, ErrTranscript))
 		}
 		previous = digestOf(envelope.Payload)
-		if before != nil && record.Index == c.state.Index-1 && record.Question == nil { // begun again: the last result was lost
+		if before != nil && record.Index == c.state.Index-1 { // begun again: the last result was lost
 			c, before = before, nil
 			r.Attempts[i-1].Counted = false
 		}

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	rand2 "math/rand/v2"
 	"sync"
@@ -165,8 +166,12 @@ func (s *Site) Obey(ctx context.Context, o Order) (Answer, error) {
 			answer.Sum, err = s.session.VectorDigest()
 		}
 	case StepConfirm:
-		if err = errors.Join(s.enough(o.Names), s.tells(o.Names), s.pin(o.Names)); err == nil {
+		pinned, answered := s.keep.Pinned, maps.Clone(s.keep.Answered)
+		if err = errors.Join(s.enough(o.Names), s.quorate(o.Names), s.tells(o.Names), s.pin(o.Names)); err == nil {
 			answer.Messages, err = one(s.session.Confirm(ctx, o.Names, o.Sum, s.vector))
+		}
+		if err != nil { // nothing was agreed to
+			s.keep.Pinned, s.keep.Answered = pinned, answered
 		}
 	case StepReveal:
 		if answer.Messages, err = one(s.session.Reveal(o.Messages)); err == nil {
@@ -219,7 +224,7 @@ func (s *Site) begin(o Order) (Answer, error) {
 	if err := s.pinned(o, nil); err != nil {
 		return s.refuse(o, "%v", err)
 	}
-	if least := s.Terms.Least(len(s.Members)); (s.Terms.GroupSize == 0 || o.Question != nil && len(s.Members) <= together) && len(o.Group) < least {
+	if least := s.Terms.Least(len(s.Members)); s.Terms.together(o, len(s.Members)) && len(o.Group) < least {
 		return s.refuse(o, "a round of %d sites; the terms want %d of %d to be asked", len(o.Group), least, len(s.Members))
 	}
 	if s.Terms.GroupSize > 0 && len(o.Group) < s.Terms.GroupSize {
@@ -267,6 +272,9 @@ func (s *Site) train(ctx context.Context, o Order) ([]uint32, error) {
 	}
 	if s.session.Erased() {
 		return nil, fmt.Errorf("%w: the round is over", ErrOrder)
+	}
+	if err := s.quorate(o.Names); err != nil {
+		return nil, err
 	}
 	variables, trained := s.size()
 	w := o.Weights

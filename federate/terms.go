@@ -60,9 +60,9 @@ type Terms struct {
 
 	// Minimum is how many sites' updates a sum must hold.
 	Minimum int `json:"minimum"`
-	// Quorum is how many of all members must be asked for a round, if its sum is one
-	// of all: whoever leads cannot choose a few whom it knows. 0 is more than two
-	// thirds. Groups of GroupSize are chosen by lot instead.
+	// Quorum is how many of all members must be asked for a round and be in its sum, if
+	// that is one of all: whoever leads cannot choose a few whom it knows. 0 is more
+	// than two thirds. Groups of GroupSize are chosen by lot instead.
 	Quorum int `json:"quorum,omitempty"`
 	// GroupSize divides the sites into groups of at least so many, drawn anew each
 	// round, whose sums are opened one by one for Rule to judge. 0 is one group
@@ -220,6 +220,12 @@ func (t Terms) Least(members int) int {
 		return t.GroupSize
 	}
 	return max(t.Minimum, 2*members/3+1)
+}
+
+// together says whether an order is about one sum of all sites, which the quorum
+// holds for.
+func (t Terms) together(o Order, members int) bool {
+	return t.GroupSize == 0 || o.Question != nil && members <= together
 }
 
 // groups is how many groups so many sites make.

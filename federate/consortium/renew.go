@@ -65,13 +65,14 @@ func (a *Application) renew(certificate []byte, signer, key crypto.Signer, r sig
 	if err != nil {
 		return nil, err
 	}
-	for _, err := range []error{
-		renewal.Put(finishingFile, nil),
-		handOver[Charge](s.path(ledgerFile), ledgerName, s.Name, former, signer),
-		handOver[Left](s.path(leftFile), leftName, s.Name, former, signer),
-		s.carryOver(former, signer),
+	// One after the other: what comes later counts on what is on the disk.
+	for _, step := range []func() error{
+		func() error { return renewal.Put(finishingFile, nil) },
+		func() error { return handOver[Charge](s.path(ledgerFile), ledgerName, s.Name, former, signer) },
+		func() error { return handOver[Left](s.path(leftFile), leftName, s.Name, former, signer) },
+		func() error { return s.carryOver(former, signer) },
 	} {
-		if err != nil {
+		if err := step(); err != nil {
 			return nil, err
 		}
 	}
@@ -79,13 +80,17 @@ func (a *Application) renew(certificate []byte, signer, key crypto.Signer, r sig
 	if err != nil {
 		return nil, err
 	}
-	for _, err := range []error{
-		s.keys.putKey(signingFile, signer), s.keys.putKey(tlsKeyFile, key),
-		s.keys.putCertificate(tlsFile, certificate), s.keys.putCertificate(authorityFile, i.Authority),
-		keeper.Put(policyFile, []byte(i.Policy)), keeper.Put(rosterFile, r.document), keeper.Put(siteFile, append(settings, '\n')),
-		os.RemoveAll(a.dir),
+	for _, step := range []func() error{
+		func() error { return s.keys.putKey(signingFile, signer) },
+		func() error { return s.keys.putKey(tlsKeyFile, key) },
+		func() error { return s.keys.putCertificate(tlsFile, certificate) },
+		func() error { return s.keys.putCertificate(authorityFile, i.Authority) },
+		func() error { return keeper.Put(policyFile, []byte(i.Policy)) },
+		func() error { return keeper.Put(rosterFile, r.document) },
+		func() error { return keeper.Put(siteFile, append(settings, '\n')) },
+		func() error { return os.RemoveAll(a.dir) }, // the only other copy of the keys
 	} {
-		if err != nil {
+		if err := step(); err != nil {
 			return nil, fmt.Errorf("consortium: joining %q again as %q: %w", i.Consortium, i.Site, err)
 		}
 	}

@@ -105,7 +105,16 @@ func (l *leader) finish(ctx context.Context) error {
 		Terms: l.job.Terms.Digest(), Initial: l.job.Model.SHA256, Model: model, Weights: tensors.Digest, Variables: weights.Digest(),
 		Rounds: l.coordinator.Rounds(), Attempts: len(lines), Record: DigestOf(record),
 		Sites: []Part{}, Began: l.job.Time, Ended: l.now().UTC().Truncate(time.Second)}
+	var figure *train.Interval
+	if l.judge != nil { // of what is published, whenever it was judged last
+		if figure, err = l.judge.auc(ctx, l.coordinator.Published()); err != nil {
+			return err
+		}
+	}
 	l.mu.Lock()
+	if figure != nil {
+		l.status.AUC = figure
+	}
 	attempts := map[string]int{}
 	for _, s := range l.status.Sites {
 		// A site that was lost may have sent its vector, also in attempts that a stop or

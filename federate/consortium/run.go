@@ -2,6 +2,7 @@ package consortium
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -402,6 +403,9 @@ func (l *leader) run(ctx context.Context, name string, asking *sync.WaitGroup) e
 		}
 		failures = 0
 	}
+	if l.coordinator.Rounds() == 0 {
+		return fmt.Errorf("consortium: leading run %q: none of its %d rounds has a result", l.job.Run, l.job.Terms.Rounds)
+	}
 	if err := l.finish(ctx); err != nil {
 		return err
 	}
@@ -600,7 +604,16 @@ func (l *leader) recall(m Member, s *SiteStatus) {
 func (l *leader) leaveOut(ctx context.Context, asking *sync.WaitGroup) {
 	var in []Member
 	sites := slices.Clone(l.roster.Sites)
-	slices.SortStableFunc(sites, func(a, b Member) int { return a.Time.Compare(b.Time) })
+	// Who takes part already comes before who has joined, times being of a second.
+	slices.SortStableFunc(sites, func(a, b Member) int {
+		new := func(m Member) int {
+			if l.site(m.Name).Sums > 0 {
+				return 0
+			}
+			return 1
+		}
+		return cmp.Or(cmp.Compare(new(a), new(b)), a.Time.Compare(b.Time))
+	})
 	for _, m := range sites {
 		s := l.site(m.Name)
 		s.LeftOut = ""
@@ -625,7 +638,7 @@ func (l *leader) leaveOut(ctx context.Context, asking *sync.WaitGroup) {
 				asking.Go(func() { l.renew(ctx, blocking) })
 			}
 		}
-		if s.LeftOut == "" {
+		if s.LeftOut == "" && s.Connected { // who is away keeps nobody out
 			in = append(in, m)
 		}
 	}
@@ -898,7 +911,7 @@ func (l *leader) fillGap() error {
 	recorded := 0
 	for _, line := range lines {
 		if line.Failed == "" {
-			recorded = line.Index + 1
+			recorded++
 		}
 	}
 	l.status.Round = l.coordinator.Rounds()
@@ -906,7 +919,7 @@ func (l *leader) fillGap() error {
 		return nil
 	}
 	line := RoundLine{Roster: l.roster.Version, Time: l.now().UTC().Truncate(time.Millisecond)}
-	line.Index, line.Lost = l.coordinator.Rounds()-1, []string{}
+	line.Index, line.Lost = l.coordinator.Index()-1, []string{}
 	line.Groups = []federate.GroupOutcome{}
 	return appendLine(filepath.Join(l.dir, roundsFile), line)
 }

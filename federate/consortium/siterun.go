@@ -494,11 +494,16 @@ func (w *worker) knows(j signedJob, r Roster, group []string) error {
 	if d == nil {
 		return fmt.Errorf("consortium: following run %q at %q: %w", j.Run, w.Name, errNoDecision)
 	}
+	// A quorum is of the sites that the approval is of: a list that has shrunk does not
+	// make a few of them one.
+	if least := j.Terms.Least(len(d.Members)); j.Terms.GroupSize == 0 && len(group) < least {
+		return fmt.Errorf("consortium: following run %q at %q: %w: a round of %d sites; %d were known when the job was approved, of which %d must be asked; approve again if they have left", j.Run, w.Name, ErrPolicy, len(group), len(d.Members), least)
+	}
 	return w.shares(*d, rules, r, group)
 }
 
 // seed orders the site's examples: another at every site, the same after a
-// restart.
+// restart, and in another run with the same seed.
 func (w *worker) seed(j signedJob) uint64 {
 	sum := sha256.Sum256([]byte("vigie consortium seed v1\x00" + w.Name))
 	seed := j.Terms.Seed

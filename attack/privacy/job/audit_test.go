@@ -148,8 +148,8 @@ func TestTheSitesRefuseEachMoveOfALyingServerForWhatItIs(t *testing.T) {
 	}
 	for name, why := range map[string]string{
 		"inserted-layer": "weights of another model", "other-weights": "other weights than the round began with",
-		"small-group": "want 4 of 5 to be asked", "few-partners": "1 partners, 4 are needed", "only-survivor": "1 survivors, 4 are needed",
-		"few-survivors": "3 survivors, 4 are needed", "two-sums": "was opened among other sites", "same-round": "does not begin again", "altered-weights": "",
+		"small-group": "want 4 of 5 to be asked", "few-partners": "a sum of 1 sites; the terms want 4 of 5 in it", "only-survivor": "a sum of 1 sites; the terms want 4 of 5 in it",
+		"few-survivors": "a sum of 3 sites; the terms want 4 of 5 in it", "two-sums": "was opened among other sites", "same-round": "does not begin again", "altered-weights": "",
 	} {
 		at := slices.IndexFunc(got, func(m Move) bool { return m.Name == name })
 		if at < 0 {
