@@ -151,6 +151,7 @@ func TestACaseErasedBeforeItsDeliveryIsNotDelivered(t *testing.T) {
 		return len(objectsOf(t, g.Casebook, store.ObjectFilter{Case: id, Kind: kindReport})) > 0
 	})
 	erase(t, g.Casebook, id)
+	time.Sleep(500 * time.Millisecond) // what is on its way already is refused; this is about what waits
 	peer.refuse.Store(0)
 	eventually(t, "its jobs to end", func() bool {
 		var counts map[string]int64
