@@ -7,6 +7,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -263,8 +264,9 @@ func TestASiteOpensNoSumWithLessNoiseThanWasPromised(t *testing.T) {
 	}
 	// a coordinator that goes on all the same is refused by the sites themselves
 	var refused []error
+	var mu sync.Mutex
 	for i := range links {
-		links[i] = &narrowing{Link: Direct(c.sites[i]), said: &refused}
+		links[i] = &narrowing{Link: Direct(c.sites[i]), mu: &mu, said: &refused}
 	}
 	if _, err := coordinator.Round(t.Context(), links); !errors.Is(err, ErrRound) {
 		t.Errorf("a round whose survivors the coordinator cuts: %v", err)
@@ -289,18 +291,25 @@ func TestASiteOpensNoSumWithLessNoiseThanWasPromised(t *testing.T) {
 // asks for the shares whatever they say.
 type narrowing struct {
 	Link
+	mu   *sync.Mutex
 	said *[]error
+}
+
+func (n *narrowing) say(err error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	*n.said = append(*n.said, err)
 }
 
 func (n *narrowing) Ask(ctx context.Context, o Order) (Answer, error) {
 	if o.Step == StepConfirm && n.Name() != "site-05" {
 		o.Names = o.Names[:5]
 		if _, err := n.Link.Ask(ctx, o); err != nil {
-			*n.said = append(*n.said, err)
+			n.say(err)
 		}
 		_, err := n.Link.Ask(ctx, Order{Step: StepReveal, Round: o.Round})
 		if err != nil {
-			*n.said = append(*n.said, err)
+			n.say(err)
 		}
 		return Answer{}, errors.New("spoilt")
 	}
