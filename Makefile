@@ -56,7 +56,7 @@ unit: runtime ## every test, without the race detector
 
 # The race detector runs where goroutines share state.
 race: runtime ## the concurrent packages under the race detector, short
-	$(GO) test -race -short -timeout 30m ./engine ./train ./medical/dicom/dimse ./medical/dicom/dicomweb ./keys/... ./store ./audit ./enclave ./gateway ./federate ./federate/secagg ./federate/wire
+	$(GO) test -race -short -timeout 30m ./engine ./train ./medical/dicom/dimse ./medical/dicom/dicomweb ./keys/... ./store ./audit ./enclave ./gateway ./federate ./federate/secagg ./federate/wire ./federate/consortium
 
 fuzz: runtime ## try FUZZTIME new inputs on each fuzz target; run it before a release
 	@output=$$(mktemp); trap 'rm -f "$$output"' EXIT; \
